@@ -1,0 +1,1 @@
+"""What every folder may use: files on fsspec URLs, errors a person can mend, settings."""

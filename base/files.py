@@ -1,0 +1,133 @@
+"""Reading and atomic writing on any fsspec URL.
+
+A write is visible under its final name only when it is complete: local files are written under a
+temporary name and renamed, object stores commit when the upload closes.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+TEMPORARY = ".tmp-"
+
+
+def split(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of a URL and the path within it."""
+    filesystem, path = fsspec.core.url_to_fs(url)
+    return filesystem, path
+
+
+def join(url: str, *parts: str) -> str:
+    """`url` with `parts` appended, separated by single slashes."""
+    return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def absolute(url: str) -> str:
+    """`url` unchanged if it names a protocol, else the absolute local path."""
+    return url if "://" in url else os.path.abspath(os.path.expanduser(url))
+
+
+def local_path(url: str) -> str | None:
+    """The local path of `url`, or None if it lives on another file system."""
+    filesystem, path = split(url)
+    return path if isinstance(filesystem, LocalFileSystem) else None
+
+
+def exists(url: str) -> bool:
+    """Whether a file or folder is there."""
+    filesystem, path = split(url)
+    return bool(filesystem.exists(path))
+
+
+def remove(url: str) -> None:
+    """Remove a file or a whole folder; nothing happens if it is not there."""
+    filesystem, path = split(url)
+    if filesystem.exists(path):
+        filesystem.rm(path, recursive=True)
+
+
+def list_files(pattern: str) -> list[str]:
+    """Every file that matches a glob pattern, or lies below a folder, sorted, as URLs."""
+    filesystem, path = split(pattern)
+    if filesystem.isdir(path):
+        found = filesystem.find(path)
+    elif any(character in path for character in "*?["):
+        found = [name for name in filesystem.glob(path) if not filesystem.isdir(name)]
+    else:
+        found = [path] if filesystem.exists(path) else []
+    names = sorted(name for name in found if TEMPORARY not in name.rsplit("/", 1)[-1])
+    if isinstance(filesystem, LocalFileSystem):
+        return names
+    return [filesystem.unstrip_protocol(name) for name in names]
+
+
+@contextmanager
+def atomic_writer(url: str) -> Iterator[IO[bytes]]:
+    """A binary file that appears at `url` when the block ends, and not at all when it raises."""
+    filesystem, path = split(url)
+    if isinstance(filesystem, LocalFileSystem):
+        folder, name = os.path.split(path)
+        os.makedirs(folder, exist_ok=True)
+        temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{name}")
+        try:
+            with open(temporary, "wb") as file:
+                yield file
+            os.replace(temporary, path)
+        except BaseException:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
+            raise
+        return
+    remote = filesystem.open(path, "wb", autocommit=False)
+    try:
+        yield remote
+    except BaseException:
+        remote.discard()
+        raise
+    remote.close()
+    remote.commit()
+
+
+def read_bytes(url: str) -> bytes:
+    """The whole content of a file."""
+    filesystem, path = split(url)
+    with filesystem.open(path, "rb") as file:
+        content: bytes = file.read()
+    return content
+
+
+def write_bytes(url: str, content: bytes) -> None:
+    """Write a whole file atomically."""
+    with atomic_writer(url) as file:
+        file.write(content)
+
+
+def read_json(url: str) -> Any:
+    """The value of a JSON file."""
+    return json.loads(read_bytes(url))
+
+
+def write_json(url: str, value: Any) -> None:
+    """Write a JSON file atomically, keys in the order given, so that equal values give equal bytes."""
+    write_bytes(url, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def write_parquet(url: str, table: pa.Table, **options: Any) -> None:
+    """Write a parquet file atomically (zstd unless `options` say otherwise)."""
+    with atomic_writer(url) as file:
+        pq.write_table(table, file, **{"compression": "zstd", **options})
+
+
+def read_parquet(url: str, columns: list[str] | None = None) -> pa.Table:
+    """Read a parquet file, or the named columns of it."""
+    filesystem, path = split(url)
+    with filesystem.open(path, "rb") as file:
+        return pq.read_table(file, columns=columns)

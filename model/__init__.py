@@ -1,0 +1,1 @@
+"""GPT-NeoX: architecture, token loader, training loop, checkpoints, generation; runs without Ray."""

@@ -1,0 +1,1 @@
+"""What runs on Ray: the corpus build, training launch, evaluation, batch inference, refresh."""

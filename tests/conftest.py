@@ -1,0 +1,18 @@
+"""Fixtures shared by all tests: the real data beside the checkout, and one local Ray cluster."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "numba"))
+
+import pytest
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """../shared/data; the test is skipped where it is not there."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("../shared/data is not there")
+    return SHARED_DATA
