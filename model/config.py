@@ -1,0 +1,154 @@
+"""Settings of the model and of training. Imports no torch, so that a bad file fails at once."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from base.settings import Section
+
+
+class ModelConfig(Section):
+    """GPT-NeoX architecture (Black et al. 2022, arXiv:2204.06745)."""
+
+    hidden_size: int = Field(192, ge=8)
+    """Width of the residual stream."""
+    num_layers: int = Field(4, ge=1)
+    """Transformer layers."""
+    num_heads: int = Field(6, ge=1)
+    """Attention heads; must divide hidden_size."""
+    intermediate_size: int | None = Field(None, ge=8)
+    """Width of the MLP; 4 × hidden_size when absent."""
+    max_sequence_length: int = Field(256, ge=8)
+    """Positions of a training sequence."""
+    rotary_fraction: float = Field(0.25, gt=0, le=1)
+    """Share of each head's dimensions that is rotated (GPT-NeoX: rotary_pct)."""
+    rotary_base: float = Field(10000.0, gt=0)
+    """Base of the rotary frequencies."""
+    parallel_residual: bool = True
+    """Attention and MLP read the same input and are added together."""
+    activation: Literal["gelu", "gelu_tanh"] = "gelu"
+    """Activation of the MLP."""
+    layer_norm_epsilon: float = Field(1e-5, gt=0)
+    """Epsilon of the LayerNorms."""
+    vocab_multiple: int = Field(128, ge=1)
+    """The vocabulary is padded to a multiple of this (GPT-NeoX: make_vocab_size_divisible_by)."""
+    tie_embeddings: bool = False
+    """Share input and output embeddings."""
+    init_method: Literal["normal", "small_init"] = "small_init"
+    """Initialisation of matrices: normal(0, 0.02), or sqrt(2 / (5 hidden)) (Nguyen & Salazar 2019)."""
+    output_init_method: Literal["normal", "wang_init"] = "wang_init"
+    """Initialisation of output projections: as init_method, or 2 / (layers sqrt(hidden)) (Wang & Komatsuzaki)."""
+    attention_reset: bool = False
+    """Do not attend across document ends within a packed sequence."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "ModelConfig":
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} must divide hidden_size {self.hidden_size}")
+        return self
+
+
+class OptimizerConfig(Section):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+
+    learning_rate: float = Field(1e-3, gt=0)
+    """Peak learning rate."""
+    min_learning_rate: float = Field(1e-4, ge=0)
+    """Learning rate at the end of the schedule."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Adam's decay rates."""
+    epsilon: float = Field(1e-8, gt=0)
+    """Adam's epsilon."""
+    weight_decay: float = Field(0.1, ge=0)
+    """Decoupled weight decay, not on norms and biases."""
+    gradient_clipping: float = Field(1.0, ge=0)
+    """Largest global gradient norm; 0 switches clipping off."""
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    """Learning-rate schedule after the warm-up."""
+    warmup_steps: int = Field(20, ge=0)
+    """Steps of linear warm-up."""
+    decay_fraction: float = Field(0.2, gt=0, le=1)
+    """Share of all steps in which the wsd schedule decays."""
+
+
+class LossScaleConfig(Section):
+    """FP16 loss scaling (Micikevicius et al. 2018)."""
+
+    static: float = Field(0.0, ge=0)
+    """A constant loss scale; 0 for dynamic scaling."""
+    initial_power: int = Field(16, ge=0, le=32)
+    """The dynamic scale starts at 2 to this power."""
+    window: int = Field(1000, ge=1)
+    """Steps without overflow after which the scale doubles."""
+    hysteresis: int = Field(2, ge=1)
+    """Overflows before the scale is halved."""
+    minimum: float = Field(1.0, gt=0)
+    """The scale never falls below this."""
+
+
+class CheckpointConfig(Section):
+    """When checkpoints are written and which are kept."""
+
+    every: int = Field(100, ge=1)
+    """Steps between checkpoints."""
+    keep_last: int = Field(2, ge=1)
+    """Newest checkpoints that stay."""
+    keep_every: int | None = Field(None, ge=1)
+    """Checkpoints at multiples of this step stay for good."""
+
+
+class TrainConfig(Section):
+    """Pretraining."""
+
+    steps: int = Field(200, ge=1)
+    """Optimizer steps."""
+    global_batch_size: int = Field(16, ge=1)
+    """Sequences in one optimizer step, over all workers."""
+    micro_batch_size: int = Field(8, ge=1)
+    """Sequences in one forward pass of one worker."""
+    seed: int = Field(1234, ge=0)
+    """Seed of the initialisation and of the order of samples."""
+    precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
+    """auto: fp16 on CUDA, bf16 on CPU."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """DeepSpeed ZeRO stage (Rajbhandari et al. 2020)."""
+    offload_optimizer: bool = False
+    """Keep optimizer states in host memory."""
+    activation_checkpointing: bool = False
+    """Recompute each layer's activations in the backward pass."""
+    compile: bool = False
+    """Run the model through torch.compile."""
+    loss_chunk: int = Field(1024, ge=1)
+    """Positions whose logits exist at one time in the chunked cross-entropy."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimizer and schedule."""
+    loss_scale: LossScaleConfig = LossScaleConfig()
+    """FP16 loss scaling."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Checkpoints."""
+    log_every: int = Field(10, ge=1)
+    """Steps between logged metrics."""
+    evaluate_every: int = Field(100, ge=1)
+    """Steps between evaluations of held-out loss."""
+    evaluate_batches: int = Field(4, ge=0)
+    """Micro batches per source in an evaluation; 0 switches it off."""
+    workers: int = Field(1, ge=1)
+    """Training processes (one a GPU, or CPU processes)."""
+    cpus_per_worker: int = Field(1, ge=1)
+    """CPU cores, and torch threads on CPU, of a worker."""
+    use_gpu: Literal["auto", "yes", "no"] = "auto"
+    """auto: GPUs when Ray sees enough of them."""
+    max_failures: int = Field(3, ge=0)
+    """Times Ray Train restarts the workers after a failure."""
+    peak_tflops: float | None = Field(None, gt=0)
+    """Peak TFLOP/s of one worker for MFU; measured by a short matrix product when absent."""
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> "TrainConfig":
+        per_pass = self.micro_batch_size * self.workers
+        if self.global_batch_size % per_pass:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} must be a multiple of "
+                f"micro_batch_size × workers = {per_pass}"
+            )
+        return self

@@ -1,0 +1,271 @@
+"""The one configuration file: every section, loading, overrides and error messages.
+
+Imports neither Ray nor torch, so that a bad file fails in well under two seconds.
+"""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from base import files
+from base.errors import UserError
+from base.settings import Section
+from dedup.config import DedupConfig
+from model.config import ModelConfig, TrainConfig
+
+Kind = Literal["prose", "code", "mathematics", "dialogue", "law"]
+
+
+class SourceConfig(Section):
+    """One source of documents."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Name of the source; part of document ids and shard paths."""
+    urls: list[str] = Field(min_length=1)
+    """Files, folders or glob patterns (any fsspec URL)."""
+    format: Literal["auto", "jsonl", "parquet", "text"] = "auto"
+    """auto decides by extension and content; text is one document a file."""
+    text_field: str = "text"
+    """Field or column that holds the text; dots reach into nested objects."""
+    name_field: str | None = None
+    """Field that names the source of each record (The Pile: meta.pile_set_name); `name` is then the
+    prefix-free fallback for records without it."""
+    kind: Kind = "prose"
+    """What the text is; decides which quality rules apply by default."""
+    priority: int = 0
+    """Of duplicates in several sources, the one with the highest priority stays."""
+    weight: float | None = Field(None, gt=0)
+    """Share of training samples; shares are normalised over all sources. Absent: by tokens."""
+    max_loss: float = Field(0.9, gt=0, le=1)
+    """The build stops when one stage drops more than this share of the source's documents."""
+
+
+class IngestConfig(Section):
+    """Reading sources."""
+
+    batch_bytes: int = Field(16 * 2**20, ge=2**16)
+    """Decompressed bytes that are parsed and processed at a time."""
+    max_document_bytes: int = Field(64 * 2**20, ge=1024)
+    """Longer records are rejected."""
+    invalid_utf8: Literal["reject", "cp1252"] = "reject"
+    """What happens to a record that is not UTF-8: rejected, or read as Windows-1252."""
+    on_damaged_file: Literal["reject", "stop"] = "reject"
+    """A truncated or corrupt file: keep what can be read and reject the rest, or stop."""
+
+
+class QualityConfig(Section):
+    """Which documents are clean enough. Thresholds act on measured columns."""
+
+    enabled: bool = True
+    """Switch all quality rules on or off."""
+    min_characters: int = Field(32, ge=0)
+    """Shorter documents are dropped."""
+    max_control_fraction: float = Field(0.05, ge=0, le=1)
+    """Largest share of control and replacement characters in the text as read."""
+    min_words: int = Field(5, ge=0)
+    """Fewer words: dropped (Gopher asks for 50; licences and docstrings are short)."""
+    max_repeated_line_fraction: float = Field(0.6, ge=0, le=1)
+    """Largest share of characters in lines that repeat an earlier line (Gopher: 0.2 of characters)."""
+    max_repeated_ngram_fraction: float = Field(0.6, ge=0, le=1)
+    """Largest share of characters covered by repeated word 5-grams... (Gopher: 0.15)."""
+    min_alphabetic_word_fraction: float = Field(0.4, ge=0, le=1)
+    """Smallest share of words with an alphabetic character (Gopher: 0.8); prose, law and dialogue only."""
+    kinds: list[Kind] = ["prose", "law", "dialogue"]
+    """Kinds of source that the prose rules (repetition, alphabetic words) apply to."""
+
+
+class TokenizeConfig(Section):
+    """The tokenizer."""
+
+    tokenizer: str | None = None
+    """URL of a `tokenizers` JSON file; absent: a byte-level BPE is trained on the corpus."""
+    vocab_size: int = Field(4096, ge=257, le=2**31 - 1)
+    """Size of a trained vocabulary."""
+    train_bytes: int = Field(16 * 2**20, ge=1024)
+    """Text that a trained tokenizer is trained on, sampled over all sources."""
+    end_of_document: str = "<|endoftext|>"
+    """Token that ends every document."""
+    verify_documents: int = Field(8, ge=0)
+    """Documents of each shard that are compared with `tokenizers`."""
+
+
+class ShardConfig(Section):
+    """Token shards."""
+
+    target_tokens: int = Field(2**26, ge=1024)
+    """Tokens in a shard, about."""
+    seed: int = Field(42, ge=0)
+    """Seed of the order of documents."""
+    heldout_fraction: float = Field(0.01, ge=0, lt=1)
+    """Share of each source's documents, chosen by id, that is kept for evaluation."""
+
+
+class CorpusConfig(Section):
+    """Where the corpus is and how much of what was dropped is kept to look at."""
+
+    keep_rejects: int = Field(1000, ge=0)
+    """Rejected records whose text is kept per source and reason; all are counted."""
+    reject_sample_bytes: int = Field(400, ge=0)
+    """Bytes of text kept of each reject."""
+
+
+class EvaluateConfig(Section):
+    """Held-out evaluation."""
+
+    micro_batch_size: int = Field(8, ge=1)
+    """Sequences in one forward pass."""
+    max_documents: int = Field(200, ge=1)
+    """Held-out documents per source, in shard order."""
+
+
+class InferConfig(Section):
+    """Batch generation."""
+
+    prompts: str | None = None
+    """URL of prompts: jsonl with a `prompt` field, parquet with such a column, or text with one a line."""
+    output: str | None = None
+    """URL of the folder for results; absent: <storage>/inference/<name>."""
+    max_new_tokens: int = Field(48, ge=1)
+    """Tokens generated at most."""
+    temperature: float = Field(0.8, ge=0)
+    """0 for greedy decoding."""
+    top_p: float = Field(0.95, gt=0, le=1)
+    """Nucleus sampling (Holtzman et al. 2020)."""
+    seed: int = Field(0, ge=0)
+    """Seed of sampling; each row's seed also depends on its key."""
+    batch_size: int = Field(16, ge=1)
+    """Prompts generated together."""
+    workers: int = Field(1, ge=1)
+    """Ray Data actors, one model each."""
+
+
+class TrackingConfig(Section):
+    """MLflow."""
+
+    uri: str | None = None
+    """MLflow tracking URI; absent: sqlite in <storage>/mlflow.db."""
+    experiment: str | None = None
+    """Experiment name; absent: the configuration's name."""
+
+
+class RayConfig(Section):
+    """The cluster that commands run on."""
+
+    address: str | None = None
+    """Ray address; absent: the running cluster if there is one, else a local one for this command."""
+    workers: int = Field(2, ge=1)
+    """Tasks that run at a time in a corpus build."""
+
+
+class Config(Section):
+    """Everything one project needs: sources, corpus, model, training, evaluation, inference."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Name of the project; the MLflow experiment."""
+    storage: str
+    """fsspec URL of the folder that holds corpus, checkpoints, results and the MLflow store."""
+    sources: list[SourceConfig] = Field(min_length=1)
+    """Sources of documents."""
+    ingest: IngestConfig = IngestConfig()
+    """Reading."""
+    quality: QualityConfig = QualityConfig()
+    """Quality rules."""
+    dedup: DedupConfig = DedupConfig()
+    """Deduplication."""
+    tokenize: TokenizeConfig = TokenizeConfig()
+    """Tokenizer."""
+    shard: ShardConfig = ShardConfig()
+    """Shards."""
+    corpus: CorpusConfig = CorpusConfig()
+    """Rejects."""
+    model: ModelConfig = ModelConfig()
+    """Architecture."""
+    train: TrainConfig = TrainConfig()
+    """Training."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Evaluation."""
+    infer: InferConfig = InferConfig()
+    """Inference."""
+    tracking: TrackingConfig = TrackingConfig()
+    """MLflow."""
+    ray: RayConfig = RayConfig()
+    """Ray."""
+
+    @field_validator("storage")
+    @classmethod
+    def _absolute_storage(cls, value: str) -> str:
+        return files.absolute(os.path.expandvars(value))
+
+    @model_validator(mode="after")
+    def _unique_sources(self) -> "Config":
+        names = [source.name for source in self.sources]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"source names must differ; named twice: {', '.join(twice)}")
+        return self
+
+
+def load(url: str, overrides: list[str] | None = None) -> Config:
+    """Read a YAML configuration and apply `section.field=value` overrides.
+
+    Raises UserError naming the field, the value and what is allowed.
+    """
+    try:
+        content = yaml.safe_load(files.read_bytes(url))
+    except FileNotFoundError:
+        raise UserError(f"configuration {url} does not exist") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"configuration {url} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"configuration {url} must be a mapping of sections")
+    for override in overrides or []:
+        _apply(content, override)
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"configuration {url}: {_explain(error)}") from None
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    path, separator, value = override.partition("=")
+    if not separator:
+        raise UserError(f"--set {override}: write it as section.field=value")
+    *sections, field = path.split(".")
+    target: Any = content
+    for section in sections:
+        target = target[int(section)] if isinstance(target, list) else target.setdefault(section, {})
+    key: Any = int(field) if isinstance(target, list) else field
+    target[key] = yaml.safe_load(value)
+
+
+def _explain(error: ValidationError) -> str:
+    sentences = []
+    for item in error.errors():
+        field = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(item["loc"][-1]), _known_fields(item["loc"][:-1]), 1)
+            sentences.append(f"unknown key {field}" + (f"; did you mean {near[0]}?" if near else ""))
+        elif item["type"] == "missing":
+            sentences.append(f"{field} is missing")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            sentences.append(f"{field} = {item['input']!r}: {message}" if field and not isinstance(item["input"], dict) else message)
+    return "; ".join(sentences)
+
+
+def _known_fields(location: tuple[Any, ...]) -> list[str]:
+    section: Any = Config
+    for part in location:
+        if isinstance(part, str):
+            annotation = section.model_fields[part].annotation
+            section = annotation if hasattr(annotation, "model_fields") else annotation.__args__[0]
+    return list(section.model_fields)
+
+
+def resolve(url: str) -> str:
+    """A path of the configuration as a URL that any worker can open."""
+    return files.absolute(os.path.expandvars(str(Path(url)) if "://" not in url else url))
