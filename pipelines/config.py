@@ -32,14 +32,14 @@ class SourceConfig(Section):
     text_field: str = "text"
     """Field or column that holds the text; dots reach into nested objects."""
     name_field: str | None = None
-    """Field that names the source of each record (The Pile: meta.pile_set_name); `name` is then the
-    prefix-free fallback for records without it."""
+    """Field that names the source of each record (The Pile: meta.pile_set_name); records without it
+    belong to `name`."""
     kind: Kind = "prose"
     """What the text is; decides which quality rules apply by default."""
+    kinds: dict[str, Kind] = {}
+    """Kind by the source name of the records, where name_field gives several."""
     priority: int = 0
     """Of duplicates in several sources, the one with the highest priority stays."""
-    weight: float | None = Field(None, gt=0)
-    """Share of training samples; shares are normalised over all sources. Absent: by tokens."""
     max_loss: float = Field(0.9, gt=0, le=1)
     """The build stops when one stage drops more than this share of the source's documents."""
 
@@ -180,6 +180,8 @@ class Config(Section):
     """Tokenizer."""
     shard: ShardConfig = ShardConfig()
     """Shards."""
+    mixture: dict[str, float] = {}
+    """Weight by source name: shares of training samples, normalised over all. Empty: by tokens."""
     corpus: CorpusConfig = CorpusConfig()
     """Rejects."""
     model: ModelConfig = ModelConfig()
