@@ -1,0 +1,439 @@
+"""Token shards of a corpus version as training samples.
+
+A sample is sequence_length + 1 consecutive tokens of one source's train stream: the source's shards in
+manifest order, cut every sequence_length tokens. Sample n is a pure function of (manifest, seed, n), see
+`model.order`; memory is O(shards) and shards are opened when they are first read.
+"""
+
+import json
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numba import carray, njit, types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from base import files
+from base.errors import UserError
+from model import order
+
+DTYPES = {"uint16": np.dtype(np.uint16), "uint32": np.dtype(np.uint32)}
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens of one document within a sample."""
+
+    document_id: bytes
+    """16 bytes."""
+    source: str
+    shard: str
+    """Path of the shard below <storage>/corpus/versions."""
+    row: int
+    """Row of the document in the shard, and in its origins file."""
+    first: int
+    """First token of the document that is in the sample."""
+    stop: int
+    """One past the last token of the document that is in the sample."""
+    position: int
+    """Where in the sample the span starts."""
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """Held-out documents of one source."""
+
+    input_ids: NDArray[Any]
+    """Tokens of the documents one after the other."""
+    offsets: NDArray[np.int64]
+    """[documents + 1] where each document starts."""
+    document_ids: list[bytes]
+    """16 bytes a document."""
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """An open shard; `tokens` points into the file's pages, `table` keeps them mapped."""
+
+    tokens: NDArray[Any]
+    offsets: NDArray[np.int64]
+    table: pa.RecordBatch
+
+
+class ShardCache:
+    """Local copies of remote shards, the least recently read ones removed above `limit` bytes."""
+
+    def __init__(self, folder: str | None = None, limit: int = 64 * 2**30) -> None:
+        """`folder` may be shared by the processes of a machine."""
+        self.folder = folder or os.path.join(tempfile.gettempdir(), f"piledriver-shards-{os.getuid()}")
+        self.limit = limit
+
+    def fetch(self, url: str, digest: str) -> str:
+        """The path of a local copy of `url`, downloaded if need be."""
+        name = xxhash.xxh3_128_hexdigest(f"{url}\0{digest}".encode()) + ".arrow"
+        path = os.path.join(self.folder, name)
+        try:
+            os.utime(path)
+            return path
+        except FileNotFoundError:
+            pass
+        filesystem, remote = files.split(url)
+        with files.atomic_writer(path) as target, filesystem.open(remote, "rb") as content:
+            while piece := content.read(8 * 2**20):
+                target.write(piece)
+        self._shrink(path)
+        return path
+
+    def _shrink(self, keep: str) -> None:
+        """Mapped files may go: their pages stay until the mapping is closed."""
+        entries = []
+        for entry in os.scandir(self.folder):
+            if entry.name.endswith(".arrow") and not entry.name.startswith(files.TEMPORARY):
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:  # another process removed it
+                    continue
+                entries.append((status.st_mtime_ns, status.st_size, entry.path))
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in sorted(entries):
+            if total <= self.limit:
+                return
+            if path != keep:
+                try:
+                    os.unlink(path)
+                except FileNotFoundError:
+                    continue
+                total -= size
+
+
+class Corpus:
+    """One corpus version, read through its manifest."""
+
+    def __init__(self, manifest_url: str, manifest: dict[str, Any], digest: str, cache: ShardCache) -> None:
+        """Use `Corpus.open`."""
+        self.manifest_url = manifest_url
+        self.manifest = manifest
+        self.hash = digest
+        """xxh3-128 hex of the manifest's bytes."""
+        self.tokenizer: dict[str, Any] = manifest["tokenizer"]
+        self.dtype = DTYPES[self.tokenizer["dtype"]]
+        self.shards: list[dict[str, Any]] = manifest["shards"]
+        self.base = manifest_url.rsplit("/", 2)[0]
+        self._cache = cache
+        self._open: dict[int, _Shard] = {}
+
+    @classmethod
+    def open(cls, manifest_url: str, cache: ShardCache | None = None) -> "Corpus":
+        """Read a manifest; no shard is opened. Raises UserError when there is none."""
+        manifest_url = files.absolute(manifest_url)
+        try:
+            content = files.read_bytes(manifest_url)
+        except FileNotFoundError:
+            raise UserError(f"corpus manifest {manifest_url} does not exist") from None
+        try:
+            manifest = json.loads(content)
+            return cls(manifest_url, manifest, xxhash.xxh3_128_hexdigest(content), cache or ShardCache())
+        except (ValueError, KeyError) as error:
+            raise UserError(f"corpus manifest {manifest_url} cannot be read: {error!r}") from None
+
+    def sources(self, split: str = "train") -> list[str]:
+        """Names of the sources that have tokens in `split`, in manifest order of their shards."""
+        return list(dict.fromkeys(s["source"] for s in self.shards if s["split"] == split and s["tokens"]))
+
+    def shard_numbers(self, source: str, split: str) -> list[int]:
+        """Positions in the manifest of a source's shards that hold tokens."""
+        return [
+            number
+            for number, shard in enumerate(self.shards)
+            if shard["source"] == source and shard["split"] == split and shard["tokens"]
+        ]
+
+    def shard(self, number: int) -> _Shard:
+        """The open shard at a position of the manifest. Raises UserError when it is damaged."""
+        if number not in self._open:
+            self._open[number] = self._read(number)
+        return self._open[number]
+
+    def _read(self, number: int) -> _Shard:
+        entry = self.shards[number]
+        url = files.join(self.base, entry["path"])
+        try:
+            path = files.local_path(url) or self._cache.fetch(url, entry["digest"])
+            batches = pa.ipc.open_file(pa.memory_map(path))
+            if batches.num_record_batches != 1:
+                raise pa.ArrowInvalid(f"{batches.num_record_batches} record batches instead of 1")
+            batch = batches.get_batch(0)
+            column = batch.column("input_ids")
+            offsets = column.offsets.to_numpy(zero_copy_only=True)
+            tokens = column.values.to_numpy(zero_copy_only=True)[offsets[0] : offsets[-1]]
+        except FileNotFoundError:
+            raise UserError(f"shard {url} of manifest {self.manifest_url} does not exist") from None
+        except (pa.ArrowInvalid, KeyError, OSError) as error:
+            raise UserError(f"shard {url} is damaged: {str(error).splitlines()[0]}") from None
+        if tokens.dtype != self.dtype or len(tokens) != entry["tokens"]:
+            raise UserError(
+                f"shard {url} is damaged: it holds {len(tokens)} {tokens.dtype} tokens, "
+                f"the manifest says {entry['tokens']} {self.dtype}"
+            )
+        return _Shard(tokens, offsets, batch)
+
+    def verify(self) -> None:
+        """Compare every shard's bytes with its digest (xxh3-128). Raises UserError naming the first that differs."""
+        for entry in self.shards:
+            url = files.join(self.base, entry["path"])
+            filesystem, path = files.split(url)
+            state = xxhash.xxh3_128()
+            try:
+                with filesystem.open(path, "rb") as content:
+                    while piece := content.read(8 * 2**20):
+                        state.update(piece)
+            except FileNotFoundError:
+                raise UserError(f"shard {url} of manifest {self.manifest_url} does not exist") from None
+            if state.hexdigest() != entry["digest"]:
+                raise UserError(f"shard {url} is damaged: its digest is not the one in the manifest")
+
+    def heldout(self, source: str, max_documents: int | None = None) -> Heldout:
+        """The first held-out documents of a source, in shard order; none when it has none."""
+        pieces: list[NDArray[Any]] = []
+        lengths: list[NDArray[np.int64]] = []
+        documents: list[bytes] = []
+        for number in self.shard_numbers(source, "heldout"):
+            shard = self.shard(number)
+            count = len(shard.offsets) - 1
+            if max_documents is not None:
+                count = min(count, max_documents - len(documents))
+            pieces.append(shard.tokens[: shard.offsets[count] - shard.offsets[0]])
+            lengths.append(np.diff(shard.offsets[: count + 1]))
+            documents += shard.table.column("document_id").slice(0, count).to_pylist()
+        tokens = np.concatenate(pieces) if pieces else np.zeros(0, self.dtype)
+        offsets = (
+            np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(lengths))])
+            if lengths
+            else np.zeros(1, np.int64)
+        )
+        return Heldout(tokens, offsets.astype(np.int64), documents)
+
+
+@intrinsic
+def _pointer16(context: Any, address: Any) -> Any:
+    """An integer as a pointer to uint16."""
+
+    def generate(lowering: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], lowering.get_value_type(signature.return_type))
+
+    return types.CPointer(types.uint16)(address), generate
+
+
+@intrinsic
+def _pointer32(context: Any, address: Any) -> Any:
+    """An integer as a pointer to uint32."""
+
+    def generate(lowering: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], lowering.get_value_type(signature.return_type))
+
+    return types.CPointer(types.uint32)(address), generate
+
+
+@njit("void(int64[:], int64[:], int64[:], int64[:], int64, int64[:, :])", cache=True, nogil=True)
+def _gather(
+    addresses: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    shard: NDArray[np.int64],
+    position: NDArray[np.int64],
+    width: int,
+    rows: NDArray[np.int64],
+) -> None:
+    """Copy rows of tokens out of mapped shards.
+
+    addresses: [shards] of token buffers; starts: [shards + 1] cumulative tokens; shard: [n] shard in which
+    each row begins; position: [n] cumulative token at which it begins; width: bytes of a token; rows: [n,
+    sequence_length + 1].
+    """
+    length = rows.shape[1]
+    for row in range(rows.shape[0]):
+        current = shard[row]
+        filled = 0
+        while filled < length:
+            skip = position[row] + filled - starts[current]
+            size = starts[current + 1] - starts[current]
+            take = min(size - skip, length - filled)
+            if width == 2:
+                narrow = carray(_pointer16(addresses[current]), (size,), np.uint16)
+                for token in range(take):
+                    rows[row, filled + token] = narrow[skip + token]
+            else:
+                wide = carray(_pointer32(addresses[current]), (size,), np.uint32)
+                for token in range(take):
+                    rows[row, filled + token] = wide[skip + token]
+            filled += take
+            current += 1
+
+
+class Loader:
+    """Training samples of a corpus; its whole state is the number of the next sample."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        sequence_length: int,
+        seed: int,
+        weights: dict[str, float] | None = None,
+        global_batch_size: int = 1,
+        vocab_size: int | None = None,
+    ) -> None:
+        """Prepare the order of samples.
+
+        weights: share of samples per source, normalised over all sources; 0 leaves a source out. None or
+        empty: by tokens. Raises UserError when weights name unknown sources or leave some unnamed, when the
+        corpus has fewer windows than one global batch or when its vocabulary is larger than the model's.
+        """
+        self.corpus = corpus
+        self.sequence_length = sequence_length
+        self.names = corpus.sources()
+        if weights:
+            self._check_weights(weights)
+            self.names = [name for name in self.names if weights[name] > 0]
+        if vocab_size is not None and corpus.tokenizer["vocab_size"] > vocab_size:
+            raise UserError(
+                f"corpus {corpus.manifest_url} has a vocabulary of {corpus.tokenizer['vocab_size']} tokens, "
+                f"the model only {vocab_size}"
+            )
+        numbers = [corpus.shard_numbers(name, "train") for name in self.names]
+        tokens = np.array([sum(corpus.shards[n]["tokens"] for n in group) for group in numbers], np.int64)
+        windows = np.maximum(tokens - 1, 0) // sequence_length
+        if int(windows.sum()) < global_batch_size:
+            raise UserError(
+                f"corpus {corpus.manifest_url} holds {int(windows.sum())} windows of {sequence_length} tokens, "
+                f"fewer than one batch of {global_batch_size}"
+            )
+        short = [name for name, count in zip(self.names, windows, strict=True) if not count]
+        if weights and short:
+            raise UserError(
+                f"mixture.{short[0]}: the source has fewer than {sequence_length + 1} tokens in "
+                f"{corpus.manifest_url}; 0 leaves it out"
+            )
+        kept = np.flatnonzero(windows)
+        self.names = [self.names[index] for index in kept]
+        numbers = [numbers[index] for index in kept]
+        self.windows = windows[kept]
+        """[sources] windows in one epoch of each source."""
+        shares = np.array([weights[n] for n in self.names]) if weights else self.windows.astype(np.float64)
+        self.weights = dict(zip(self.names, (shares / shares.sum()).tolist(), strict=True))
+        """Share of samples per source; they add up to 1."""
+        self.fingerprint = {
+            "manifest_hash": corpus.hash,
+            "seed": seed,
+            "sequence_length": sequence_length,
+            "weights": self.weights,
+        }
+        """What, beside the sample number, decides a sample."""
+        self._tree = order.build_tree(shares.tolist())
+        self._keys = np.array([order.source_key(seed, corpus.hash, name) for name in self.names], np.int64)
+        self._numbers = np.array([number for group in numbers for number in group], np.int64)
+        sizes = np.array([corpus.shards[number]["tokens"] for number in self._numbers], np.int64)
+        self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+        self._first_shard = np.concatenate([[0], np.cumsum([len(group) for group in numbers])])
+        self._first_token = self._starts[self._first_shard[:-1]]
+        self._addresses = np.zeros(len(self._numbers), np.int64)
+
+    def _check_weights(self, weights: dict[str, float]) -> None:
+        held = f"corpus {self.corpus.manifest_url} holds {', '.join(self.names)}"
+        for name in sorted(set(weights) - set(self.names)):
+            raise UserError(f"mixture.{name}: there is no such source; {held}")
+        for name in sorted(set(self.names) - set(weights)):
+            raise UserError(f"mixture has no weight for source {name}; 0 leaves it out; {held}")
+        for name, weight in weights.items():
+            if not (weight >= 0 and math.isfinite(weight)):
+                raise UserError(f"mixture.{name} = {weight}: a weight is a finite number and not negative")
+        if not any(weights.values()):
+            raise UserError("mixture: every weight is 0")
+
+    def locate(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The source (index into `names`) and the window within it of global sample numbers, [n] each."""
+        samples = np.ascontiguousarray(samples, np.int64)
+        source, window = np.empty_like(samples), np.empty_like(samples)
+        order.locate(samples, self._tree, self.windows, self._keys, source, window)
+        return source, window
+
+    def _positions(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        source, window = self.locate(samples)
+        position = self._first_token[source] + window * self.sequence_length
+        shard = np.searchsorted(self._starts, position, side="right") - 1
+        return shard, position
+
+    def _map(self, shard: NDArray[np.int64], position: NDArray[np.int64]) -> None:
+        last = np.searchsorted(self._starts, position + self.sequence_length, side="right") - 1
+        needed = np.unique(shard)
+        crossing = last > shard
+        if crossing.any():
+            ranges = [np.arange(a, b + 1) for a, b in zip(shard[crossing], last[crossing], strict=True)]
+            needed = np.unique(np.concatenate([needed, *ranges]))
+        for index in needed[self._addresses[needed] == 0]:
+            self._addresses[index] = self.corpus.shard(int(self._numbers[index])).tokens.ctypes.data
+
+    def tokens(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Samples by global number: [n] → [n, sequence_length + 1] token ids."""
+        shard, position = self._positions(np.ascontiguousarray(samples, np.int64))
+        self._map(shard, position)
+        rows = np.empty((len(position), self.sequence_length + 1), np.int64)
+        _gather(self._addresses, self._starts, shard, position, self.corpus.dtype.itemsize, rows)
+        return rows
+
+    def sample(self, number: int) -> NDArray[np.int64]:
+        """One sample, [sequence_length + 1]."""
+        return cast(NDArray[np.int64], self.tokens(np.array([number], np.int64))[0])
+
+    def batch(self, first: int, global_batch_size: int, rank: int = 0, world: int = 1) -> NDArray[np.int64]:
+        """A rank's rows of the global batch that begins at sample `first`.
+
+        Shape [global_batch_size / world, sequence_length + 1]; the ranks' rows one after the other are the
+        global batch, whatever `world` is.
+        """
+        share = global_batch_size // world
+        return self.tokens(np.arange(first + rank * share, first + (rank + 1) * share, dtype=np.int64))
+
+    def trace(self, number: int) -> list[Span]:
+        """The documents of a sample, in the order of their tokens; together they cover it."""
+        samples = np.array([number], np.int64)
+        shards, positions = self._positions(samples)
+        source = self.names[int(self.locate(samples)[0][0])]
+        shard, position = int(shards[0]), int(positions[0])
+        spans: list[Span] = []
+        filled = 0
+        while filled <= self.sequence_length:
+            entry = int(self._numbers[shard])
+            offsets = self.corpus.shard(entry).offsets
+            begin = position + filled - int(self._starts[shard]) + int(offsets[0])
+            stop = min(begin + self.sequence_length + 1 - filled, int(offsets[-1]))
+            first_row = int(np.searchsorted(offsets, begin, side="right")) - 1
+            last_row = int(np.searchsorted(offsets, stop, side="left"))
+            identifiers = self.corpus.shard(entry).table.column("document_id")
+            for row in range(first_row, last_row):
+                low, high = max(begin, int(offsets[row])), min(stop, int(offsets[row + 1]))
+                if high > low:
+                    start = int(offsets[row])
+                    spans.append(
+                        Span(
+                            identifiers[row].as_py(),
+                            source,
+                            self.corpus.shards[entry]["path"],
+                            row,
+                            low - start,
+                            high - start,
+                            filled + low - begin,
+                        )
+                    )
+            filled += stop - begin
+            shard += 1
+        return spans
+
+
+def bits_per_byte(nats_per_token: float, tokens: int, text_bytes: int) -> float:
+    """Bits per byte of text (Gao et al. 2020, The Pile, section 3.1): nats · tokens / (bytes · ln 2)."""
+    return nats_per_token * tokens / (text_bytes * math.log(2))

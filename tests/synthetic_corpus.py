@@ -1,0 +1,83 @@
+"""Synthetic corpus versions, written as docs/architecture.md says."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+
+def write_corpus(
+    folder: Path,
+    sources: dict[str, list[list[int]]],
+    vocab_size: int = 128,
+    dtype: str = "uint16",
+    heldout: int = 2,
+    seed: int = 0,
+    heldout_text_bytes: int = 1000,
+) -> str:
+    """Write a version with the given document lengths ({source: [shard: [lengths of its documents]]}).
+
+    Documents are arithmetic sequences with noise, so that a small model learns them. Returns the manifest URL.
+    """
+    generator = np.random.default_rng(seed)
+    versions = folder / "corpus" / "versions"
+    entries, summary = [], {}
+    for source, documents in sources.items():
+        lengths = [length for group in documents for length in group]
+        groups = [("train", number, group) for number, group in enumerate(documents)]
+        groups.append(("heldout", 0, lengths[:heldout]))
+        tokens_of = {"train": 0, "heldout": 0}
+        for split, number, group in groups:
+            rows = []
+            for length in group:
+                step = int(generator.integers(1, 4))
+                row = (int(generator.integers(1, vocab_size)) + step * np.arange(length)) % (
+                    vocab_size - 1
+                ) + 1
+                row[-1] = 0
+                rows.append(row)
+            ids = [
+                xxhash.xxh3_128_digest(f"{source} {split} {number} {row}".encode())
+                for row in range(len(group))
+            ]
+            offsets = np.concatenate([[0], np.cumsum(group)]).astype(np.int64)
+            values = np.concatenate(rows).astype(dtype) if rows else np.zeros(0, dtype)
+            column = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
+            batch = pa.record_batch({"input_ids": column, "document_id": pa.array(ids, pa.binary(16))})
+            path = f"v0001/shards/{source}/{split}-{number:05d}.arrow"
+            (versions / path).parent.mkdir(parents=True, exist_ok=True)
+            with pa.ipc.new_file(str(versions / path), batch.schema) as writer:
+                writer.write_batch(batch)
+            digest = xxhash.xxh3_128_hexdigest((versions / path).read_bytes())
+            size = (versions / path).stat().st_size
+            entries.append(
+                {
+                    "path": path,
+                    "source": source,
+                    "split": split,
+                    "documents": len(group),
+                    "tokens": len(values),
+                    "bytes": size,
+                    "digest": digest,
+                    "version": "v0001",
+                }
+            )
+            tokens_of[split] += len(values)
+        summary[source] = {
+            "tokens": tokens_of["train"],
+            "heldout_documents": heldout,
+            "heldout_tokens": tokens_of["heldout"],
+            "heldout_text_bytes": heldout_text_bytes,
+        }
+    manifest = {
+        "schema": 1,
+        "version": "v0001",
+        "shards": entries,
+        "sources": summary,
+        "tokenizer": {"vocab_size": vocab_size, "end_of_document_id": 0, "dtype": dtype},
+    }
+    path = versions / "v0001" / "manifest.json"
+    path.write_text(json.dumps(manifest))
+    return str(path)
