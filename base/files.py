@@ -14,6 +14,7 @@ from typing import IO, Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 from fsspec.implementations.local import LocalFileSystem
 
 TEMPORARY = ".tmp-"
@@ -45,6 +46,12 @@ def exists(url: str) -> bool:
     """Whether a file or folder is there."""
     filesystem, path = split(url)
     return bool(filesystem.exists(path))
+
+
+def size(url: str) -> int:
+    """Bytes of a file."""
+    filesystem, path = split(url)
+    return int(filesystem.size(path))
 
 
 def remove(url: str) -> None:
@@ -131,3 +138,8 @@ def read_parquet(url: str, columns: list[str] | None = None) -> pa.Table:
     filesystem, path = split(url)
     with filesystem.open(path, "rb") as file:
         return pq.read_table(file, columns=columns)
+
+
+def key_of(*values: Any) -> str:
+    """16 hex digits that name the outputs of a stage: a hash of everything JSON that they depend on."""
+    return xxhash.xxh3_64_hexdigest(json.dumps(values, sort_keys=True))

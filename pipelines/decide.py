@@ -1,0 +1,164 @@
+"""From measured columns to the documents that stay: the quality decision of a part.
+
+Reads attributes only, never text, so that a changed threshold costs seconds.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from base import files
+from dedup import hashing
+from pipelines import quality
+from pipelines.config import QualityConfig, SourceConfig
+from pipelines.ledger import Ledger
+
+ORDINALS = pa.schema([("part", pa.string()), ("row", pa.uint32()), ("ordinal", pa.int64())])
+IDS_PER_TASK = 20_000_000
+
+
+@dataclass(frozen=True)
+class Ordinals:
+    """Which attributes files to look through, in order of (file), and the share of the id space of a task."""
+
+    attributes: list[tuple[str, str]]
+    output: str
+    share: int
+    shares: int
+
+
+def number_identical(task: Ordinals) -> str:
+    """Write the ordinals above 0 of documents that share their id with an earlier one.
+
+    `attributes` are (part, URL) in order of (source, file); rows are in order of record, so that
+    order of arrival is order of origin. Returns the URL of the table written.
+    """
+    if files.exists(task.output):
+        return task.output
+    parts, rows, highs, lows = [], [], [], []
+    for number, (_, url) in enumerate(task.attributes):
+        identifiers = files.read_parquet(url, ["document_id"])["document_id"].combine_chunks()
+        high, low = hashing.id_words(identifiers)
+        mine = (high >> np.uint64(40)) * np.uint64(task.shares) >> np.uint64(24) == np.uint64(task.share)
+        rows.append(np.flatnonzero(mine).astype(np.uint32))
+        parts.append(np.full(len(rows[-1]), number, np.uint32))
+        highs.append(high[mine])
+        lows.append(low[mine])
+    part, row, high, low = (np.concatenate(columns) for columns in (parts, rows, highs, lows))
+    order = np.lexsort((row, part, low, high))
+    same = np.zeros(len(order), bool)
+    same[1:] = (high[order][1:] == high[order][:-1]) & (low[order][1:] == low[order][:-1])
+    starts = np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
+    ordinal = np.arange(len(order)) - starts
+    names = pa.array([name for name, _ in task.attributes], pa.string())
+    table = pa.table(
+        {
+            "part": names.take(pa.array(part[order][same])),
+            "row": row[order][same],
+            "ordinal": ordinal[same].astype(np.int64),
+        },
+        schema=ORDINALS,
+    )
+    files.write_parquet(task.output, table)
+    return task.output
+
+
+@dataclass(frozen=True)
+class Decide:
+    """What the decision about one part needs."""
+
+    part: str
+    attributes: str
+    ordinals: list[str]
+    source: SourceConfig
+    quality: QualityConfig
+    priorities: dict[str, int]
+    entries: str
+    dropped: str
+    counts: str
+
+
+def decide_part(task: Decide) -> dict[str, Any]:
+    """Write the entries (documents that stay) and the dropped documents of one part.
+
+    Returns {"part", "ledger"}; the counts file is written last and makes the task a no-op.
+    """
+    if files.exists(task.counts):
+        counts: dict[str, Any] = files.read_json(task.counts)
+        return counts
+    table = files.read_parquet(task.attributes)
+    identifiers = _with_ordinals(table["document_id"].combine_chunks(), task)
+    names = table["source"].cast(pa.string())
+    reason = np.full(table.num_rows, None, object)
+    value = np.full(table.num_rows, np.nan)
+    for name in sorted(pc.unique(names).to_pylist()):
+        mask = pc.equal(names, name).to_numpy(zero_copy_only=False)
+        kind = task.source.kinds.get(name, task.source.kind)
+        policy = task.source.model_copy(update={"kind": kind})
+        why, measured = quality.decide(table.filter(pa.array(mask)), policy, task.quality)
+        reason[mask] = why.to_numpy(zero_copy_only=False)
+        value[mask] = measured.to_numpy(zero_copy_only=False)
+    reasons = pa.array(reason, pa.string())
+    keep = pc.is_null(reasons)
+    base = {
+        "document_id": identifiers,
+        "source": names.combine_chunks().dictionary_encode(),
+        "part": pa.repeat(task.part, table.num_rows).dictionary_encode(),
+        "row": pa.array(np.arange(table.num_rows, dtype=np.uint32)),
+    }
+    priority = [task.priorities.get(name, 0) for name in base["source"].dictionary.to_pylist()]
+    entries = pa.table(
+        {
+            **base,
+            "text_hash": table["text_hash"],
+            "rank": pa.array(priority, pa.int32()).take(base["source"].indices),
+            "quality": pa.array(np.zeros(table.num_rows, np.float32)),
+            "length": table["bytes"],
+            "bands": table["bands"],
+            "shingles": table["shingles"],
+        }
+    ).filter(keep)
+    dropped = pa.table(
+        {
+            **base,
+            "record": table["record"],
+            "bytes": table["bytes"],
+            "reason": reasons,
+            "value": pa.array(value),
+        }
+    ).filter(pc.invert(keep))
+    files.write_parquet(task.entries, entries)
+    files.write_parquet(task.dropped, dropped)
+    ledger = Ledger()
+    for row in table.group_by("source").aggregate([("bytes", "sum"), ("bytes", "count")]).to_pylist():
+        stage = ledger.stage(row["source"], "quality")
+        stage.documents_in += row["bytes_count"]
+        stage.bytes_in += row["bytes_sum"]
+        stage.documents_out += row["bytes_count"]
+        stage.bytes_out += row["bytes_sum"]
+    count_dropped(ledger, "quality", dropped)
+    counts = {"part": task.part, "ledger": ledger.to_json()}
+    files.write_json(task.counts, counts)
+    return counts
+
+
+def count_dropped(ledger: Ledger, stage: str, dropped: pa.Table, size: str = "bytes") -> None:
+    """Move dropped documents of a stage from its out counts to its drop counts."""
+    totals = dropped.group_by(["source", "reason"]).aggregate([(size, "sum"), (size, "count")])
+    for row in totals.sort_by([("source", "ascending"), ("reason", "ascending")]).to_pylist():
+        counts = ledger.stage(row["source"], stage)
+        counts.drop(row["reason"], row[f"{size}_count"], row[f"{size}_sum"])
+        counts.documents_out -= row[f"{size}_count"]
+        counts.bytes_out -= row[f"{size}_sum"]
+
+
+def _with_ordinals(identifiers: pa.FixedSizeBinaryArray, task: Decide) -> pa.FixedSizeBinaryArray:
+    ordinals = np.zeros(len(identifiers), np.int64)
+    for url in task.ordinals:
+        table = files.read_parquet(url)
+        mine = table.filter(pc.field("part") == task.part)
+        ordinals[mine["row"].to_numpy()] = mine["ordinal"].to_numpy()
+    return hashing.add_ordinals(identifiers, ordinals)

@@ -1,0 +1,87 @@
+"""Corpus versions: immutable manifests and how they are found."""
+
+import importlib.metadata
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import xxhash
+
+from base import files
+from base.errors import UserError
+
+SCHEMA = 1
+PACKAGES = ("ray", "torch", "deepspeed", "pyarrow", "datasets", "tokenizers", "mlflow", "fsspec", "numba", "numpy")
+
+
+@dataclass(frozen=True)
+class Version:
+    """One corpus version: its folder URL, manifest content and manifest hash (xxh3-128 hex of the file)."""
+
+    url: str
+    manifest: dict[str, Any]
+    hash: str
+
+    @property
+    def name(self) -> str:
+        """Folder name, such as v0001."""
+        return str(self.manifest["version"])
+
+    @property
+    def manifest_url(self) -> str:
+        """URL of manifest.json."""
+        return files.join(self.url, "manifest.json")
+
+
+def corpus_url(storage: str) -> str:
+    """The corpus folder of a project."""
+    return files.join(storage, "corpus")
+
+
+def open_version(url: str) -> Version:
+    """Open a version by its folder or manifest URL.
+
+    Raises UserError if there is no corpus version.
+    """
+    folder = url.removesuffix("/manifest.json").rstrip("/")
+    manifest_url = files.join(folder, "manifest.json")
+    if not files.exists(manifest_url):
+        raise UserError(f"{url} is not a corpus version: it has no manifest.json")
+    content = files.read_bytes(manifest_url)
+    try:
+        manifest = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"{manifest_url} is not a corpus manifest: {error}") from None
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        raise UserError(f"{manifest_url} is not a corpus manifest of schema {SCHEMA}")
+    return Version(folder, manifest, xxhash.xxh3_128_hexdigest(content))
+
+
+def versions(storage: str) -> list[Version]:
+    """Every visible version of a project's corpus, oldest first."""
+    pattern = files.join(corpus_url(storage), "versions", "v*", "manifest.json")
+    return [open_version(url) for url in files.list_files(pattern)]
+
+
+def latest(storage: str) -> Version | None:
+    """The newest visible version, or None."""
+    found = versions(storage)
+    return found[-1] if found else None
+
+
+def require(storage: str, name: str | None = None) -> Version:
+    """The named version of a project's corpus, or its newest.
+
+    Raises UserError if it is not there.
+    """
+    if name is not None:
+        return open_version(files.join(corpus_url(storage), "versions", name))
+    version = latest(storage)
+    if version is None:
+        raise UserError(f"{corpus_url(storage)} holds no corpus version; run jobs.prepare first")
+    return version
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that outputs depend on."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -1,0 +1,343 @@
+"""Tokens into shards: tokenize each part into sorted runs, then merge a key range of every run into a shard.
+
+The place of a document is a pure function of its id and the seed: a 64-bit key orders documents
+within a source (a global shuffle without holding the corpus), and a second one chooses the split.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from base import files
+from dedup import hashing
+from pipelines.inputs import content_digest
+from pipelines.ledger import Ledger
+from pipelines.tokenizer import Tokenizer
+
+RUN_TOKENS = 2**26
+SPLITS = ("train", "heldout")
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser (Steele, Lea, Flood 2014), element by element."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def shuffle_keys(identifiers: pa.FixedSizeBinaryArray, seed: int) -> np.ndarray:
+    """The uint64 by which documents of a source are ordered; a function of id and seed alone."""
+    high, low = hashing.id_words(identifiers)
+    return _mix(_mix(high + _mix(np.full(1, seed, np.uint64))) ^ low)
+
+
+def is_heldout(identifiers: pa.FixedSizeBinaryArray, fraction: float) -> np.ndarray:
+    """Which documents are held out for evaluation; a function of id and fraction alone."""
+    high, low = hashing.id_words(identifiers)
+    return _mix(low ^ _mix(high ^ np.uint64(0x68656C646F7574))) < np.uint64(int(fraction * 2**64))
+
+
+@dataclass(frozen=True)
+class Tokenize:
+    """What tokenizing one part needs."""
+
+    part: str
+    documents: str
+    entries: str
+    dropped: list[str]
+    tokenizer: str
+    end_of_document: str
+    seed: int
+    heldout_fraction: float
+    output: str
+    counts: str
+
+
+def surviving_entries(entries: str, dropped: list[str], part: str, columns: list[str]) -> pa.Table:
+    """The entries of a part that no dropped table names, in order of row."""
+    table = files.read_parquet(entries, sorted({*columns, "row"}))
+    gone = np.zeros(0, np.uint32)
+    for url in dropped:
+        rows = files.read_parquet(url, ["part", "row"])
+        mine = rows.filter(pc.equal(rows["part"].cast(pa.string()), part))
+        gone = np.union1d(gone, mine["row"].to_numpy())
+    rows = table["row"].to_numpy()
+    return table.filter(pa.array(~np.isin(rows, gone))).sort_by("row")
+
+
+def document_texts(url: str, rows: np.ndarray) -> Iterator[tuple[slice, pa.Table]]:
+    """Yield (positions within `rows`, table of those rows) for sorted row numbers of a documents file."""
+    filesystem, path = files.split(url)
+    with filesystem.open(path, "rb") as stream, pa.ipc.open_file(stream) as reader:
+        first = 0
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            low, high = np.searchsorted(rows, [first, first + batch.num_rows])
+            if high > low:
+                table = pa.Table.from_batches([batch])
+                yield slice(low, high), table.take(pa.array(rows[low:high].astype(np.int64) - first))
+            first += batch.num_rows
+
+
+def tokenize_part(task: Tokenize) -> dict[str, Any]:
+    """Write the token runs of one part and return their counts.
+
+    The output is an Arrow IPC file of record batches (runs), each sorted by (source, split, key), with
+    `input_ids`, `document_id`, `key`, `record`, `row`, `bytes`. The counts file, written last, lists
+    for each run the range of every (source, split).
+    """
+    if files.exists(task.counts):
+        counts: dict[str, Any] = files.read_json(task.counts)
+        return counts
+    tokenizer = Tokenizer.load(task.tokenizer, task.end_of_document)
+    entries = surviving_entries(
+        task.entries, task.dropped, task.part, ["document_id", "source", "length"]
+    )
+    entries = entries.set_column(
+        entries.schema.get_field_index("source"), "source", entries["source"].cast(pa.string())
+    )
+    names = sorted(pc.unique(entries["source"]).to_pylist())
+    schema = pa.schema(
+        [
+            ("input_ids", pa.large_list(pa.from_numpy_dtype(tokenizer.dtype))),
+            ("document_id", pa.binary(16)),
+            ("key", pa.uint64()),
+            ("record", pa.int64()),
+            ("row", pa.uint32()),
+            ("bytes", pa.int64()),
+        ]
+    )
+    rows = entries["row"].to_numpy()
+    runs: list[list[dict[str, Any]]] = []
+    ledger = Ledger()
+    pending: list[pa.Table] = []
+    pending_tokens = 0
+    with files.atomic_writer(task.output) as stream, pa.ipc.new_file(stream, schema) as writer:
+        for positions, texts in document_texts(task.documents, rows):
+            chosen = entries.slice(positions.start, positions.stop - positions.start)
+            ids = tokenizer.encode(texts["text"])
+            pending.append(
+                pa.table(
+                    {
+                        "input_ids": ids,
+                        "document_id": chosen["document_id"],
+                        "source": chosen["source"],
+                        "record": texts["record"],
+                        "row": chosen["row"],
+                        "bytes": chosen["length"],
+                    }
+                )
+            )
+            pending_tokens += len(ids.values)
+            if pending_tokens >= RUN_TOKENS:
+                runs.append(_write_run(pending, names, task, schema, writer, ledger))
+                pending, pending_tokens = [], 0
+        if pending:
+            runs.append(_write_run(pending, names, task, schema, writer, ledger))
+    counts = {"part": task.part, "runs": runs, "ledger": ledger.to_json()}
+    files.write_json(task.counts, counts)
+    return counts
+
+
+def _write_run(
+    pending: list[pa.Table],
+    names: list[str],
+    task: Tokenize,
+    schema: pa.Schema,
+    writer: pa.RecordBatchFileWriter,
+    ledger: Ledger,
+) -> list[dict[str, Any]]:
+    table = pa.concat_tables(pending)
+    identifiers = table["document_id"].combine_chunks()
+    keys = shuffle_keys(identifiers, task.seed)
+    split = is_heldout(identifiers, task.heldout_fraction).astype(np.int64)
+    source = pc.index_in(table["source"], pa.array(names)).to_numpy().astype(np.int64)
+    group = source * len(SPLITS) + split
+    order = np.lexsort((table["row"].to_numpy(), keys, group))
+    table = table.append_column("key", pa.array(keys)).take(pa.array(order)).combine_chunks()
+    lengths = pc.list_value_length(table["input_ids"]).to_numpy()
+    sizes = table["bytes"].to_numpy()
+    bounds = np.searchsorted(group[order], np.arange(len(names) * len(SPLITS) + 1))
+    ranges = []
+    for number, (start, stop) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
+        if start == stop:
+            continue
+        name = names[number // len(SPLITS)]
+        stage = ledger.stage(name, "tokenize")
+        size = int(sizes[start:stop].sum())
+        stage.documents_in += stop - start
+        stage.documents_out += stop - start
+        stage.bytes_in += size
+        stage.bytes_out += size
+        ranges.append(
+            {
+                "source": name,
+                "split": SPLITS[number % len(SPLITS)],
+                "start": start,
+                "documents": stop - start,
+                "tokens": int(lengths[start:stop].sum()),
+                "bytes": size,
+            }
+        )
+    writer.write_batch(table.select(schema.names).cast(schema).to_batches()[0])
+    return ranges
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What merging one shard needs: the runs that hold its source and split, and its share of the keys.
+
+    `runs` lists (part, file, documents URL, tokens URL, run, start, documents).
+    """
+
+    source: str
+    split: str
+    number: int
+    count: int
+    runs: list[tuple[str, str, str, str, int, int, int]]
+    folder: str
+    facts: str
+    tokenizer: str
+    end_of_document: str
+    verify_documents: int
+
+    @property
+    def path(self) -> str:
+        """Path below the version's folder."""
+        return f"shards/{self.source}/{self.split}-{self.number:05d}.arrow"
+
+    @property
+    def origins(self) -> str:
+        """Path of the origins below the version's folder."""
+        return f"origins/{self.source}/{self.split}-{self.number:05d}.parquet"
+
+
+def write_shard(task: Shard) -> dict[str, Any]:
+    """Write one shard and its origins; returns its line of the manifest.
+
+    Raises RuntimeError when a checked document's ids differ from those of `tokenizers`.
+    """
+    url = files.join(task.folder, task.path)
+    facts_url = files.join(task.facts, f"{task.source}.{task.split}-{task.number:05d}.json")
+    if files.exists(facts_url) and files.exists(url):
+        done: dict[str, Any] = files.read_json(facts_url)
+        # A build with another configuration may have been killed in the same version's folder.
+        if content_digest(url) == done["digest"]:
+            return done
+    pieces, origins = [], []
+    low = task.number * 2**64 // task.count
+    high = (task.number + 1) * 2**64 // task.count - 1
+    texts: dict[str, str] = {}
+    for part, file, documents, tokens, run, start, count in task.runs:
+        texts[part] = documents
+        piece = _run_slice(tokens, run, start, count, low, high)
+        pieces.append(piece)
+        origins.append(
+            pa.table(
+                {
+                    "file": pa.repeat(file, piece.num_rows).dictionary_encode(),
+                    "part": pa.repeat(part, piece.num_rows).dictionary_encode(),
+                }
+            )
+        )
+    table = pa.concat_tables(pieces)
+    origin = pa.concat_tables(origins, promote_options="permissive").unify_dictionaries()
+    id_high, id_low = hashing.id_words(table["document_id"])
+    order = pa.array(np.lexsort((id_low, id_high, table["key"].to_numpy())))
+    table = table.take(order).combine_chunks()
+    origin = origin.take(order)
+    _verify(task, table, origin, texts)
+    shard = table.select(["input_ids", "document_id"])
+    with files.atomic_writer(url) as stream, pa.ipc.new_file(stream, shard.schema) as writer:
+        if shard.num_rows:
+            writer.write_batch(shard.to_batches()[0])
+    origin_table = table.select(["document_id", "record", "row", "bytes"])
+    for name in ("file", "part"):
+        origin_table = origin_table.append_column(name, origin[name].cast(pa.string()))
+    files.write_parquet(files.join(task.folder, task.origins), origin_table)
+    facts = {
+        "path": task.path,
+        "source": task.source,
+        "split": task.split,
+        "documents": shard.num_rows,
+        "tokens": int(pc.sum(pc.list_value_length(shard["input_ids"])).as_py() or 0),
+        "text_bytes": int(pc.sum(table["bytes"]).as_py() or 0),
+        "bytes": files.size(url),
+        "digest": content_digest(url),
+    }
+    files.write_json(facts_url, facts)
+    return facts
+
+
+def _run_slice(url: str, run: int, start: int, count: int, low: int, high: int) -> pa.Table:
+    """The documents of a range of a run whose keys lie within [low, high]."""
+    local = files.local_path(url)
+    if local:
+        reader = pa.ipc.open_file(pa.memory_map(local))
+    else:
+        filesystem, path = files.split(url)
+        reader = pa.ipc.open_file(filesystem.open(path, "rb"))
+    batch = reader.get_batch(run).slice(start, count)
+    keys = batch["key"].to_numpy()
+    first = int(np.searchsorted(keys, np.uint64(low), "left"))
+    last = int(np.searchsorted(keys, np.uint64(high), "right"))
+    return pa.Table.from_batches([batch.slice(first, last - first)])
+
+
+def _verify(task: Shard, table: pa.Table, origin: pa.Table, texts: dict[str, str]) -> None:
+    """Compare the first documents of the shard with the reference encoder."""
+    count = min(task.verify_documents, table.num_rows)
+    if not count:
+        return
+    tokenizer = Tokenizer.load(task.tokenizer, task.end_of_document)
+    parts = origin["part"].slice(0, count).cast(pa.string()).to_pylist()
+    rows = table["row"].slice(0, count).to_numpy()
+    for part in sorted(set(parts)):
+        positions = np.array([number for number, name in enumerate(parts) if name == part])
+        positions = positions[np.argsort(rows[positions], kind="stable")]
+        for taken, documents in document_texts(texts[part], rows[positions]):
+            ids = table["input_ids"].take(pa.array(positions[taken]))
+            tokenizer.verify(documents["text"], ids)
+
+
+def plan_shards(
+    counts: list[dict[str, Any]],
+    parts: dict[str, dict[str, str]],
+    target_tokens: int,
+    **common: Any,
+) -> list[Shard]:
+    """The shards of a corpus from the counts of its token runs, in order of source, split and number.
+
+    `parts` maps a part to its "file", "documents" and "tokens" URLs.
+    """
+    runs: dict[tuple[str, str], list[tuple[str, str, str, str, int, int, int]]] = {}
+    tokens: dict[tuple[str, str], int] = {}
+    for entry in sorted(counts, key=lambda entry: str(entry["part"])):
+        place = parts[entry["part"]]
+        for number, ranges in enumerate(entry["runs"]):
+            for item in ranges:
+                group = (item["source"], item["split"])
+                tokens[group] = tokens.get(group, 0) + item["tokens"]
+                runs.setdefault(group, []).append(
+                    (
+                        entry["part"],
+                        place["file"],
+                        place["documents"],
+                        place["tokens"],
+                        number,
+                        item["start"],
+                        item["documents"],
+                    )
+                )
+    shards = []
+    for group in sorted(runs, key=lambda group: (group[0], SPLITS.index(group[1]))):
+        count = max(1, round(tokens[group] / target_tokens))
+        shards += [
+            Shard(group[0], group[1], number, count, runs[group], **common) for number in range(count)
+        ]
+    return shards
+
