@@ -25,13 +25,19 @@ class ModelConfig(Section):
     rotary_base: float = Field(10000.0, gt=0)
     """Base of the rotary frequencies."""
     parallel_residual: bool = True
-    """Attention and MLP read the same input and are added together."""
+    """Attention and MLP read the same input and are added together (GPT-NeoX: gpt_j_residual)."""
+    attention_bias: bool = True
+    """Biases in the attention's two linear maps."""
     activation: Literal["gelu", "gelu_tanh"] = "gelu"
-    """Activation of the MLP."""
+    """Activation of the MLP: exact GELU, or its tanh approximation (GPT-NeoX's fused kernel)."""
     layer_norm_epsilon: float = Field(1e-5, gt=0)
     """Epsilon of the LayerNorms."""
     vocab_multiple: int = Field(128, ge=1)
-    """The vocabulary is padded to a multiple of this (GPT-NeoX: make_vocab_size_divisible_by)."""
+    """The vocabulary is padded to a multiple of this × model_parallel_size (GPT-NeoX:
+    make_vocab_size_divisible_by)."""
+    model_parallel_size: int = Field(1, ge=1)
+    """Tensor-parallel ranks that the vocabulary is padded for and that GPT-NeoX's parameter count assumes
+    (GPT-NeoX: model-parallel-size). It does not split the model."""
     tie_embeddings: bool = False
     """Share input and output embeddings."""
     init_method: Literal["normal", "small_init"] = "small_init"
@@ -45,7 +51,32 @@ class ModelConfig(Section):
     def _heads_divide(self) -> "ModelConfig":
         if self.hidden_size % self.num_heads:
             raise ValueError(f"num_heads {self.num_heads} must divide hidden_size {self.hidden_size}")
+        if self.rotary_size < 2 or self.rotary_size % 2:
+            raise ValueError(
+                f"rotary_fraction {self.rotary_fraction} rotates {self.rotary_size} of a head's {self.head_size} "
+                "dimensions; it must be an even number of at least 2"
+            )
         return self
+
+    @property
+    def head_size(self) -> int:
+        """Dimensions of one attention head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def rotary_size(self) -> int:
+        """Dimensions of each head that are rotated."""
+        return int(self.head_size * self.rotary_fraction)
+
+    @property
+    def mlp_size(self) -> int:
+        """Width of the MLP."""
+        return self.intermediate_size or 4 * self.hidden_size
+
+    def padded_vocab_size(self, vocab_size: int) -> int:
+        """Rows of the embedding matrices for a tokenizer of `vocab_size` tokens."""
+        multiple = self.vocab_multiple * self.model_parallel_size
+        return -(-vocab_size // multiple) * multiple
 
 
 class OptimizerConfig(Section):
