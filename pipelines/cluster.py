@@ -1,5 +1,6 @@
 """The Ray cluster: connecting to it quietly, and running many tasks a bounded number at a time."""
 
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.data
 
 from base.errors import UserError
 from pipelines.config import RayConfig
@@ -40,11 +42,16 @@ def start(settings: RayConfig, verbose: bool = False) -> None:
             ignore_reinit_error=True,
         )
     except ConnectionError as error:
-        raise UserError(f"ray.address = {settings.address!r}: no Ray cluster answers there ({error})") from None
+        raise UserError(
+            f"ray.address = {settings.address!r}: no Ray cluster answers there ({error})"
+        ) from None
 
 
 def run_tasks(
-    function: Callable[[Any], Any], items: list[Any], workers: int, on_done: Callable[[Any], None] | None = None
+    function: Callable[[Any], Any],
+    items: list[Any],
+    workers: int,
+    on_done: Callable[[Any], None] | None = None,
 ) -> list[Any]:
     """`function` of every item as Ray tasks of one CPU, at most `workers` at a time.
 
@@ -65,6 +72,48 @@ def run_tasks(
         try:
             results[index] = ray.get(reference)
         except ray.exceptions.RayTaskError as error:
-            raise error.as_instanceof_cause() if isinstance(error.cause, Exception) else error
+            raise _cause(error) from None
         if on_done:
             on_done(results[index])
+
+
+def map_files(
+    function: Callable[[Any], dict[str, Any]],
+    items: list[Any],
+    workers: int,
+    on_done: Callable[[dict[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """`function` of every item, one file each, as a Ray Data map; `on_done` sees results as they arrive.
+
+    Results (small JSON values) come back in the order of `items`.
+    """
+    if not items:
+        return []
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    shared = ray.put(items)
+
+    def apply(row: dict[str, Any]) -> dict[str, Any]:
+        index = int(row["id"])
+        return {"index": index, "result": json.dumps(function(ray.get(shared)[index]))}
+
+    dataset = ray.data.range(len(items), override_num_blocks=len(items)).map(
+        apply, num_cpus=1, concurrency=workers
+    )
+    results: list[dict[str, Any]] = [{}] * len(items)
+    try:
+        for row in dataset.iter_rows(prefetch_batches=0):
+            result = json.loads(row["result"])
+            results[row["index"]] = result
+            if on_done:
+                on_done(result)
+    except ray.exceptions.RayTaskError as error:
+        raise _cause(error) from None
+    return results
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The exception that a task raised, below Ray's wrappers."""
+    while (inner := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = inner
+    return error

@@ -75,7 +75,6 @@ class Decide:
     ordinals: list[str]
     source: SourceConfig
     quality: QualityConfig
-    priorities: dict[str, int]
     entries: str
     dropped: str
     counts: str
@@ -109,12 +108,11 @@ def decide_part(task: Decide) -> dict[str, Any]:
         "part": pa.repeat(task.part, table.num_rows).dictionary_encode(),
         "row": pa.array(np.arange(table.num_rows, dtype=np.uint32)),
     }
-    priority = [task.priorities.get(name, 0) for name in base["source"].dictionary.to_pylist()]
     entries = pa.table(
         {
             **base,
             "text_hash": table["text_hash"],
-            "rank": pa.array(priority, pa.int32()).take(base["source"].indices),
+            "rank": pa.repeat(pa.scalar(task.source.priority, pa.int32()), table.num_rows),
             "quality": pa.array(np.zeros(table.num_rows, np.float32)),
             "length": table["bytes"],
             "bands": table["bands"],
@@ -145,14 +143,14 @@ def decide_part(task: Decide) -> dict[str, Any]:
     return counts
 
 
-def count_dropped(ledger: Ledger, stage: str, dropped: pa.Table, size: str = "bytes") -> None:
+def count_dropped(ledger: Ledger, stage: str, dropped: pa.Table) -> None:
     """Move dropped documents of a stage from its out counts to its drop counts."""
-    totals = dropped.group_by(["source", "reason"]).aggregate([(size, "sum"), (size, "count")])
+    totals = dropped.group_by(["source", "reason"]).aggregate([("bytes", "sum"), ("bytes", "count")])
     for row in totals.sort_by([("source", "ascending"), ("reason", "ascending")]).to_pylist():
         counts = ledger.stage(row["source"], stage)
-        counts.drop(row["reason"], row[f"{size}_count"], row[f"{size}_sum"])
-        counts.documents_out -= row[f"{size}_count"]
-        counts.bytes_out -= row[f"{size}_sum"]
+        counts.drop(row["reason"], row["bytes_count"], row["bytes_sum"])
+        counts.documents_out -= row["bytes_count"]
+        counts.bytes_out -= row["bytes_sum"]
 
 
 def _with_ordinals(identifiers: pa.FixedSizeBinaryArray, task: Decide) -> pa.FixedSizeBinaryArray:

@@ -11,7 +11,18 @@ from base import files
 from base.errors import UserError
 
 SCHEMA = 1
-PACKAGES = ("ray", "torch", "deepspeed", "pyarrow", "datasets", "tokenizers", "mlflow", "fsspec", "numba", "numpy")
+PACKAGES = (
+    "ray",
+    "torch",
+    "deepspeed",
+    "pyarrow",
+    "datasets",
+    "tokenizers",
+    "mlflow",
+    "fsspec",
+    "numba",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,7 @@ from pipelines.config import CorpusConfig, IngestConfig, SourceConfig
 from pipelines.inputs import Input
 from pipelines.ledger import Ledger
 
-DOCUMENTS = pa.schema(
-    [("document_id", pa.binary(16)), ("record", pa.int64()), ("text", pa.large_string())]
-)
+DOCUMENTS = pa.schema([("document_id", pa.binary(16)), ("record", pa.int64()), ("text", pa.large_string())])
 REJECTS = pa.schema(
     [
         ("source", pa.string()),
@@ -150,7 +148,7 @@ def _measure_batch(
     for name, mask in _by_source(names):
         prefix = name.encode() + b"\0"
         hashed = hashing.hash128(as_read.filter(pa.array(mask)), prefix)
-        ids[mask] = np.frombuffer(hashed.buffers()[1], np.uint8).reshape(-1, 16)[: len(hashed)]
+        ids[mask] = hashing.id_bytes(hashed)
         count = int(mask.sum())
         size = int(raw[mask].sum())
         read = ledger.stage(name, "read")

@@ -42,6 +42,39 @@ def is_heldout(identifiers: pa.FixedSizeBinaryArray, fraction: float) -> np.ndar
 
 
 @dataclass(frozen=True)
+class Sample:
+    """What sampling the surviving texts of one part needs; `share` of them are taken, chosen by id."""
+
+    part: str
+    documents: str
+    entries: str
+    dropped: list[str]
+    share: float
+    output: str
+
+
+def sample_texts(task: Sample) -> str:
+    """Write a sample of a part's surviving documents: `document_id` and `text` (its first 65,536 characters).
+
+    Returns the URL of the table.
+    """
+    if files.exists(task.output):
+        return task.output
+    entries = surviving_entries(task.entries, task.dropped, task.part, ["document_id"])
+    high, low = hashing.id_words(entries["document_id"])
+    chosen = _mix(high + low) <= np.uint64(int(task.share * (2**64 - 1)))
+    entries = entries.filter(pa.array(chosen))
+    schema = pa.schema([("document_id", pa.binary(16)), ("text", pa.large_string())])
+    tables = [schema.empty_table()]
+    for positions, texts in document_texts(task.documents, entries["row"].to_numpy()):
+        identifiers = entries["document_id"].slice(positions.start, positions.stop - positions.start)
+        text = pc.utf8_slice_codeunits(texts["text"], 0, 65536)
+        tables.append(pa.table({"document_id": identifiers, "text": text}, schema=schema))
+    files.write_parquet(task.output, pa.concat_tables(tables))
+    return task.output
+
+
+@dataclass(frozen=True)
 class Tokenize:
     """What tokenizing one part needs."""
 
@@ -94,9 +127,7 @@ def tokenize_part(task: Tokenize) -> dict[str, Any]:
         counts: dict[str, Any] = files.read_json(task.counts)
         return counts
     tokenizer = Tokenizer.load(task.tokenizer, task.end_of_document)
-    entries = surviving_entries(
-        task.entries, task.dropped, task.part, ["document_id", "source", "length"]
-    )
+    entries = surviving_entries(task.entries, task.dropped, task.part, ["document_id", "source", "length"])
     entries = entries.set_column(
         entries.schema.get_field_index("source"), "source", entries["source"].cast(pa.string())
     )
@@ -336,8 +367,5 @@ def plan_shards(
     shards = []
     for group in sorted(runs, key=lambda group: (group[0], SPLITS.index(group[1]))):
         count = max(1, round(tokens[group] / target_tokens))
-        shards += [
-            Shard(group[0], group[1], number, count, runs[group], **common) for number in range(count)
-        ]
+        shards += [Shard(group[0], group[1], number, count, runs[group], **common) for number in range(count)]
     return shards
-

@@ -1,0 +1,462 @@
+"""The corpus build: from sources to a visible corpus version, restartable at every task.
+
+Every stage writes below <storage>/corpus under a key made of everything its output depends on, so that
+running again finds finished work and a changed setting never mixes with old outputs.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from base import files
+from base.errors import UserError
+from pipelines import manifest as manifests
+from pipelines import report, shard, tokenizer
+from pipelines.cluster import map_files, run_tasks
+from pipelines.config import Config
+from pipelines.decide import IDS_PER_TASK, Decide, Ordinals, count_dropped, decide_part, number_identical
+from pipelines.deduplicate import DedupOutcome, deduplicate, write_index
+from pipelines.inputs import Input
+from pipelines.ledger import Ledger, Stage
+from pipelines.manifest import Version
+from pipelines.measure import Measure, measure_part, part_url
+
+MEASURE_VERSION = 1
+"""Raised when the measuring code changes what it writes."""
+
+Progress = Callable[[str, int, int], None]
+"""(stage, tasks done, tasks in all)."""
+
+BUILD_SECTIONS = ("sources", "ingest", "quality", "dedup", "tokenize", "shard", "mixture", "corpus")
+
+
+class SourceLossError(UserError):
+    """One stage dropped more of a source than its configuration allows."""
+
+
+def build_configuration(config: Config) -> dict[str, Any]:
+    """The part of the configuration that decides what is in a corpus version."""
+    return {name: value for name, value in config.model_dump(mode="json").items() if name in BUILD_SECTIONS}
+
+
+def find_build(config: Config, inputs: list[Input]) -> Version | None:
+    """The version that was made with this configuration and holds exactly these inputs, if there is one."""
+    wanted = (files.key_of(build_configuration(config)), [asdict(item) for item in inputs])
+    for version in reversed(manifests.versions(config.storage)):
+        if (version.manifest["config_hash"], version.manifest["inputs"]) == wanted:
+            return version
+    return None
+
+
+def new_inputs(parent: Version, inputs: list[Input]) -> list[Input]:
+    """The inputs that the parent version has not read: new files and files whose content changed."""
+    known = {(item["source"], item["file"], item["digest"]) for item in parent.manifest["inputs"]}
+    return [item for item in inputs if (item.source, item.file, item.digest) not in known]
+
+
+class Build:
+    """One build of a corpus version from `inputs`, on top of `parent` if there is one."""
+
+    def __init__(
+        self, config: Config, inputs: list[Input], parent: Version | None, progress: Progress
+    ) -> None:
+        """Plan the build; nothing is written before `run`."""
+        self.config = config
+        self.inputs = inputs
+        self.parent = parent
+        self.progress = progress
+        self.corpus = manifests.corpus_url(config.storage)
+        self.sources = {source.name: source for source in config.sources}
+        self.ledger = Ledger()
+        number = len(manifests.versions(config.storage)) + 1
+        self.version = f"v{number:04d}"
+        self.folder = files.join(self.corpus, "versions", self.version)
+
+    def run(self) -> Version:
+        """Run every stage and commit the version.
+
+        Raises UserError for what a person can mend, LedgerError when counts disagree.
+        """
+        self.measure()
+        self.check_mixture()
+        self.decide()
+        self.check_losses("quality")
+        outcome = self.deduplicate()
+        if self.parent is None:
+            self.check_losses("exact", "fuzzy")
+        self.tokenize()
+        lines = self.write_shards()
+        self.ledger.check()
+        self.write_index()
+        return self.commit(lines, outcome)
+
+    def part(self, kind: str, item: Input, suffix: str) -> str:
+        """The file of one part of a measuring output."""
+        return part_url(self.corpus, kind, self.measure_key(item.source), item.part, suffix)
+
+    def measure_key(self, source: str) -> str:
+        """What documents, attributes, rejects and part counts of a source depend on."""
+        settings = self.sources[source]
+        return files.key_of(
+            MEASURE_VERSION,
+            {name: getattr(settings, name) for name in ("name", "format", "text_field", "name_field")},
+            self.config.ingest.model_dump(mode="json"),
+            self.config.dedup.minhash.model_dump(mode="json"),
+            self.config.corpus.model_dump(mode="json"),
+        )
+
+    def work(self, stage: str, key: str, *parts: str) -> str:
+        """A URL below work/<stage>/<key>."""
+        return files.join(self.corpus, "work", stage, key, *parts)
+
+    def counter(self, stage: str, total: int) -> Callable[[Any], None]:
+        """A callback that counts finished tasks of a stage."""
+        done = 0
+
+        def count(_: Any) -> None:
+            nonlocal done
+            done += 1
+            self.progress(stage, done, total)
+
+        self.progress(stage, 0, total)
+        return count
+
+    def measure(self) -> None:
+        """Read, clean, identify and measure every part."""
+        tasks = [
+            Measure(
+                self.corpus,
+                self.measure_key(item.source),
+                item,
+                self.sources[item.source],
+                self.config.ingest,
+                self.config.dedup.minhash,
+                self.config.corpus,
+            )
+            for item in sorted(self.inputs, key=lambda item: (-item.bytes, item))
+        ]
+        counts = map_files(measure_part, tasks, self.config.ray.workers, self.counter("measure", len(tasks)))
+        self.documents = sum(entry["documents"] for entry in counts)
+        for entry in counts:
+            self.ledger.add(Ledger.from_json(entry["ledger"]))
+
+    def check_mixture(self) -> None:
+        """Raise UserError if the mixture names a source that neither this build nor its parent has."""
+        known = set(self.ledger.sources) | set(self.parent.manifest["sources"] if self.parent else ())
+        unknown = sorted(set(self.config.mixture) - known)
+        if unknown:
+            raise UserError(
+                f"mixture names {', '.join(unknown)}, but the sources are {', '.join(sorted(known))}"
+            )
+
+    def decide(self) -> None:
+        """Number identical documents and apply the quality thresholds to the measured columns."""
+        config = self.config
+        attributes = [(item.part, self.part("attributes", item, "parquet")) for item in self.inputs]
+        base = files.key_of(
+            [(item.part, self.measure_key(item.source)) for item in self.inputs],
+            self.parent.hash if self.parent else None,
+        )
+        shares = -(-self.documents // IDS_PER_TASK) or 1
+        ordinals = run_tasks(
+            number_identical,
+            [
+                Ordinals(attributes, self.work("ordinals", base, f"{share:05d}.parquet"), share, shares)
+                for share in range(shares)
+            ],
+            config.ray.workers,
+        )
+        policies = [
+            source.model_dump(mode="json", include={"name", "kind", "kinds", "priority"})
+            for source in config.sources
+        ]
+        self.decide_key = files.key_of(base, config.quality.model_dump(mode="json"), policies)
+        tasks = [
+            Decide(
+                item.part,
+                url,
+                ordinals,
+                self.sources[item.source],
+                config.quality,
+                self.work("decide", self.decide_key, f"{item.part}.entries.parquet"),
+                self.work("decide", self.decide_key, f"{item.part}.dropped.parquet"),
+                self.work("decide", self.decide_key, f"{item.part}.json"),
+            )
+            for item, (_, url) in zip(self.inputs, attributes, strict=True)
+        ]
+        for counts in run_tasks(decide_part, tasks, config.ray.workers, self.counter("decide", len(tasks))):
+            self.ledger.add(Ledger.from_json(counts["ledger"]))
+        self.entries = [task.entries for task in tasks]
+        self.quality_dropped = [task.dropped for task in tasks]
+
+    def deduplicate(self) -> DedupOutcome:
+        """Drop exact and near duplicates of new documents among themselves and of the parent's."""
+        config = self.config
+        self.dedup_key = files.key_of(self.decide_key, config.dedup.model_dump(mode="json"))
+        outcome = deduplicate(
+            self.entries,
+            {item.part: self.part("documents", item, "arrow") for item in self.inputs},
+            self.work("dedup", self.dedup_key),
+            config.dedup,
+            self.indexes(),
+            self.progress,
+            config.ray.workers,
+        )
+        self.dropped = outcome.dropped
+        for stage, reason in (("exact", "exact_duplicate"), ("fuzzy", "near_duplicate")):
+            before = "quality" if stage == "exact" else "exact"
+            for stages in self.ledger.sources.values():
+                if before in stages:
+                    documents, size = stages[before].documents_out, stages[before].bytes_out
+                    stages[stage] = Stage(documents, size, documents_out=documents, bytes_out=size)
+            for url in outcome.dropped:
+                table = files.read_parquet(url, ["source", "reason", "bytes"])
+                table = table.filter(pc.equal(table["reason"].cast(pa.string()), reason))
+                count_dropped(self.ledger, stage, table)
+        return outcome
+
+    def indexes(self) -> list[str]:
+        """Dedup index folders of the ancestors, oldest first."""
+        paths = self.parent.manifest["indexes"] if self.parent else []
+        return [files.join(self.corpus, path) for path in paths]
+
+    def check_losses(self, *stages: str) -> None:
+        """Raise SourceLossError if one of the stages dropped more of a source than it may."""
+        for name, counts in sorted(self.ledger.sources.items()):
+            allowed = self.sources[name].max_loss if name in self.sources else self._record_source_loss()
+            for stage in stages:
+                if stage not in counts or not counts[stage].documents_in:
+                    continue
+                lost = counts[stage].documents_dropped / counts[stage].documents_in
+                if lost > allowed:
+                    reasons = ", ".join(
+                        f"{reason} {entry['documents']}"
+                        for reason, entry in sorted(counts[stage].dropped.items())
+                    )
+                    raise SourceLossError(
+                        f"source {name} loses {lost:.0%} of its {counts[stage].documents_in} documents in "
+                        f"stage {stage} ({reasons}), more than max_loss {allowed:.0%}; examples: "
+                        + "; ".join(self._examples(name, stage))
+                    )
+
+    def _record_source_loss(self) -> float:
+        return min(source.max_loss for source in self.config.sources if source.name_field)
+
+    def _examples(self, source: str, stage: str, count: int = 3) -> list[str]:
+        """Where some of the dropped documents came from, with the reason."""
+        urls = self.quality_dropped if stage == "quality" else self.dropped
+        by_part = {item.part: item.file for item in self.inputs}
+        found: list[str] = []
+        for url in urls:
+            table = files.read_parquet(url, ["source", "part", "row", "reason"])
+            table = table.filter(pc.equal(table["source"].cast(pa.string()), source))
+            found += [
+                f"document {row['row']} of {by_part[row['part']]} ({row['reason']})"
+                for row in table.slice(0, count).to_pylist()
+            ]
+            if len(found) >= count:
+                break
+        return found[:count]
+
+    def tokenizer_url(self) -> str:
+        """The tokenizer of this build: the parent's, the configured one, or one trained on the survivors."""
+        if self.parent:
+            return files.join(self.parent.url, self.parent.manifest["tokenizer"]["file"])
+        settings = self.config.tokenize
+        if settings.tokenizer:
+            return files.absolute(settings.tokenizer)
+        key = files.key_of(self.dedup_key, settings.model_dump(mode="json", exclude={"verify_documents"}))
+        url = self.work("tokenizer", key, "tokenizer.json")
+        if not files.exists(url):
+            self.progress("train tokenizer", 0, 1)
+            tasks = [
+                shard.Sample(
+                    item.part,
+                    self.part("documents", item, "arrow"),
+                    entries,
+                    self.dropped,
+                    self.sample_share(),
+                    self.work("tokenizer", key, f"{item.part}.parquet"),
+                )
+                for item, entries in zip(self.inputs, self.entries, strict=True)
+            ]
+            samples = run_tasks(shard.sample_texts, tasks, self.config.ray.workers)
+            sample = pa.concat_tables([files.read_parquet(sample) for sample in samples])
+            order = pc.sort_indices(sample["document_id"].cast(pa.binary()))
+            texts = sample["text"].take(order).to_pylist()
+            content = tokenizer.train(texts, settings.vocab_size, settings.end_of_document)
+            files.write_bytes(url, content)
+            self.progress("train tokenizer", 1, 1)
+        return url
+
+    def sample_share(self) -> float:
+        """Share of the surviving documents that the tokenizer is trained on."""
+        survivors = sum(
+            stages["fuzzy"].bytes_out for stages in self.ledger.sources.values() if "fuzzy" in stages
+        )
+        return min(1.0, self.config.tokenize.train_bytes / max(survivors, 1))
+
+    def tokenize(self) -> None:
+        """Encode the survivors of every part into sorted runs."""
+        config = self.config
+        self.tokenizer = self.tokenizer_url()
+        loaded = tokenizer.Tokenizer.load(self.tokenizer, config.tokenize.end_of_document)
+        self.tokenizer_facts = {
+            "file": "tokenizer.json",
+            "sha256": loaded.sha256,
+            "vocab_size": loaded.vocab_size,
+            "end_of_document": config.tokenize.end_of_document,
+            "end_of_document_id": loaded.end_of_document_id,
+            "dtype": loaded.dtype.name,
+        }
+        self.tokenize_key = files.key_of(
+            self.dedup_key,
+            loaded.sha256,
+            config.tokenize.end_of_document,
+            config.shard.model_dump(mode="json", include={"seed", "heldout_fraction"}),
+        )
+        tasks = [
+            shard.Tokenize(
+                item.part,
+                self.part("documents", item, "arrow"),
+                entries,
+                self.dropped,
+                self.tokenizer,
+                config.tokenize.end_of_document,
+                config.shard.seed,
+                config.shard.heldout_fraction,
+                self.work("tokens", self.tokenize_key, f"{item.part}.arrow"),
+                self.work("tokens", self.tokenize_key, f"{item.part}.json"),
+            )
+            for item, entries in zip(self.inputs, self.entries, strict=True)
+        ]
+        self.runs = map_files(
+            shard.tokenize_part, tasks, config.ray.workers, self.counter("tokenize", len(tasks))
+        )
+        self.places = {
+            item.part: {"file": item.file, "documents": task.documents, "tokens": task.output}
+            for item, task in zip(self.inputs, tasks, strict=True)
+        }
+        for counts in self.runs:
+            self.ledger.add(Ledger.from_json(counts["ledger"]))
+
+    def write_shards(self) -> list[dict[str, Any]]:
+        """Merge the runs into shards; returns their lines of the manifest, paths below versions/."""
+        tasks = shard.plan_shards(
+            self.runs,
+            self.places,
+            self.config.shard.target_tokens,
+            folder=self.folder,
+            facts=self.work("shards", files.key_of(self.tokenize_key, self.config.shard.target_tokens)),
+            tokenizer=self.tokenizer,
+            end_of_document=self.config.tokenize.end_of_document,
+            verify_documents=self.config.tokenize.verify_documents,
+        )
+        facts = run_tasks(
+            shard.write_shard, tasks, self.config.ray.workers, self.counter("shard", len(tasks))
+        )
+        return [{**line, "path": f"{self.version}/{line['path']}", "version": self.version} for line in facts]
+
+    def write_index(self) -> None:
+        """Write the dedup index of the documents that this version adds."""
+        self.index = f"index/{self.version}"
+        write_index(
+            self.entries,
+            {item.part: self.part("documents", item, "arrow") for item in self.inputs},
+            self.dropped,
+            self.version,
+            files.join(self.corpus, self.index),
+            self.config.dedup,
+            self.config.ray.workers,
+        )
+
+    def commit(self, lines: list[dict[str, Any]], outcome: DedupOutcome) -> Version:
+        """Write what belongs to the version and, last, its manifest."""
+        files.write_bytes(files.join(self.folder, "tokenizer.json"), files.read_bytes(self.tokenizer))
+        dropped = {
+            "quality": self._merge("dropped/quality.parquet", self.quality_dropped),
+            "duplicates": self._merge("dropped/duplicates.parquet", self.dropped),
+        }
+        rejects = self._merge(
+            "rejects.parquet", [self.part("rejects", item, "parquet") for item in self.inputs]
+        )
+        every = [*(self.parent.manifest["shards"] if self.parent else []), *lines]
+        configuration = build_configuration(self.config)
+        manifest = {
+            "schema": manifests.SCHEMA,
+            "name": self.config.name,
+            "version": self.version,
+            "parent": self.parent.name if self.parent else None,
+            "parent_manifest_hash": self.parent.hash if self.parent else None,
+            "config_hash": files.key_of(configuration),
+            "config": configuration,
+            "packages": manifests.package_versions(),
+            "tokenizer": self.tokenizer_facts,
+            "sources": self._source_totals(every),
+            "shards": every,
+            "indexes": [*(self.parent.manifest["indexes"] if self.parent else []), self.index],
+            "inputs": sorted(
+                [
+                    *(self.parent.manifest["inputs"] if self.parent else []),
+                    *(asdict(item) for item in self.inputs),
+                ],
+                key=lambda item: (item["source"], item["file"], item["digest"]),
+            ),
+            "ledger": self.ledger.to_json(),
+        }
+        report.write_report(
+            manifest,
+            {stage: [url] for stage, url in dropped.items()},
+            [self.part("attributes", item, "parquet") for item in self.inputs],
+            [rejects],
+            files.join(self.folder, "report.html"),
+            {},
+        )
+        files.write_json(files.join(self.folder, "manifest.json"), manifest)
+        return manifests.open_version(self.folder)
+
+    def _merge(self, path: str, urls: list[str]) -> str:
+        """One table of the version from the tables of its parts."""
+        url = files.join(self.folder, path)
+        tables = [files.read_parquet(part) for part in urls]
+        plain = [
+            table.cast(
+                pa.schema(
+                    [
+                        pa.field(
+                            field.name,
+                            field.type.value_type if pa.types.is_dictionary(field.type) else field.type,
+                        )
+                        for field in table.schema
+                    ]
+                )
+            )
+            for table in tables
+        ]
+        files.write_parquet(url, pa.concat_tables(plain) if plain else pa.table({}))
+        return url
+
+    def _source_totals(self, lines: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Totals of every source over all its shards, with its kind and mixture weight."""
+        totals: dict[str, dict[str, Any]] = {}
+        for line in lines:
+            name = line["source"]
+            fields = totals.setdefault(
+                name,
+                {
+                    "weight": self.config.mixture.get(name),
+                    "documents": 0,
+                    "tokens": 0,
+                    "text_bytes": 0,
+                    "heldout_documents": 0,
+                    "heldout_tokens": 0,
+                    "heldout_text_bytes": 0,
+                },
+            )
+            prefix = "heldout_" if line["split"] == "heldout" else ""
+            for field in ("documents", "tokens", "text_bytes"):
+                fields[prefix + field] += line[field]
+        return dict(sorted(totals.items()))

@@ -1,0 +1,240 @@
+"""MLflow: one run for every command, found again after a kill, and never a reason to stop.
+
+Training metrics are shipped from the journal that the loop writes; an outage delays them. Whatever else
+cannot be recorded is a warning.
+"""
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from base import files
+from base.errors import UserError
+from pipelines.config import Config
+
+PREFIX = "piledriver."
+log = logging.getLogger("piledriver.tracking")
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where runs go: MLflow tracking URI, experiment name and the folder of its artifacts."""
+
+    uri: str
+    experiment: str
+    artifacts: str | None
+
+    @classmethod
+    def of(cls, config: Config) -> "Tracking":
+        """The tracking settings of a project; raises UserError if remote storage has no tracking URI."""
+        experiment = config.tracking.experiment or config.name
+        if config.tracking.uri:
+            return cls(config.tracking.uri, experiment, None)
+        local = files.local_path(config.storage)
+        if local is None:
+            raise UserError(f"tracking.uri must be set, because storage {config.storage} is not local")
+        return cls(f"sqlite:///{local}/mlflow.db", experiment, f"file://{local}/mlartifacts")
+
+
+class Run:
+    """One MLflow run; a failed call is a warning."""
+
+    def __init__(self, client: Any, run_id: str | None) -> None:
+        """A run of `client`; without a run id nothing is recorded."""
+        self.client = client
+        self.id = run_id
+
+    def _try(self, function: str, *arguments: Any, **keywords: Any) -> None:
+        if self.id is None:
+            return
+        try:
+            getattr(self.client, function)(self.id, *arguments, **keywords)
+        except Exception as error:
+            log.warning("MLflow did not record %s: %s", function, error)
+
+    def tags(self, tags: dict[str, str]) -> None:
+        """Set tags, under the prefix `piledriver.`."""
+        for name, value in tags.items():
+            self._try("set_tag", PREFIX + name, value)
+
+    def params(self, values: dict[str, Any]) -> None:
+        """Log nested configuration values as flat parameters."""
+        from mlflow.entities import Param
+
+        flat = [Param(name, str(value)[:500]) for name, value in _flatten(values)]
+        for start in range(0, len(flat), 100):
+            self._try("log_batch", params=flat[start : start + 100])
+
+    def metrics(self, values: dict[str, float], step: int = 0) -> None:
+        """Log metrics of one step."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._try("log_batch", metrics=[Metric(name, value, now, step) for name, value in values.items()])
+
+    def artifact(self, url: str, folder: str | None = None) -> None:
+        """Log one file as an artifact."""
+        local = files.local_path(url)
+        if local is not None:
+            self._try("log_artifact", local, folder)
+        else:
+            self._try("log_text", files.read_bytes(url).decode(), url.rsplit("/", 1)[-1])
+
+
+def client_of(tracking: Tracking) -> Any:
+    """An MLflow client, with the libraries' chatter switched off."""
+    for name in ("alembic", "mlflow", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from mlflow import MlflowClient
+
+    if tracking.uri.startswith("sqlite:///"):
+        Path(tracking.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking.uri)
+
+
+@contextlib.contextmanager
+def run(tracking: Tracking, command: str, key: str, tags: dict[str, str]) -> Iterator[Run]:
+    """The MLflow run of one command and one piece of work.
+
+    `key` names the work: a run of the same command and key that did not finish is continued.
+    """
+    opened = _open(tracking, command, key, tags)
+    try:
+        yield opened
+    except BaseException:
+        opened._try("set_terminated", "FAILED")
+        raise
+    opened._try("set_terminated", "FINISHED")
+
+
+def _open(tracking: Tracking, command: str, key: str, tags: dict[str, str]) -> Run:
+    try:
+        client = client_of(tracking)
+        experiment = client.get_experiment_by_name(tracking.experiment)
+        if experiment:
+            experiment_id = experiment.experiment_id
+        else:
+            experiment_id = client.create_experiment(tracking.experiment, tracking.artifacts)
+        found = find(tracking, command, key=key)
+        if found and found.info.status != "FINISHED":
+            client.update_run(found.info.run_id, status="RUNNING")
+            opened = Run(client, found.info.run_id)
+        else:
+            created = client.create_run(
+                experiment_id,
+                run_name=f"{command} {tags.get('version', '')}".strip(),
+                tags={PREFIX + "command": command, PREFIX + "key": key},
+            )
+            opened = Run(client, created.info.run_id)
+    except Exception as error:
+        log.warning("MLflow at %s cannot be used, so this run is not recorded: %s", tracking.uri, error)
+        return Run(None, None)
+    opened.tags(tags)
+    return opened
+
+
+def find(tracking: Tracking, command: str, **tags: str) -> Any | None:
+    """The newest run of a command with these tags, or None; never raises."""
+    try:
+        client = client_of(tracking)
+        experiment = client.get_experiment_by_name(tracking.experiment)
+        if experiment is None:
+            return None
+        wanted = {"command": command, **tags}
+        query = " and ".join(f"tags.`{PREFIX}{name}` = '{value}'" for name, value in wanted.items())
+        found = client.search_runs([experiment.experiment_id], query, max_results=1)
+    except Exception as error:
+        log.warning("MLflow at %s cannot be searched: %s", tracking.uri, error)
+        return None
+    return found[0] if found else None
+
+
+def upstream(tracking: Tracking, command: str, **tags: str) -> dict[str, str]:
+    """The tag that links a run to the newest run of the command it builds on."""
+    found = find(tracking, command, **tags)
+    return {"upstream": found.info.run_id} if found else {}
+
+
+@contextlib.contextmanager
+def ship_journal(tracking: Tracking, run_id: str, journal: str, every: float = 2.0) -> Iterator[None]:
+    """Send the lines of a training journal to an MLflow run from a thread while the block runs.
+
+    Each line is a JSON object with `step`, `time` (seconds) and numbers. How far the journal was sent is
+    kept beside it; sending a line twice changes nothing, since a metric is keyed by name, step and time.
+    """
+    stop = threading.Event()
+    shipper = _Shipper(tracking, run_id, Path(journal))
+    thread = threading.Thread(target=shipper.work, args=(stop, every), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=60)
+
+
+class _Shipper:
+    def __init__(self, tracking: Tracking, run_id: str, journal: Path) -> None:
+        self.tracking = tracking
+        self.run_id = run_id
+        self.journal = journal
+        self.mark = journal.with_name(journal.name + ".shipped")
+        self.client: Any = None
+        self.warned = False
+
+    def work(self, stop: threading.Event, every: float) -> None:
+        while not stop.is_set():
+            self.send()
+            stop.wait(every)
+        self.send()
+
+    def send(self) -> None:
+        """Send every complete line that was not sent; on failure try again at the next call."""
+        from mlflow.entities import Metric
+
+        start = int(self.mark.read_text()) if self.mark.exists() else 0
+        if not self.journal.exists() or self.journal.stat().st_size <= start:
+            return
+        with self.journal.open("rb") as file:
+            file.seek(start)
+            content = file.read()
+        content = content[: content.rfind(b"\n") + 1]
+        metrics = []
+        for line in content.splitlines():
+            entry = json.loads(line)
+            stamp = int(entry["time"] * 1000)
+            metrics += [
+                Metric(name, float(value), stamp, entry["step"])
+                for name, value in _numbers(entry)
+                if name not in ("step", "time")
+            ]
+        try:
+            self.client = self.client or client_of(self.tracking)
+            for first in range(0, len(metrics), 500):
+                self.client.log_batch(self.run_id, metrics=metrics[first : first + 500])
+        except Exception as error:
+            if not self.warned:
+                log.warning("MLflow at %s does not answer; metrics wait: %s", self.tracking.uri, error)
+            self.warned = True
+            return
+        files.write_bytes(str(self.mark), str(start + len(content)).encode())
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _numbers(entry: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in _flatten(entry):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            yield name.replace(".", "/"), value
