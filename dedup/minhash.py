@@ -1,0 +1,411 @@
+r"""MinHash signatures, exact shingle sets and the text hash of Arrow string columns.
+
+*Shingles.* Words are what `re.findall(r"\w+", text.lower())` finds; a shingle is `ngram` consecutive words,
+or, for character shingles, `ngram` consecutive code points of the lower-cased text with every run of white
+space as one space and none at the ends. A document with fewer has one shingle of all it has; a document
+without any has none and is never a candidate. A shingle's hash is 64 bits: a polynomial over the 64-bit
+hashes of its words, finished with the mixer of MurmurHash3.
+
+*Signatures* (Broder 1997). Permutation i is x -> a_i x + b_i mod 2^32, a_i odd, of the upper 32 bits of the
+shingle hash. Linear permutations are not min-wise independent on adversarial sets, but are on sets of
+well-mixed values (Bohman, Cooper, Frieze 2000, "Min-wise independent linear permutations"), which hashes are.
+Two documents of n shingles share a minimum by chance with probability about n / 2^32; a false candidate
+costs a verification and never a document. Band hashes are 64 bits over the band's `rows` minima.
+"""
+
+import functools
+import re
+import sys
+
+import numba
+import numpy as np
+import pyarrow as pa
+
+from dedup.config import MinHashConfig
+from dedup.hashing import ids_from_words, secret_words, string_buffers, xxh3_128
+
+_WORD = 1 << 28
+_SPACE = 1 << 29
+_CASED = 1 << 30
+_IGNORABLE = 1 << 31
+_LOWER = (1 << 21) - 1
+
+_SIGMA = 0x3A3
+_FINAL_SIGMA = 0x3C2
+_DOTTED_I = 0x130
+_DOT_ABOVE = 0x307
+
+_WORD_SEED = np.uint64(0xCBF29CE484222325)
+_WORD_PRIME = np.uint64(0x9E3779B97F4A7C15)
+_SHINGLE_BASE = np.uint64(0xD6E8FEB86659FD93)
+_BUFFER = 4096
+_LANES = 64
+
+
+@functools.cache
+def _code_points() -> tuple[np.ndarray, np.ndarray]:
+    """(by code point: flags and lower case, uint32; by byte: lower case of a word byte, else 0, uint8).
+
+    Bytes above 127 have 255 in the second table.
+
+    Flags are what Python's own `str.lower` and `re` do, so that words are theirs by construction.
+    """
+    table = np.arange(sys.maxunicode + 1, dtype=np.uint32)
+    word = re.compile(r"\w").match
+    for first, end in ((0, 0xD800), (0xE000, 0x40000), (0xE0000, 0xE0200)):
+        characters = [chr(code) for code in range(first, end)]
+        lower = [c.lower()[0] for c in characters]
+        block = np.array([ord(c) for c in lower], np.uint32)
+        block |= np.array([word(c) is not None for c in lower], np.uint32) * np.uint32(_WORD)
+        block |= np.array([c.isspace() for c in characters], np.uint32) * np.uint32(_SPACE)
+        # The final form of sigma asks which characters are cased and which are ignored; str.lower tells.
+        cased = np.array([(c + "Σ").lower()[-1] == "ς" for c in characters], np.bool_)
+        ignorable = np.array([("A" + c + "Σ").lower()[-1] == "ς" for c in characters], np.bool_) & ~cased
+        block |= cased.astype(np.uint32) * np.uint32(_CASED)
+        block |= ignorable.astype(np.uint32) * np.uint32(_IGNORABLE)
+        table[first:end] = block
+    ascii_words = np.full(256, 255, np.uint8)
+    ascii_words[:128] = np.where(table[:128] & _WORD, table[:128] & 127, 0)
+    return table, ascii_words
+
+
+@numba.njit(cache=True, inline="always")
+def mix64(h):  # type: ignore[no-untyped-def]
+    """The 64-bit finaliser of MurmurHash3: a bijection that spreads every bit."""
+    h ^= h >> np.uint64(33)
+    h *= np.uint64(0xFF51AFD7ED558CCD)
+    h ^= h >> np.uint64(33)
+    h *= np.uint64(0xC4CEB9FE1A85EC53)
+    return h ^ (h >> np.uint64(33))
+
+
+@numba.njit(cache=True)
+def _decode(data, p):  # type: ignore[no-untyped-def]
+    """(code point, length) of the valid UTF-8 sequence at p."""
+    c = np.int64(data[p])
+    if c < 0x80:
+        return c, 1
+    if c < 0xE0:
+        return ((c & 0x1F) << 6) | (data[p + 1] & 0x3F), 2
+    if c < 0xF0:
+        return ((c & 0x0F) << 12) | (np.int64(data[p + 1] & 0x3F) << 6) | (data[p + 2] & 0x3F), 3
+    upper = ((c & 0x07) << 18) | (np.int64(data[p + 1] & 0x3F) << 12)
+    return upper | (np.int64(data[p + 2] & 0x3F) << 6) | (data[p + 3] & 0x3F), 4
+
+
+@numba.njit(cache=True)
+def _sigma_is_final(data, p, start, end, table):  # type: ignore[no-untyped-def]
+    """Whether the capital sigma at p becomes the final form (Unicode's Final_Sigma, as in CPython)."""
+    q = p
+    before = False
+    while q > start and not before:
+        q -= 1
+        while data[q] & 0xC0 == 0x80:
+            q -= 1
+        flags = table[_decode(data, q)[0]]
+        if flags & _CASED:
+            before = True
+        elif not flags & _IGNORABLE:
+            return False
+    if not before:
+        return False
+    q = p + 2
+    while q < end:
+        code, size = _decode(data, q)
+        flags = table[code]
+        if flags & _CASED:
+            return False
+        if not flags & _IGNORABLE:
+            return True
+        q += size
+    return True
+
+
+@numba.njit(cache=True, inline="always")
+def _push(token, ring, state, power, out, filled):  # type: ignore[no-untyped-def]
+    """Append a token to the rolling shingle; returns the new number of hashes in `out`."""
+    # state: rolling polynomial, tokens so far.
+    n = np.uint64(len(ring))
+    at = state[1] % n
+    if state[1] >= n:
+        state[0] -= ring[at] * power
+    ring[at] = token
+    state[0] = state[0] * _SHINGLE_BASE + token
+    state[1] += np.uint64(1)
+    if state[1] >= n:
+        out[filled] = mix64(state[0])
+        return filled + 1
+    return filled
+
+
+@numba.njit(cache=True)
+def _fill_words(data, p, start, end, table, ascii_words, ring, state, power, out):  # type: ignore[no-untyped-def]
+    """Hash word shingles from byte p until `out` is full or the text ends; returns (next byte, hashes)."""
+    filled = 0
+    h = _WORD_SEED
+    while p < end:
+        c = ascii_words[data[p]]
+        if c != 255:
+            p += 1
+            if c != 0:
+                h = (h ^ np.uint64(c)) * _WORD_PRIME
+                continue
+        else:
+            code, size = _decode(data, p)
+            flags = table[code]
+            if flags & _WORD:
+                lower = flags & _LOWER
+                if code == _SIGMA and _sigma_is_final(data, p, start, end, table):
+                    lower = np.uint32(_FINAL_SIGMA)
+                h = (h ^ np.uint64(lower)) * _WORD_PRIME
+                p += size
+                # Its lower case is an i and a combining dot, which is no word character.
+                if code != _DOTTED_I:
+                    continue
+            else:
+                p += size
+        if h != _WORD_SEED:
+            filled = _push(mix64(h), ring, state, power, out, filled)
+            h = _WORD_SEED
+            if filled == len(out):
+                return p, filled
+    if h != _WORD_SEED:
+        filled = _push(mix64(h), ring, state, power, out, filled)
+    return p, filled
+
+
+@numba.njit(cache=True)
+def _fill_characters(data, p, start, end, table, ring, state, power, out):  # type: ignore[no-untyped-def]
+    """Hash character shingles from byte p until `out` is nearly full or the text ends."""
+    filled = 0
+    while p < end:
+        code, size = _decode(data, p)
+        flags = table[code]
+        p += size
+        if flags & _SPACE:
+            while p < end and table[_decode(data, p)[0]] & _SPACE:
+                p += _decode(data, p)[1]
+            if state[1] == 0 or p == end:
+                continue
+            lower = np.uint32(32)
+        else:
+            lower = flags & _LOWER
+            if code == _SIGMA and _sigma_is_final(data, p - size, start, end, table):
+                lower = np.uint32(_FINAL_SIGMA)
+        filled = _push(mix64(_WORD_SEED ^ np.uint64(lower)), ring, state, power, out, filled)
+        if code == _DOTTED_I:
+            filled = _push(mix64(_WORD_SEED ^ np.uint64(_DOT_ABOVE)), ring, state, power, out, filled)
+        if filled >= len(out) - 1:
+            break
+    return p, filled
+
+
+@numba.njit(cache=True)
+def _fill(data, p, start, end, character, table, ascii_words, ring, state, power, out):  # type: ignore[no-untyped-def]
+    if p == start:
+        state[:] = 0
+    if character:
+        p, filled = _fill_characters(data, p, start, end, table, ring, state, power, out)
+    else:
+        p, filled = _fill_words(data, p, start, end, table, ascii_words, ring, state, power, out)
+    if p >= end and 0 < state[1] < len(ring):
+        out[filled] = mix64(state[0])
+        filled += 1
+    return p, filled
+
+
+@numba.njit(cache=True)
+def _minima(hashes, count, narrow, a, b, minima):  # type: ignore[no-untyped-def]
+    """Lower `minima` by all permutations of `count` hashes; the inner loop is a vector minimum."""
+    padded = (count + _LANES - 1) // _LANES * _LANES
+    for j in range(count):
+        narrow[j] = np.uint32(hashes[j] >> np.uint64(32))
+    # A repeated hash changes no minimum and spares the scalar remainder.
+    for j in range(count, padded):
+        narrow[j] = narrow[0]
+    for i in range(len(a)):
+        factor = a[i]
+        shift = b[i]
+        least = minima[i]
+        for j in range(padded):
+            least = min(least, np.uint32(np.uint32(factor * narrow[j]) + shift))
+        minima[i] = least
+
+
+@numba.njit(cache=True)
+def _power(n):  # type: ignore[no-untyped-def]
+    """The factor with which the oldest of n tokens is in the rolling polynomial."""
+    power = np.uint64(1)
+    for _ in range(n - 1):
+        power *= _SHINGLE_BASE
+    return power
+
+
+@numba.njit(cache=True, nogil=True)
+def _signatures(data, offsets, n, character, table, ascii_words, a, b, rows, bands, shingles):  # type: ignore[no-untyped-def]
+    ring = np.zeros(n, np.uint64)
+    state = np.zeros(2, np.uint64)
+    hashes = np.empty(_BUFFER, np.uint64)
+    narrow = np.empty(_BUFFER + _LANES, np.uint32)
+    minima = np.empty(len(a), np.uint32)
+    power = _power(n)
+    for document in range(len(offsets) - 1):
+        start = offsets[document]
+        end = offsets[document + 1]
+        minima[:] = np.uint32(0xFFFFFFFF)
+        total = 0
+        p = start
+        while p < end:
+            p, filled = _fill(data, p, start, end, character, table, ascii_words, ring, state, power, hashes)
+            if filled:
+                _minima(hashes, filled, narrow, a, b, minima)
+                total += filled
+        shingles[document] = total
+        for band in range(bands.shape[1]):
+            h = np.uint64(band + 1) * _WORD_PRIME
+            for row in range(band * rows, (band + 1) * rows):
+                h = mix64(h ^ np.uint64(minima[row])) + _WORD_PRIME
+            bands[document, band] = h
+
+
+@numba.njit(cache=True, nogil=True)
+def _shingle_sets(data, offsets, n, character, table, ascii_words, set_offsets):  # type: ignore[no-untyped-def]
+    ring = np.zeros(n, np.uint64)
+    state = np.zeros(2, np.uint64)
+    power = _power(n)
+    hashes = np.empty(_BUFFER, np.uint64)
+    values = np.empty(1024, np.uint64)
+    used = 0
+    for document in range(len(offsets) - 1):
+        start = offsets[document]
+        end = offsets[document + 1]
+        first = used
+        p = start
+        while p < end:
+            p, filled = _fill(data, p, start, end, character, table, ascii_words, ring, state, power, hashes)
+            if used + filled > len(values):
+                grown = np.empty(2 * (used + filled), np.uint64)
+                grown[:used] = values[:used]
+                values = grown
+            values[used : used + filled] = hashes[:filled]
+            used += filled
+        values[first:used].sort()
+        last = used
+        used = first
+        for i in range(first, last):
+            if i == first or values[i] != values[used - 1]:
+                values[used] = values[i]
+                used += 1
+        set_offsets[document + 1] = used
+    return values[:used]
+
+
+@functools.cache
+def _permutations(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(odd factors, shifts), uint32, from SplitMix64 (Steele, Lea, Flood 2014): the same for ever."""
+    mask = 2**64 - 1
+    state = seed & mask
+    numbers = []
+    for _ in range(count):
+        state = (state + 0x9E3779B97F4A7C15) & mask
+        z = state
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & mask
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB & mask
+        numbers.append(z ^ (z >> 31))
+    factors = np.array([number >> 32 | 1 for number in numbers], np.uint32)
+    return factors, np.array([number & 0xFFFFFFFF for number in numbers], np.uint32)
+
+
+def signatures(text: pa.Array | pa.ChunkedArray, config: MinHashConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Band hashes (n, bands) uint64 and shingle counts (n,) int32 (not distinct) of a string column.
+
+    The band hashes of a document with 0 shingles mean nothing.
+    """
+    data, offsets = string_buffers(text)
+    table, ascii_words = _code_points()
+    a, b = _permutations(config.seed, config.bands * config.rows)
+    bands = np.empty((len(offsets) - 1, config.bands), np.uint64)
+    shingles = np.empty(len(offsets) - 1, np.int32)
+    character = config.shingle == "character"
+    _signatures(
+        data, offsets, config.ngram, character, table, ascii_words, a, b, config.rows, bands, shingles
+    )
+    return bands, shingles
+
+
+def shingle_sets(text: pa.Array | pa.ChunkedArray, config: MinHashConfig) -> tuple[np.ndarray, np.ndarray]:
+    """The set of shingle hashes of each document: (offsets int64 (n + 1), values uint64).
+
+    Document i's set is values[offsets[i]:offsets[i + 1]], sorted and distinct. Needs 8 bytes a shingle.
+    """
+    data, offsets = string_buffers(text)
+    table, ascii_words = _code_points()
+    set_offsets = np.zeros(len(offsets), np.int64)
+    character = config.shingle == "character"
+    values = _shingle_sets(data, offsets, config.ngram, character, table, ascii_words, set_offsets)
+    return set_offsets, values
+
+
+@numba.njit(cache=True, nogil=True)
+def jaccard(offsets, values, left, right, out):  # type: ignore[no-untyped-def]
+    """Jaccard similarity of sets `left[i]` and `right[i]` (as from `shingle_sets`) into out float32.
+
+    Two empty sets have similarity 0.
+    """
+    for i in range(len(left)):
+        p, p_end = offsets[left[i]], offsets[left[i] + 1]
+        q, q_end = offsets[right[i]], offsets[right[i] + 1]
+        total = (p_end - p) + (q_end - q)
+        shared = 0
+        while p < p_end and q < q_end:
+            x = values[p]
+            y = values[q]
+            shared += x == y
+            p += x <= y
+            q += y <= x
+        out[i] = shared / (total - shared) if total else 0.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _text_hash(data, offsets, table, secret, high, low):  # type: ignore[no-untyped-def]
+    scratch = np.empty(0, np.uint8)
+    for i in range(len(offsets) - 1):
+        p = offsets[i]
+        end = offsets[i + 1]
+        if len(scratch) < end - p:
+            scratch = np.empty(2 * (end - p), np.uint8)
+        used = 0
+        gap = False
+        while p < end:
+            c = data[p]
+            size = 1
+            if c < 128:
+                space = c == 32 or 9 <= c <= 13 or 28 <= c <= 31
+            else:
+                code, size = _decode(data, p)
+                space = table[code] & _SPACE != 0
+            if space:
+                gap = True
+            else:
+                if gap and used:
+                    scratch[used] = 32
+                    used += 1
+                gap = False
+                for k in range(size):
+                    scratch[used + k] = data[p + k]
+                used += size
+            p += size
+        low[i], high[i] = xxh3_128(scratch, 0, used, secret)
+
+
+def text_hash(text: pa.Array | pa.ChunkedArray) -> pa.FixedSizeBinaryArray:
+    """xxh3-128 of each text with white space normalised: `" ".join(text.split())` in UTF-8.
+
+    Documents with equal text hashes are exact duplicates. Case is kept: what differs in case or punctuation
+    only is left to MinHash, where it has similarity 1.
+    """
+    data, offsets = string_buffers(text)
+    high = np.empty(len(offsets) - 1, np.uint64)
+    low = np.empty(len(offsets) - 1, np.uint64)
+    _text_hash(data, offsets, _code_points()[0], secret_words(), high, low)
+    return ids_from_words(high, low)

@@ -1,0 +1,118 @@
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dedup import minhash
+from dedup.config import MinHashConfig
+
+LETTERS = "abAB 019_.,-\n\téÉßİıΣσςªºµǅⅣⅷⓐ²½ÅÅ中文字\u0307\u0301\u00a0\u2009\u3000'·ʰ𝐀𐐀\U000e0101"
+TEXT = st.text(st.sampled_from(LETTERS), max_size=60) | st.text(
+    st.characters(exclude_categories=["Cs"]), max_size=60
+)
+
+
+def word_shingles(text, n=5):
+    words = re.findall(r"\w+", text.lower())
+    if 0 < len(words) < n:
+        return {tuple(words)}
+    return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)}
+
+
+def character_shingles(text, n=5):
+    characters = " ".join(text.lower().split())
+    if 0 < len(characters) < n:
+        return {characters}
+    return {characters[i : i + n] for i in range(len(characters) - n + 1)}
+
+
+def column(texts):
+    return pa.array(texts, pa.large_string())
+
+
+def sets(texts, config):
+    offsets, values = minhash.shingle_sets(column(texts), config)
+    return [set(values[offsets[i] : offsets[i + 1]].tolist()) for i in range(len(texts))]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(TEXT, min_size=1, max_size=8), st.sampled_from(["word", "character"]), st.integers(1, 6))
+def test_shingles_are_those_of_the_definition(texts, shingle, n):
+    reference = [(word_shingles if shingle == "word" else character_shingles)(text, n) for text in texts]
+    result = sets(texts, MinHashConfig(shingle=shingle, ngram=n))
+    for ours, theirs in zip(result, reference, strict=True):
+        assert len(ours) == len(theirs)
+    for i, one in enumerate(reference):
+        for j, other in enumerate(reference):
+            assert len(result[i] & result[j]) == len(one & other), (texts[i], texts[j])
+
+
+def test_every_code_point_is_classed_and_lower_cased_as_python_does():
+    texts = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    config = MinHashConfig(ngram=1)
+    ours = minhash.shingle_sets(column(texts), config)[0]
+    assert (np.diff(ours) == [len(re.findall(r"\w+", text.lower())) for text in texts]).all()
+    words = [(text, text.lower()) for text in texts if text.lower() != text and len(text.lower()) == 1]
+    upper = minhash.shingle_sets(column(["a" + a + "b" for a, _ in words]), config)[1]
+    lower = minhash.shingle_sets(column(["a" + b + "b" for _, b in words]), config)[1]
+    assert (upper == lower).all()
+
+
+def test_long_documents_pass_through_the_buffer():
+    generator = np.random.default_rng(1)
+    texts = [" ".join(map(str, generator.integers(0, 5000, 20_000)))] * 2 + ["x " * 4100, "x y " * 4096]
+    assert [len(one) for one in sets(texts, MinHashConfig())] == [len(word_shingles(t)) for t in texts]
+    bands, counts = minhash.signatures(column(texts), MinHashConfig())
+    assert counts.tolist() == [19_996, 19_996, 4096, 8188]
+    assert (bands[0] == bands[1]).all()
+    characters = sets(texts, MinHashConfig(shingle="character"))
+    assert [len(one) for one in characters] == [len(character_shingles(t)) for t in texts]
+
+
+def test_signatures_do_not_depend_on_neighbours():
+    texts = ["one two three four five six", "", "a b", "!!", "one two three four five six seven"]
+    together, counts = minhash.signatures(column(texts), MinHashConfig())
+    assert counts.tolist() == [2, 0, 1, 0, 3]
+    for i in (0, 2, 4):
+        alone, _ = minhash.signatures(column(texts[i : i + 1]), MinHashConfig())
+        assert (alone[0] == together[i]).all()
+    assert (minhash.signatures(column(texts)[2:], MinHashConfig())[0][2] == together[4]).all()
+
+
+@pytest.mark.parametrize("similarity", [0.2, 0.5, 0.8])
+def test_rate_of_equal_minima_is_the_jaccard_similarity(similarity):
+    """One row a band: band hashes are equal as often as the sets are similar, with binomial variance."""
+    config = MinHashConfig(ngram=1, bands=256, rows=1)
+    shared = round(100 * 2 * similarity / (1 + similarity))
+    rates = []
+    for pair in range(200):
+        both = [f"s{pair}x{i}" for i in range(shared)]
+        left = both + [f"l{pair}x{i}" for i in range(100 - shared)]
+        right = both + [f"r{pair}x{i}" for i in range(100 - shared)]
+        bands, _ = minhash.signatures(column([" ".join(left), " ".join(right)]), config)
+        rates.append((bands[0] == bands[1]).mean())
+    exact = shared / (200 - shared)
+    variance = exact * (1 - exact) / 256
+    assert abs(np.mean(rates) - exact) < 4 * np.sqrt(variance / 200)
+    assert 0.7 < np.var(rates) / variance < 1.4
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(TEXT, max_size=8))
+def test_text_hash_is_of_the_text_with_single_spaces(texts):
+    expected = [xxhash.xxh3_128_digest(" ".join(text.split()).encode()) for text in texts]
+    assert minhash.text_hash(column(texts)).to_pylist() == expected
+
+
+@settings(deadline=None)
+@given(st.lists(TEXT, min_size=2, max_size=2))
+def test_jaccard(texts):
+    offsets, values = minhash.shingle_sets(column(texts), MinHashConfig(ngram=2))
+    out = np.empty(1, np.float32)
+    minhash.jaccard(offsets, values, np.array([0]), np.array([1]), out)
+    one, other = (word_shingles(text, 2) for text in texts)
+    assert out[0] == np.float32(len(one & other) / max(len(one | other), 1))
