@@ -43,7 +43,7 @@ class ModelConfig(Section):
     init_method: Literal["normal", "small_init"] = "small_init"
     """Initialisation of matrices: normal(0, 0.02), or sqrt(2 / (5 hidden)) (Nguyen & Salazar 2019)."""
     output_init_method: Literal["normal", "wang_init"] = "wang_init"
-    """Initialisation of output projections: as init_method, or 2 / (layers sqrt(hidden)) (Wang & Komatsuzaki)."""
+    """Initialisation of output projections: as init_method, or 2 / (layers sqrt(hidden)) (Wang 2021)."""
     attention_reset: bool = False
     """Do not attend across document ends within a packed sequence."""
 
@@ -53,8 +53,8 @@ class ModelConfig(Section):
             raise ValueError(f"num_heads {self.num_heads} must divide hidden_size {self.hidden_size}")
         if self.rotary_size < 2 or self.rotary_size % 2:
             raise ValueError(
-                f"rotary_fraction {self.rotary_fraction} rotates {self.rotary_size} of a head's {self.head_size} "
-                "dimensions; it must be an even number of at least 2"
+                f"rotary_fraction {self.rotary_fraction} rotates {self.rotary_size} of a head's "
+                f"{self.head_size} dimensions; it must be an even number of at least 2"
             )
         return self
 

@@ -1,9 +1,9 @@
 """Cross-entropy of a linear output layer, a chunk of positions at a time.
 
-The plain way holds the logits of all positions several times over (in the model's dtype, in float32, and their
-gradient); at 4,096 positions × 50,688 tokens each copy in float32 is 0.8 GB per sequence. Here the logits of
-one chunk exist at a time, and the gradients are computed while they do. The method is that of Hsu et al. 2024
-(Liger Kernel, arXiv:2410.10989).
+The plain way holds the logits of all positions several times over (in the model's dtype, in float32, and
+their gradient); at 4,096 positions × 50,688 tokens each copy in float32 is 0.8 GB per sequence. Here the
+logits of one chunk exist at a time, and the gradients are computed while they do. The method is that of
+Hsu et al. 2024 (Liger Kernel, arXiv:2410.10989).
 """
 
 from typing import Any
@@ -75,9 +75,10 @@ def chunked_cross_entropy(
 ) -> Tensor:
     """Mean cross-entropy in nats per token of `softmax(hidden @ weightᵀ)`, as a float32 scalar.
 
-    hidden (N, hidden size), weight (padded vocabulary, hidden size), targets (N,) int64 in [0, vocab_size), or
-    IGNORE. Rows of `weight` from `vocab_size` on are padding: they take no probability and get a zero gradient.
-    `chunk` positions are processed at a time. The sum, and the gradient of `weight`, are kept in float32.
+    hidden (N, hidden size), weight (padded vocabulary, hidden size), targets (N,) int64 in [0, vocab_size),
+    or IGNORE. Rows of `weight` from `vocab_size` on are padding: they take no probability and get a zero
+    gradient. `chunk` positions are processed at a time. The loss and the gradient of `weight` are summed in
+    float32.
     """
     loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, vocab_size, chunk)
     return loss

@@ -35,8 +35,8 @@ class Embedding(nn.Embedding):
 class Cache:
     """Keys and values of the positions seen so far, for generation.
 
-    Rows of the batch may be of different lengths: each writes at its own positions, so no row is padded on the
-    left and every token has the position that it would have alone.
+    Rows of the batch may be of different lengths: each writes at its own positions, so no row is padded on
+    the left and every token has the position that it would have alone.
     """
 
     keys: Tensor
@@ -50,10 +50,10 @@ class Cache:
 
 
 def rotary_tables(positions: Tensor, size: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (…, size / 2) in `dtype` of rotary embeddings (Su et al. 2021) at int64 `positions` (…).
+    """Cosines and sines (…, size / 2) in `dtype` of rotary embeddings (Su et al. 2021) at `positions` (…).
 
-    They are computed in float32 at every call instead of being kept in a buffer, because half precision cannot
-    represent the angles, and `.half()`, `.to()` and ZeRO would cast a buffer.
+    They are computed in float32 at every call instead of being kept in a buffer, because half precision
+    cannot represent the angles, and `.half()`, `.to()` and ZeRO would cast a buffer.
     """
     exponents = torch.arange(0, size, 2, dtype=torch.float32, device=positions.device) / size
     angles = positions.unsqueeze(-1).float() * (1.0 / base**exponents)
@@ -74,6 +74,7 @@ class Attention(nn.Module):
     """Causal self-attention with partial rotary embeddings."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
+        """`layer` is the index of its keys and values in a cache."""
         super().__init__()
         self.layer = layer
         self.num_heads = config.num_heads
@@ -111,6 +112,7 @@ class MLP(nn.Module):
     """Two linear maps with a GELU between them."""
 
     def __init__(self, config: ModelConfig) -> None:
+        """Named as in GPT-NeoX."""
         super().__init__()
         self.dense_h_to_4h = Linear(config.hidden_size, config.mlp_size)
         self.dense_4h_to_h = Linear(config.mlp_size, config.hidden_size)
@@ -126,6 +128,7 @@ class Layer(nn.Module):
     """One transformer layer: attention and MLP, each with its own LayerNorm, in parallel or in sequence."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
+        """`layer` is its index."""
         super().__init__()
         self.parallel_residual = config.parallel_residual
         self.input_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_epsilon)
@@ -150,9 +153,9 @@ class Layer(nn.Module):
         attended = self.attention(self.input_layernorm(hidden), rotary, mask, cache, at)
         if self.parallel_residual:
             output: Tensor = self.mlp(self.post_attention_layernorm(hidden)) + attended + hidden
-            return output
-        hidden = attended + hidden
-        output = self.mlp(self.post_attention_layernorm(hidden)) + hidden
+        else:
+            hidden = attended + hidden
+            output = self.mlp(self.post_attention_layernorm(hidden)) + hidden
         return output
 
 
@@ -163,6 +166,7 @@ class OutputLayer(Linear):
     """
 
     def __init__(self, hidden_size: int, padded_vocab_size: int, vocab_size: int, chunk: int) -> None:
+        """`chunk` positions have logits at one time when the loss is computed."""
         super().__init__(hidden_size, padded_vocab_size, bias=False)
         self.vocab_size = vocab_size
         self.chunk = chunk
@@ -217,8 +221,8 @@ class NeoX(nn.Module):
         """Logits or losses of input_ids (batch, length) int64.
 
         Without targets: logits (batch, length, padded_vocab_size) in the model's dtype. With targets
-        (batch, length), each the token after its input or loss.IGNORE: their mean loss (float32 scalar), or with
-        reduction "none" every loss (batch, length) in float32, without gradients.
+        (batch, length), each the token after its input or loss.IGNORE: their mean loss (float32 scalar), or
+        with reduction "none" every loss (batch, length) in float32, without gradients.
         """
         logits_or_loss: Tensor = self.embed_out(self.hidden_states(input_ids), targets, reduction)
         return logits_or_loss
@@ -279,11 +283,12 @@ class NeoX(nn.Module):
 
     @torch.no_grad()
     def initialize(self, seed: int) -> None:
-        """Set every parameter as the configuration's init methods say, the same on any device, dtype or ZeRO stage.
+        """Set every parameter as the configuration's init methods say.
 
-        Each matrix has a random stream of its own, by (seed, name), and is drawn on the CPU in float32. small_init:
-        Nguyen & Salazar 2019 (arXiv:1910.05895); wang_init: Wang & Komatsuzaki 2021 (GPT-J). Embeddings are
-        initialised as the matrices are (GPT-NeoX does so).
+        Values are the same on any device, in any dtype and at any ZeRO stage: each matrix has a random stream
+        of its own, by (seed, name), and is drawn on the CPU in float32. small_init: Nguyen & Salazar 2019
+        (arXiv:1910.05895); wang_init: Wang & Komatsuzaki 2021 (GPT-J). Embeddings are initialised as the
+        matrices are (GPT-NeoX does so).
         """
         config = self.config
         inner = math.sqrt(2 / (5 * config.hidden_size)) if config.init_method == "small_init" else 0.02
