@@ -122,7 +122,7 @@ class Corpus:
         self.hash = digest
         """xxh3-128 hex of the manifest's bytes."""
         self.tokenizer: dict[str, Any] = manifest["tokenizer"]
-        self.dtype = DTYPES[self.tokenizer["dtype"]]
+        self.dtype: np.dtype[Any] = DTYPES[self.tokenizer["dtype"]]
         self.shards: list[dict[str, Any]] = manifest["shards"]
         self.base = manifest_url.rsplit("/", 2)[0]
         self._cache = cache
@@ -184,7 +184,7 @@ class Corpus:
         return _Shard(tokens, offsets, batch)
 
     def verify(self) -> None:
-        """Compare every shard's bytes with its digest (xxh3-128). Raises UserError naming the first that differs."""
+        """Compare every shard with its digest (xxh3-128). Raises UserError naming the first that differs."""
         for entry in self.shards:
             url = files.join(self.base, entry["path"])
             filesystem, path = files.split(url)
@@ -309,8 +309,8 @@ class Loader:
         windows = np.maximum(tokens - 1, 0) // sequence_length
         if int(windows.sum()) < global_batch_size:
             raise UserError(
-                f"corpus {corpus.manifest_url} holds {int(windows.sum())} windows of {sequence_length} tokens, "
-                f"fewer than one batch of {global_batch_size}"
+                f"corpus {corpus.manifest_url} holds {int(windows.sum())} windows of {sequence_length} "
+                f"tokens, fewer than one batch of {global_batch_size}"
             )
         short = [name for name, count in zip(self.names, windows, strict=True) if not count]
         if weights and short:

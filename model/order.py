@@ -2,11 +2,13 @@
 
 The mixture is a balanced binary tree over the sources. A node gives floor(n · p) of its first n samples to
 its left child and the rest to its right one, so that a sample's source and its number within the source
-follow from about log2(sources) multiplications, any prefix of the order holds each source within log2(sources)
-+ 1 samples of its share, and nothing is stored. Within an epoch of a source, windows come in the order of a
+follow from about log2(sources) multiplications, any prefix of the order holds each source within
+log2(sources) + 1 samples of its share, and nothing is stored. Within an epoch of a source, windows come in the order of a
 Feistel permutation with cycle walking (Black & Rogaway 2002, "Ciphers with Arbitrary Finite Domains"), which
 needs no index array.
 """
+
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -24,7 +26,7 @@ def build_tree(weights: list[float]) -> NDArray[np.int64]:
     c < 0 is source -c - 1. One source alone gives zero rows.
     """
     rows: list[list[int]] = []
-    # Sources of like weight are put under one node: small shares then meet small siblings and lose no precision.
+    # Sources of like weight share a node: small shares then have small siblings and lose no precision.
     order = sorted(range(len(weights)), key=lambda source: (-weights[source], source))
 
     def grow(first: int, stop: int) -> int:
@@ -60,7 +62,7 @@ def _mix(value: np.uint64) -> np.uint64:
 
 
 @njit("int64(int64)", cache=True, nogil=True)
-def _half_bits(size: int) -> int:
+def _half_bits(size: int) -> Any:
     half = 1
     while (np.int64(1) << np.int64(2 * half)) < size:
         half += 1
@@ -68,7 +70,7 @@ def _half_bits(size: int) -> int:
 
 
 @njit("int64(int64, int64, int64, int64)", cache=True, nogil=True)
-def permute(position: int, size: int, key: int, epoch: int) -> int:
+def permute(position: int, size: int, key: int, epoch: int) -> Any:
     """The element at `position` of the permutation of 0 … size - 1 that (key, epoch) chooses."""
     half = np.uint64(_half_bits(size))
     mask = (np.uint64(1) << half) - np.uint64(1)
@@ -84,7 +86,7 @@ def permute(position: int, size: int, key: int, epoch: int) -> int:
 
 
 @njit("int64(int64, int64, int64, int64)", cache=True, nogil=True)
-def unpermute(element: int, size: int, key: int, epoch: int) -> int:
+def unpermute(element: int, size: int, key: int, epoch: int) -> Any:
     """The position at which `permute` yields `element`."""
     half = np.uint64(_half_bits(size))
     mask = (np.uint64(1) << half) - np.uint64(1)
@@ -100,7 +102,7 @@ def unpermute(element: int, size: int, key: int, epoch: int) -> int:
 
 
 @njit("int64(int64, int64)", cache=True, nogil=True, inline="always")
-def _scale(count: int, share: int) -> int:
+def _scale(count: int, share: int) -> Any:
     """floor(count · share / 2^32) without overflow for counts below 2^62."""
     high, low = count >> 32, count & np.int64(0xFFFFFFFF)
     return high * share + np.int64((np.uint64(low) * np.uint64(share)) >> np.uint64(32))

@@ -19,7 +19,7 @@ def write_corpus(
 ) -> str:
     """Write a version with the given document lengths ({source: [shard: [lengths of its documents]]}).
 
-    Documents are arithmetic sequences with noise, so that a small model learns them. Returns the manifest URL.
+    Documents are arithmetic sequences, which a small model learns. Returns the manifest URL.
     """
     generator = np.random.default_rng(seed)
     versions = folder / "corpus" / "versions"

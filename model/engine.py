@@ -1,0 +1,250 @@
+"""DeepSpeed set-up: process group, engine, learning-rate schedules.
+
+Nothing here compiles a C++ operator: the optimizer is torch's AdamW, fused on CUDA.
+"""
+
+import importlib
+import logging
+import math
+import os
+import warnings
+from contextlib import nullcontext
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import deepspeed
+from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+
+from base.errors import UserError
+from model.config import ModelConfig, OptimizerConfig, TrainConfig
+from model.neox import NeoX, weight_decay_groups
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+BUCKET = 500_000_000
+"""Largest number of elements that ZeRO reduces or gathers at a time."""
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """The learning rate of 0-based `step` of `steps`.
+
+    Linear warm-up, then cosine decay (Loshchilov & Hutter 2017), warmup-stable-decay (Hu et al. 2024, MiniCPM;
+    here with a linear decay) or a constant.
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    span = config.learning_rate - config.min_learning_rate
+    if config.schedule == "constant":
+        return config.learning_rate
+    if config.schedule == "cosine":
+        progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+        return config.min_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    decay = max(1, round(steps * config.decay_fraction))
+    progress = (step - max(steps - decay, config.warmup_steps)) / decay
+    return config.learning_rate - span * min(max(progress, 0.0), 1.0)
+
+
+def precision_of(config: TrainConfig) -> str:
+    """fp16, bf16 or fp32, with auto decided by the device."""
+    if config.precision != "auto":
+        return config.precision
+    return "fp16" if torch.cuda.is_available() else "bf16"
+
+
+def initialize_distributed() -> tuple[int, int]:
+    """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR describe; (rank, world size).
+
+    A process group that exists already (Ray Train makes one) is used. Without the variables this process is
+    alone.
+    """
+    # DeepSpeed would compile its shared-memory collectives on first use, which takes a minute and only serves
+    # inference.
+    importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None  # type: ignore[attr-defined]
+    # Its messages would drown the run's own; what matters of them is in the journal.
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+    }.items():
+        os.environ.setdefault(name, value)
+    if "MASTER_PORT" not in os.environ:
+        os.environ["MASTER_PORT"] = "0" if os.environ["WORLD_SIZE"] == "1" else "29500"
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    return deepspeed.comm.get_rank(), deepspeed.comm.get_world_size()
+
+
+def deepspeed_config(config: TrainConfig, world: int, parameters: int, universal: bool) -> dict[str, Any]:
+    """The settings DeepSpeed gets for `world` workers and a model of so many parameters."""
+    precision = precision_of(config)
+    bucket = min(BUCKET, parameters)  # ZeRO allocates its buckets whole
+    zero: dict[str, Any] = {
+        "stage": config.zero_stage,
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
+        "overlap_comm": torch.cuda.is_available(),
+    }
+    if config.zero_stage == 3:
+        zero["stage3_prefetch_bucket_size"] = bucket // 10
+        zero["stage3_param_persistence_threshold"] = 100_000
+        zero.pop("allgather_bucket_size")
+    if config.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    scale = config.loss_scale
+    return {
+        "train_batch_size": config.global_batch_size,
+        "train_micro_batch_size_per_gpu": config.micro_batch_size,
+        "gradient_accumulation_steps": config.global_batch_size // (config.micro_batch_size * world),
+        "gradient_clipping": config.optimizer.gradient_clipping,
+        "steps_per_print": None,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "fp16": {
+            "enabled": precision == "fp16",
+            "loss_scale": scale.static,
+            "initial_scale_power": scale.initial_power,
+            "loss_scale_window": scale.window,
+            "hysteresis": scale.hysteresis,
+            "min_loss_scale": scale.minimum,
+        },
+        "bf16": {"enabled": precision == "bf16", "check_grad_overflow": True},
+        "checkpoint": {"load_universal": universal},
+    }
+
+
+def build_engine(
+    model_config: ModelConfig,
+    config: TrainConfig,
+    vocab_size: int,
+    end_of_document_id: int,
+    world: int,
+    universal: bool = False,
+) -> Any:
+    """A DeepSpeed engine around a freshly initialised NeoX model, the same for any world size and ZeRO stage.
+
+    universal: the engine is about to load a universal checkpoint. Every engine skips optimizer steps whose
+    gradients are not finite, whatever its precision.
+    """
+    if config.offload_optimizer and config.zero_stage == 0:
+        raise UserError("train.offload_optimizer needs train.zero_stage 1, 2 or 3")
+    precision = precision_of(config)
+    accelerator = get_accelerator()
+    if precision == "fp16" and accelerator.device_name() == "cpu":
+        # torch computes float16 on any CPU, slowly; DeepSpeed only asks whether it is fast there.
+        accelerator.is_fp16_supported = MethodType(lambda self: True, accelerator)
+    options: dict[str, Any] = {
+        "end_of_document_id": end_of_document_id,
+        "activation_checkpointing": config.activation_checkpointing,
+        "loss_chunk": config.loss_chunk,
+    }
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in NeoX(model_config, vocab_size, seed=None, **options).parameters())
+    settings = deepspeed_config(config, world, parameters, universal)
+    partitioned = (
+        deepspeed.zero.Init(config_dict_or_path=settings, dtype=DTYPES[precision])
+        if config.zero_stage == 3
+        else nullcontext()
+    )
+    with partitioned:
+        model = NeoX(model_config, vocab_size, seed=None, **options)
+    model.initialize(config.seed)
+    optimizer = torch.optim.AdamW(
+        weight_decay_groups(model, config.optimizer.weight_decay),  # type: ignore[arg-type]
+        lr=config.optimizer.learning_rate,
+        betas=config.optimizer.betas,
+        eps=config.optimizer.epsilon,
+        fused=torch.cuda.is_available() and not config.offload_optimizer,
+    )
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, config=settings, dist_init_required=False
+    )
+    if hasattr(engine.optimizer, "check_grad_overflow"):
+        engine.optimizer.check_grad_overflow = True
+    if isinstance(engine.optimizer, FP16_UnfusedOptimizer):  # ZeRO-0 in half precision
+        # It has taken a step on zero gradients to allocate its state: weights decayed, Adam counts one step.
+        engine.optimizer.optimizer.state.clear()
+        engine.optimizer.refresh_fp32_params()
+        if precision == "fp16" and not config.loss_scale.static:
+            _follow_hysteresis(engine.optimizer, config)
+    if config.compile:
+        engine.module.compile()
+    return engine
+
+
+def _follow_hysteresis(optimizer: FP16_UnfusedOptimizer, config: TrainConfig) -> None:
+    """Give ZeRO-0's FP16 optimizer the loss-scale rule of the other stages: its own one has no hysteresis."""
+    state = optimizer.loss_scale_config
+    scaler = DynamicLossScaler(
+        state.cur_scale,
+        config.loss_scale.window,
+        config.loss_scale.minimum,
+        config.loss_scale.hysteresis,
+        False,
+    )
+
+    def update(skip: bool) -> None:
+        scaler.update_scale(skip)
+        state.cur_scale = scaler.cur_scale
+
+    save, load = optimizer.state_dict, optimizer.load_state_dict
+
+    def load_state_dict(content: dict[str, Any], load_optimizer_states: bool = True) -> None:
+        scaler.__dict__.update(content["piledriver_loss_scaler"])
+        load(content, load_optimizer_states)
+
+    optimizer._update_scale = update
+    optimizer.state_dict = lambda: {**save(), "piledriver_loss_scaler": dict(vars(scaler))}
+    optimizer.load_state_dict = load_state_dict
+
+
+def loss_scale(engine: Any) -> float:
+    """The scale that the next loss is multiplied by; 1 without FP16."""
+    return float(engine.optimizer.loss_scale) if engine.fp16_enabled() else 1.0
+
+
+def backward(engine: Any, loss: Tensor) -> None:
+    """The backward pass of one micro batch's loss."""
+    if isinstance(engine.optimizer, FP16_UnfusedOptimizer) and engine.fp16_enabled():
+        # DeepSpeed 0.19 divides the gradients of its ZeRO-0 FP16 optimizer by the scale without having scaled.
+        loss = loss.float() * engine.optimizer.loss_scale
+    engine.backward(loss)
+
+
+def apply_step(engine: Any, rate: float) -> tuple[float, bool]:
+    """One optimizer step: the global gradient norm before clipping, and whether the step was skipped.
+
+    Call it at the accumulation boundary, after the backward pass.
+    """
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+    plain = not hasattr(engine.optimizer, "overflow")  # ZeRO-0 in fp32: torch's own optimizer
+    if plain:
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(norm):
+            engine.zero_grad()
+            engine.micro_steps += 1
+            engine.global_steps += 1
+            engine.skipped_steps += 1
+            return math.inf, True
+        engine.step()
+        return norm, False
+    unscale = loss_scale(engine) if isinstance(engine.optimizer, FP16_UnfusedOptimizer) else 1.0
+    engine.step()
+    skipped = bool(engine.optimizer.overflow)
+    norm = math.inf if skipped else float(engine.get_global_grad_norm() or 0.0) / unscale
+    return norm, skipped

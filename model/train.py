@@ -1,0 +1,377 @@
+"""The training loop. It needs a process group at most, not Ray."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from numpy.typing import NDArray
+from torch import Tensor
+
+from base import files
+from base.errors import UserError
+from model import checkpoint
+from model.config import ModelConfig, TrainConfig
+from model.engine import (
+    DTYPES,
+    apply_step,
+    backward,
+    build_engine,
+    initialize_distributed,
+    learning_rate,
+    loss_scale,
+    precision_of,
+)
+from model.journal import Journal
+from model.loader import Corpus, Loader, bits_per_byte
+from model.loss import IGNORE
+
+logger = logging.getLogger("piledriver.train")
+
+SUMMARY = "summary.json"
+TransformLoss = Callable[[int, Tensor], Tensor]
+"""(step, loss of a micro batch) → the loss that is trained on; tests make a step overflow with it."""
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training run."""
+
+    model: ModelConfig
+    train: TrainConfig
+    manifest_url: str
+    run_url: str
+    """Folder of the run: journal, checkpoints, summary."""
+    mixture: dict[str, float] = field(default_factory=dict)
+    """Weights of the sources; by tokens when empty."""
+
+
+def flops_per_token(config: ModelConfig, vocab_size: int, length: int) -> float:
+    """FLOPs of a forward and a backward pass per token (Chowdhery et al. 2022, PaLM, appendix B).
+
+    6 for every weight of a matrix product (the output layer included, the embedding not) and 12 · layers · hidden ·
+    length for attention. Recomputation does not count.
+    """
+    hidden, layers = config.hidden_size, config.num_layers
+    weights = layers * (4 * hidden * hidden + 2 * hidden * config.mlp_size)
+    weights += hidden * config.padded_vocab_size(vocab_size)
+    return 6.0 * weights + 12.0 * layers * hidden * length
+
+
+def measure_peak(precision: str) -> float:
+    """FLOP/s of a square matrix product in `precision` on this worker's device, the best of a few."""
+    cuda = torch.cuda.is_available()
+    size, best = (8192, 0.0) if cuda else (768, 0.0)
+    left = torch.randn(size, size, device="cuda" if cuda else "cpu").to(DTYPES[precision])
+    left @ left
+    for _ in range(8 if cuda else 3):
+        if cuda:
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        left @ left
+        if cuda:
+            torch.cuda.synchronize()
+        best = max(best, 2 * size**3 / (time.perf_counter() - begin))
+    return best
+
+
+def check(job: TrainJob) -> Loader:
+    """The loader of a job, after all that can be checked without building the model.
+
+    Raises UserError for a corpus, mixture or resumed run that does not fit.
+    """
+    corpus = Corpus.open(job.manifest_url)
+    vocab_size = corpus.tokenizer["vocab_size"]
+    loader = Loader(
+        corpus,
+        job.model.max_sequence_length,
+        job.train.seed,
+        job.mixture,
+        job.train.global_batch_size,
+        job.model.padded_vocab_size(vocab_size),
+    )
+    found = checkpoint.steps(job.run_url)
+    if found:
+        checkpoint.check_description(checkpoint.folder(job.run_url, found[-1]), describe(job, loader))
+    return loader
+
+
+def describe(job: TrainJob, loader: Loader) -> dict[str, Any]:
+    """What must be the same for a checkpoint to be continued: architecture, and what decides the samples."""
+    data = {**loader.fingerprint, "global_batch_size": job.train.global_batch_size}
+    model = {**job.model.model_dump(), "vocab_size": loader.corpus.tokenizer["vocab_size"]}
+    model["precision"] = precision_of(job.train)
+    return {"model": json.loads(json.dumps(model)), "data": json.loads(json.dumps(data))}
+
+
+def heldout_batches(corpus: Corpus, source: str, length: int, rows: int) -> NDArray[np.int64]:
+    """The first `rows` windows of a source's held-out stream, [rows, length + 1]; IGNORE where there is no token."""
+    tokens = corpus.heldout(source).input_ids[: rows * length + 1].astype(np.int64)
+    windows = np.full((rows, length + 1), IGNORE, np.int64)
+    for row in range(rows):
+        part = tokens[row * length : (row + 1) * length + 1]
+        windows[row, : len(part)] = part
+    return windows
+
+
+def evaluate(
+    engine: Any, job: TrainJob, corpus: Corpus, rank: int, world: int
+) -> dict[str, dict[str, float]]:
+    """Held-out loss (nats a token) and bits per byte of each source, over `evaluate_batches` micro batches.
+
+    All ranks call it; each takes its share of the windows.
+    """
+    size, length = job.train.micro_batch_size, job.model.max_sequence_length
+    results: dict[str, dict[str, float]] = {}
+    for source in corpus.sources("heldout"):
+        facts = corpus.manifest["sources"][source]
+        available = -(-max(facts["heldout_tokens"] - 1, 0) // length)
+        # Every rank does as many passes as every other, because ZeRO-3 gathers weights in each.
+        rows = -(-min(job.train.evaluate_batches * size, available) // (size * world)) * size * world
+        sums = torch.zeros(2, dtype=torch.float64)
+        windows = heldout_batches(corpus, source, length, rows)
+        for start in range(rank * size, rows, size * world):
+            batch = torch.from_numpy(windows[start : start + size]).to(engine.device)
+            with torch.no_grad():
+                losses = engine.module(batch[:, :-1].clamp_min(0), batch[:, 1:], "none")
+            counted = batch[:, 1:] != IGNORE
+            sums[0] += losses.double()[counted].sum().cpu()
+            sums[1] += counted.sum().cpu()
+        sums = _sum(sums, engine)
+        if sums[1] == 0:
+            continue
+        loss = float(sums[0] / sums[1])
+        results[source] = {"loss": loss}
+        if facts.get("heldout_text_bytes"):
+            density = facts["heldout_tokens"], facts["heldout_text_bytes"]
+            results[source]["bits_per_byte"] = bits_per_byte(loss, *density)
+    return results
+
+
+def _sum(values: Tensor, engine: Any) -> Tensor:
+    """The sum over all ranks, on the CPU."""
+    if torch.distributed.get_world_size() == 1:
+        return values
+    shared = values.to(engine.device)
+    torch.distributed.all_reduce(shared)
+    return shared.cpu()
+
+
+class _Clock:
+    """Time since the last journal line, and the part of it that waited for samples."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.begin, self.waited, self.steps = time.perf_counter(), 0.0, 0
+
+
+def train(
+    job: TrainJob,
+    on_metrics: Callable[[dict[str, Any]], None] | None = None,
+    transform_loss: TransformLoss | None = None,
+) -> dict[str, Any]:
+    """Train to the last step, from the newest whole checkpoint if the run has one. Every rank calls it.
+
+    The process group is taken from the environment (torchrun) or is there already (Ray Train). on_metrics gets
+    each journal line, on rank 0. Returns the run's summary (also written to <run>/summary.json): step, first
+    and last loss, tokens, tokens per second over this launch, skipped steps, evaluation, checkpoint URL.
+    Raises UserError for settings that do not fit the corpus or an earlier part of the run.
+    """
+    rank, world = initialize_distributed()
+    config = job.train
+    if config.global_batch_size % (config.micro_batch_size * world):
+        raise UserError(
+            f"train.global_batch_size {config.global_batch_size} must be a multiple of "
+            f"micro_batch_size × workers = {config.micro_batch_size * world}"
+        )
+    loader = check(job)
+    vocab_size = loader.corpus.tokenizer["vocab_size"]
+    description = describe(job, loader)
+    resumed = checkpoint.agree(checkpoint.latest(job.run_url) if rank == 0 else None)
+    convert = False
+    step = 0
+    if resumed is not None:
+        state = checkpoint.check_description(resumed, description)
+        step = state["step"]
+        convert = checkpoint.needs_conversion(state, world, config.zero_stage)
+    end = loader.corpus.tokenizer["end_of_document_id"]
+    engine = build_engine(job.model, config, vocab_size, end, world, convert)
+    if resumed is not None:
+        checkpoint.load(engine, resumed, convert)
+    loop = _Loop(job, loader, engine, rank, world, description, on_metrics, transform_loss)
+    try:
+        return loop.run(step)
+    finally:
+        loop.close()
+
+
+class _Loop:
+    """The state of a running loop: engine, journal, clock."""
+
+    def __init__(
+        self,
+        job: TrainJob,
+        loader: Loader,
+        engine: Any,
+        rank: int,
+        world: int,
+        description: dict[str, Any],
+        on_metrics: Callable[[dict[str, Any]], None] | None,
+        transform_loss: TransformLoss | None,
+    ) -> None:
+        self.job, self.loader, self.engine, self.rank, self.world = job, loader, engine, rank, world
+        self.description = {
+            **description,
+            "world_size": world,
+            "zero_stage": job.train.zero_stage,
+        }
+        self.on_metrics, self.transform_loss = on_metrics, transform_loss
+        self.journal = Journal(job.run_url) if rank == 0 else None
+        self.threads = ThreadPoolExecutor(1, "loader")
+        self.clock = _Clock()
+        self.skipped = 0
+        vocab_size = loader.corpus.tokenizer["vocab_size"]
+        self.flops = flops_per_token(job.model, vocab_size, job.model.max_sequence_length)
+        self.peak = (job.train.peak_tflops or 0) * 1e12 or measure_peak(precision_of(job.train))
+
+    def close(self) -> None:
+        """Stop the loader's thread and close the journal."""
+        self.threads.shutdown(cancel_futures=True)
+        if self.journal:
+            self.journal.close()
+
+    def batch(self, step: int) -> NDArray[np.int64]:
+        """This rank's rows of a step."""
+        size = self.job.train.global_batch_size
+        return self.loader.batch(step * size, size, self.rank, self.world)
+
+    def run(self, step: int) -> dict[str, Any]:
+        """Train from after `step` steps to the end."""
+        config = self.job.train
+        begin, first = time.perf_counter(), step
+        saved = step if step else None
+        evaluation: dict[str, Any] = {}
+        self.clock.reset()
+        pending = self.threads.submit(self.batch, step)
+        while step < config.steps:
+            waiting = time.perf_counter()
+            rows = pending.result()
+            self.clock.waited += time.perf_counter() - waiting
+            if step + 1 < config.steps:
+                pending = self.threads.submit(self.batch, step + 1)
+            scale = loss_scale(self.engine)
+            rate = learning_rate(config.optimizer, step, config.steps)
+            loss = self.accumulate(step, rows)
+            norm, skipped = apply_step(self.engine, rate)
+            self.clock.steps += 1
+            step += 1
+            last = step == config.steps
+            evaluated = config.evaluate_batches > 0 and (step % config.evaluate_every == 0 or last)
+            if step == 1 or step % config.log_every == 0 or last or skipped or evaluated:
+                line = self.line(step, loss, rate, norm, scale, skipped)
+                if evaluated:
+                    evaluation = evaluate(self.engine, self.job, self.loader.corpus, self.rank, self.world)
+                    line["evaluation"] = evaluation
+                self.log(line)
+                self.clock.reset()
+            if step % config.checkpoint.every == 0 or last:
+                sample = step * config.global_batch_size
+                if self.save(step, sample):
+                    saved = step
+                self.clock.reset()
+        return self.summary(step, first, time.perf_counter() - begin, evaluation, saved)
+
+    def accumulate(self, step: int, rows: NDArray[np.int64]) -> Tensor:
+        """Forward and backward passes of one step; this rank's mean loss, on the device."""
+        size = self.job.train.micro_batch_size
+        tokens = torch.from_numpy(rows).to(self.engine.device, non_blocking=True)
+        total = torch.zeros((), device=self.engine.device)
+        passes = len(rows) // size
+        for number in range(passes):
+            part = tokens[number * size : (number + 1) * size]
+            loss = self.engine(part[:, :-1], part[:, 1:])
+            total += loss.detach() / passes
+            if self.transform_loss is not None:
+                loss = self.transform_loss(step, loss)
+            backward(self.engine, loss)
+            if number + 1 < passes:
+                self.engine.step()
+        return total
+
+    def line(
+        self, step: int, loss: Tensor, rate: float, norm: float, scale: float, skipped: bool
+    ) -> dict[str, Any]:
+        """The journal line of a step; all ranks call it."""
+        config = self.job.train
+        mean = float(_sum(loss.detach().double().cpu().reshape(1), self.engine)) / self.world
+        elapsed = time.perf_counter() - self.clock.begin
+        size = config.global_batch_size * self.job.model.max_sequence_length
+        speed = size * self.clock.steps / elapsed
+        self.skipped += skipped
+        line: dict[str, Any] = {
+            "step": step,
+            "time": time.time(),
+            "tokens": step * size,
+            "loss": mean if math.isfinite(mean) else None,
+            "learning_rate": rate,
+            "gradient_norm": norm if math.isfinite(norm) else None,
+            "loss_scale": scale,
+            "tokens_per_second": speed,
+            "mfu": speed * self.flops / (self.peak * self.world),
+            "loader_wait": self.clock.waited / elapsed,
+        }
+        if skipped:
+            line["skipped"] = True
+            line["samples"] = [(step - 1) * config.global_batch_size, step * config.global_batch_size]
+        return line
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Journal a line, on rank 0."""
+        if self.journal and self.journal.append(line) and self.on_metrics:
+            self.on_metrics(line)
+
+    def save(self, step: int, sample: int) -> bool:
+        """Write a checkpoint; all ranks call it."""
+        description = {"sample": sample, **self.description}
+        written = checkpoint.save(self.engine, self.job.run_url, step, description, self.job.train.checkpoint)
+        if self.journal:
+            self.journal.sync()
+        return written
+
+    def summary(
+        self, step: int, first: int, seconds: float, evaluation: dict[str, Any], saved: int | None
+    ) -> dict[str, Any]:
+        """Write and return the run's summary, on rank 0; other ranks return an empty one."""
+        if self.journal is None:
+            return {}
+        from model.journal import read
+
+        self.journal.sync()
+        lines = read(self.job.run_url)
+        losses = [line["loss"] for line in lines if line["loss"] is not None]
+        size = self.job.train.global_batch_size * self.job.model.max_sequence_length
+        content = {
+            "run_url": self.job.run_url,
+            "step": step,
+            "tokens": step * size,
+            "first_loss": losses[0] if losses else None,
+            "last_loss": losses[-1] if losses else None,
+            "tokens_per_second": (step - first) * size / seconds if step > first else None,
+            "mfu": lines[-1]["mfu"] if lines else None,
+            "skipped_steps": sum(1 for line in lines if line.get("skipped")),
+            "resumed_from": first,
+            "evaluation": evaluation
+            or next((ln["evaluation"] for ln in lines[::-1] if "evaluation" in ln), {}),
+            "checkpoint_url": checkpoint.folder(self.job.run_url, saved) if saved is not None else None,
+        }
+        files.write_json(files.join(self.job.run_url, SUMMARY), content)
+        return content
