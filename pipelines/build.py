@@ -4,7 +4,6 @@ Every stage writes below <storage>/corpus under a key made of everything its out
 running again finds finished work and a changed setting never mixes with old outputs.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +14,7 @@ from base import files
 from base.errors import UserError
 from pipelines import manifest as manifests
 from pipelines import report, shard, tokenizer
-from pipelines.cluster import map_files, run_tasks
+from pipelines.cluster import Progress, counter, map_files, run_tasks
 from pipelines.config import Config
 from pipelines.decide import IDS_PER_TASK, Decide, Ordinals, count_dropped, decide_part, number_identical
 from pipelines.deduplicate import DedupOutcome, deduplicate, write_index
@@ -26,9 +25,6 @@ from pipelines.measure import Measure, measure_part, part_url
 
 MEASURE_VERSION = 1
 """Raised when the measuring code changes what it writes."""
-
-Progress = Callable[[str, int, int], None]
-"""(stage, tasks done, tasks in all)."""
 
 BUILD_SECTIONS = ("sources", "ingest", "quality", "dedup", "tokenize", "shard", "mixture", "corpus")
 
@@ -112,18 +108,6 @@ class Build:
         """A URL below work/<stage>/<key>."""
         return files.join(self.corpus, "work", stage, key, *parts)
 
-    def counter(self, stage: str, total: int) -> Callable[[Any], None]:
-        """A callback that counts finished tasks of a stage."""
-        done = 0
-
-        def count(_: Any) -> None:
-            nonlocal done
-            done += 1
-            self.progress(stage, done, total)
-
-        self.progress(stage, 0, total)
-        return count
-
     def measure(self) -> None:
         """Read, clean, identify and measure every part."""
         tasks = [
@@ -138,7 +122,9 @@ class Build:
             )
             for item in sorted(self.inputs, key=lambda item: (-item.bytes, item))
         ]
-        counts = map_files(measure_part, tasks, self.config.ray.workers, self.counter("measure", len(tasks)))
+        counts = map_files(
+            measure_part, tasks, self.config.ray.workers, counter(self.progress, "measure", 0, len(tasks))
+        )
         self.documents = sum(entry["documents"] for entry in counts)
         for entry in counts:
             self.ledger.add(Ledger.from_json(entry["ledger"]))
@@ -187,7 +173,9 @@ class Build:
             )
             for item, (_, url) in zip(self.inputs, attributes, strict=True)
         ]
-        for counts in run_tasks(decide_part, tasks, config.ray.workers, self.counter("decide", len(tasks))):
+        for counts in run_tasks(
+            decide_part, tasks, config.ray.workers, counter(self.progress, "decide", 0, len(tasks))
+        ):
             self.ledger.add(Ledger.from_json(counts["ledger"]))
         self.entries = [task.entries for task in tasks]
         self.quality_dropped = [task.dropped for task in tasks]
@@ -334,7 +322,7 @@ class Build:
             for item, entries in zip(self.inputs, self.entries, strict=True)
         ]
         self.runs = map_files(
-            shard.tokenize_part, tasks, config.ray.workers, self.counter("tokenize", len(tasks))
+            shard.tokenize_part, tasks, config.ray.workers, counter(self.progress, "tokenize", 0, len(tasks))
         )
         self.places = {
             item.part: {"file": item.file, "documents": task.documents, "tokens": task.output}
@@ -356,7 +344,7 @@ class Build:
             verify_documents=self.config.tokenize.verify_documents,
         )
         facts = run_tasks(
-            shard.write_shard, tasks, self.config.ray.workers, self.counter("shard", len(tasks))
+            shard.write_shard, tasks, self.config.ray.workers, counter(self.progress, "shard", 0, len(tasks))
         )
         return [{**line, "path": f"{self.version}/{line['path']}", "version": self.version} for line in facts]
 

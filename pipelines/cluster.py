@@ -14,6 +14,22 @@ from base.errors import UserError
 from pipelines.config import RayConfig
 
 
+Progress = Callable[[str, int, int], None]
+"""(stage, tasks done, tasks in all)."""
+
+
+def counter(progress: Progress, stage: str, done: int, total: int) -> Callable[..., None]:
+    """A callback that counts one more finished task of a stage at each call, whatever it is given."""
+
+    def count(*_: Any) -> None:
+        nonlocal done
+        done += 1
+        progress(stage, done, total)
+
+    progress(stage, done, total)
+    return count
+
+
 def worker_environment() -> dict[str, str]:
     """Environment variables of every worker: one compiled-kernel cache a machine, quiet libraries."""
     cache = os.environ.get("NUMBA_CACHE_DIR") or str(Path.home() / ".cache" / "piledriver" / "numba")
@@ -89,8 +105,7 @@ def map_files(
     """
     if not items:
         return []
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    ray.data.DataContext.get_current().enable_progress_bars = False
     shared = ray.put(items)
 
     def apply(row: dict[str, Any]) -> dict[str, Any]:
@@ -110,6 +125,31 @@ def map_files(
     except ray.exceptions.RayTaskError as error:
         raise _cause(error) from None
     return results
+
+
+def map_actors(
+    actor: type, arguments: dict[str, Any], count: int, workers: int, on_done: Callable[[], None]
+) -> None:
+    """Call actors of a class, built with `arguments`, once for every number below `count`, with Ray Data.
+
+    The class's `__call__` takes and returns a row with the number as `id`. Each actor has one CPU, and
+    a GPU where the cluster has one.
+    """
+    if not count:
+        return
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    dataset = ray.data.range(count, override_num_blocks=count).map(
+        actor,
+        fn_constructor_kwargs=arguments,
+        concurrency=min(workers, count),
+        num_cpus=1,
+        num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
+    )
+    try:
+        for _ in dataset.iter_rows(prefetch_batches=0):
+            on_done()
+    except ray.exceptions.RayTaskError as error:
+        raise _cause(error) from None
 
 
 def _cause(error: BaseException) -> BaseException:

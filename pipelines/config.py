@@ -5,11 +5,10 @@ Imports neither Ray nor torch, so that a bad file fails in well under two second
 
 import difflib
 import os
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from base import files
 from base.errors import UserError
@@ -167,7 +166,8 @@ class Config(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Name of the project; the MLflow experiment."""
     storage: str
-    """fsspec URL of the folder that holds corpus, checkpoints, results and the MLflow store."""
+    """fsspec URL of the folder that holds corpus, checkpoints, results and the MLflow store. Elsewhere in
+    the file, {storage} stands for it."""
     sources: list[SourceConfig] = Field(min_length=1)
     """Sources of documents."""
     ingest: IngestConfig = IngestConfig()
@@ -197,11 +197,6 @@ class Config(Section):
     ray: RayConfig = RayConfig()
     """Ray."""
 
-    @field_validator("storage")
-    @classmethod
-    def _absolute_storage(cls, value: str) -> str:
-        return files.absolute(os.path.expandvars(value))
-
     @model_validator(mode="after")
     def _unique_sources(self) -> "Config":
         names = [source.name for source in self.sources]
@@ -226,10 +221,22 @@ def load(url: str, overrides: list[str] | None = None) -> Config:
         raise UserError(f"configuration {url} must be a mapping of sections")
     for override in overrides or []:
         _apply(content, override)
+    if isinstance(content.get("storage"), str):
+        content["storage"] = files.absolute(os.path.expandvars(content["storage"]))
+        content = _fill(content, content["storage"])
     try:
         return Config.model_validate(content)
     except ValidationError as error:
         raise UserError(f"configuration {url}: {_explain(error)}") from None
+
+
+def _fill(value: Any, storage: str) -> Any:
+    """`value` with every `{storage}` in its strings replaced."""
+    if isinstance(value, dict):
+        return {name: _fill(item, storage) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_fill(item, storage) for item in value]
+    return value.replace("{storage}", storage) if isinstance(value, str) else value
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -255,7 +262,8 @@ def _explain(error: ValidationError) -> str:
             sentences.append(f"{field} is missing")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            sentences.append(f"{field} = {item['input']!r}: {message}" if field and not isinstance(item["input"], dict) else message)
+            scalar = field and not isinstance(item["input"], dict)
+            sentences.append(f"{field} = {item['input']!r}: {message}" if scalar else message)
     return "; ".join(sentences)
 
 
@@ -266,8 +274,3 @@ def _known_fields(location: tuple[Any, ...]) -> list[str]:
             annotation = section.model_fields[part].annotation
             section = annotation if hasattr(annotation, "model_fields") else annotation.__args__[0]
     return list(section.model_fields)
-
-
-def resolve(url: str) -> str:
-    """A path of the configuration as a URL that any worker can open."""
-    return files.absolute(os.path.expandvars(str(Path(url)) if "://" not in url else url))

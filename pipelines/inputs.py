@@ -24,6 +24,21 @@ class Input:
     part: str
 
 
+def check_sources(sources: list[SourceConfig]) -> set[tuple[str, str]]:
+    """(source, file URL) of every file of every source.
+
+    Raises UserError for a URL that matches no file.
+    """
+    found: set[tuple[str, str]] = set()
+    for source in sources:
+        for url in source.urls:
+            matches = files.list_files(files.absolute(url))
+            if not matches:
+                raise UserError(f"source {source.name}: no file matches {url}")
+            found.update((source.name, match) for match in matches)
+    return found
+
+
 def list_inputs(sources: list[SourceConfig], cache_url: str) -> list[Input]:
     """Every file of every source, sorted, with digests.
 
@@ -33,13 +48,7 @@ def list_inputs(sources: list[SourceConfig], cache_url: str) -> list[Input]:
 
     Raises UserError for a source that matches no file.
     """
-    found: set[tuple[str, str]] = set()
-    for source in sources:
-        for url in source.urls:
-            matches = files.list_files(files.absolute(url))
-            if not matches:
-                raise UserError(f"source {source.name}: no file matches {url}")
-            found.update((source.name, match) for match in matches)
+    found = check_sources(sources)
     known = files.read_json(cache_url) if files.exists(cache_url) else {}
     names = sorted({file for _, file in found})
     with ThreadPoolExecutor(8) as pool:

@@ -9,7 +9,7 @@ STAGES = ("read", "normalise", "quality", "exact", "fuzzy", "tokenize")
 
 @dataclass
 class Stage:
-    """Counts of one source in one stage; bytes are those of the text (decompressed file bytes entering read)."""
+    """Counts of one source in one stage; bytes are those of the text, or of the file entering read."""
 
     documents_in: int = 0
     bytes_in: int = 0

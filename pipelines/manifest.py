@@ -16,7 +16,6 @@ PACKAGES = (
     "torch",
     "deepspeed",
     "pyarrow",
-    "datasets",
     "tokenizers",
     "mlflow",
     "fsspec",

@@ -1,0 +1,72 @@
+"""What every command shares: options, quiet libraries, one sentence and exit code 2 for mistakes."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from base.errors import UserError
+
+ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file (YAML; any fsspec URL).")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override one field: section.field=value. May be repeated."),
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", help="Show the logs of Ray, DeepSpeed and MLflow in full.")
+]
+
+
+def run(command: Callable[..., None]) -> None:
+    """Run one command function as the program.
+
+    A UserError becomes one line on standard error and exit code 2.
+    """
+    if "--verbose" not in sys.argv:
+        quiet()
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command()(command)
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def quiet() -> None:
+    """Silence the libraries' chatter in this process and the workers it starts."""
+    os.environ.setdefault("DS_ACCELERATOR", "")
+    for name, value in {
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONWARNINGS": "ignore",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+        "DEEPSPEED_LOG_LEVEL": "error",
+    }.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger().setLevel(logging.WARNING)
+    for name in ("ray", "ray.data", "ray.train", "DeepSpeed", "mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def check_storage(url: str) -> None:
+    """Raise UserError if nothing can be written below `url`, or it would vanish with a Ray job."""
+    from base import files
+
+    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") and files.local_path(url):
+        path = str(files.local_path(url))
+        if "/runtime_resources/working_dir_files/" in path:
+            raise UserError(
+                f"storage = {url!r} lies in the job's own copy of the working directory; "
+                "under `ray job submit` give an absolute path or URL: --set storage=/data/…"
+            )
+    probe = files.join(url, f".writable-{os.getpid()}")
+    try:
+        files.write_bytes(probe, b"")
+        files.remove(probe)
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"storage = {url!r} cannot be written: {reason}") from None

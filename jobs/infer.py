@@ -1,0 +1,49 @@
+"""Prompts to completions with any trained model."""
+
+from typing import Annotated
+
+import typer
+
+from jobs.common import ConfigOption, SetOption, VerboseOption, check_storage, run
+
+
+def main(
+    config: ConfigOption,
+    set_: SetOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Training run, or URL of a Hugging Face folder; default: the newest run."),
+    ] = None,
+    verbose: VerboseOption = False,
+) -> None:
+    r"""Complete every prompt of a file; running it again continues where it was.
+
+    \b
+    Examples:
+      python -m jobs.infer --config configs/quickstart.yaml --set infer.prompts=prompts.jsonl
+      ray job submit --working-dir . -- python -m jobs.infer --config configs/quickstart.yaml --set infer.temperature=0
+    """
+    from base.errors import UserError
+    from pipelines.config import load
+
+    settings = load(config, set_)
+    check_storage(settings.storage)
+    if settings.infer.prompts is None:
+        raise UserError("infer.prompts is missing: give the URL of a prompts file")
+    from pipelines import trained
+
+    chosen = trained.find(settings.storage, model)
+    from jobs.progress import StageProgress
+    from pipelines import cluster, inference
+
+    inference.read_prompts(settings.infer.prompts)
+    cluster.start(settings.ray, verbose)
+    progress = StageProgress()
+    result = inference.infer(settings, chosen, settings.infer.prompts, progress)
+    progress.close()
+    print(f"{result['rows']} rows, {result['errors']} with an error, {result['new_tokens']} tokens generated")
+    print(f"results {result['url']}" + ("" if result["new"] else " (already finished)"))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,41 @@
+"""New and changed source files to the next corpus version."""
+
+from jobs.common import ConfigOption, SetOption, VerboseOption, check_storage, run
+
+
+def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = False) -> None:
+    r"""Make the next corpus version from source files that are new or changed since the last one.
+
+    Only those files are read; they are deduplicated against everything the corpus holds.
+
+    \b
+    Examples:
+      python -m jobs.refresh --config configs/quickstart.yaml
+      ray job submit --working-dir . -- python -m jobs.refresh --config configs/quickstart.yaml --set storage=/data/p
+    """
+    from pipelines.config import load
+
+    settings = load(config, set_)
+    check_storage(settings.storage)
+    from pipelines.inputs import check_sources
+
+    check_sources(settings.sources)
+    from pipelines import manifest
+
+    manifest.require(settings.storage)
+    from jobs.progress import StageProgress
+    from pipelines import cluster, prepare
+
+    inputs = prepare.inputs_of(settings)
+    _, fresh = prepare.refresh_plan(settings, inputs)
+    print(f"{len(fresh)} new or changed files of {len(inputs)}")
+    if fresh:
+        cluster.start(settings.ray, verbose)
+    progress = StageProgress()
+    outcome = prepare.refresh(settings, inputs, progress)
+    progress.close()
+    print("\n".join(prepare.summary(outcome)))
+
+
+if __name__ == "__main__":
+    run(main)

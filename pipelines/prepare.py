@@ -1,0 +1,123 @@
+"""jobs.prepare and jobs.refresh below the command line: list inputs, build, record in MLflow."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from base import files
+from base.errors import UserError
+from pipelines import manifest as manifests
+from pipelines import tracking
+from pipelines.build import Build, build_configuration, find_build, new_inputs
+from pipelines.cluster import Progress
+from pipelines.config import Config
+from pipelines.inputs import Input, list_inputs
+from pipelines.manifest import Version
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A corpus version and whether it was made now or found finished."""
+
+    version: Version
+    new: bool
+
+
+def inputs_of(config: Config) -> list[Input]:
+    """The files of every source; raises UserError for a source without files."""
+    return list_inputs(config.sources, files.join(manifests.corpus_url(config.storage), "inputs.json"))
+
+
+def prepare(config: Config, inputs: list[Input], progress: Progress) -> Outcome:
+    """Build a corpus version from all sources, or find the version that holds just that."""
+    found = find_build(config, inputs)
+    if found:
+        return Outcome(found, False)
+    return _build(config, inputs, None, progress, "prepare")
+
+
+def refresh_plan(config: Config, inputs: list[Input]) -> tuple[Version, list[Input]]:
+    """The version to build on, and the inputs it has not read.
+
+    Raises UserError without a version, or if the configuration differs from that of the version.
+    """
+    parent = manifests.require(config.storage)
+    now, then = build_configuration(config), parent.manifest["config"]
+    changed = sorted(name for name in now if now[name] != then[name] and name not in ("sources", "mixture"))
+    if changed:
+        raise UserError(
+            f"a refresh needs the configuration of {parent.name}, but {', '.join(changed)} changed; "
+            "run jobs.prepare for a corpus with the new one"
+        )
+    return parent, new_inputs(parent, inputs)
+
+
+def refresh(config: Config, inputs: list[Input], progress: Progress) -> Outcome:
+    """Make the next corpus version from new and changed files alone."""
+    parent, fresh = refresh_plan(config, inputs)
+    if not fresh:
+        return Outcome(parent, False)
+    return _build(config, fresh, parent, progress, "refresh")
+
+
+def _build(
+    config: Config, inputs: list[Input], parent: Version | None, progress: Progress, command: str
+) -> Outcome:
+    place = tracking.Tracking.of(config)
+    build = Build(config, inputs, parent, progress)
+    key = files.key_of(build_configuration(config), [item.part for item in inputs], build.version)
+    tags = {"version": build.version, "storage": config.storage}
+    if parent:
+        tags |= {"parent_corpus": parent.hash}
+        tags |= tracking.upstream(place, parent_command(parent), corpus=parent.hash)
+    with tracking.run(place, command, key, tags) as run:
+        run.params(build_configuration(config))
+        version = build.run()
+        run.tags({"corpus": version.hash})
+        run.metrics(build_metrics(version))
+        run.artifact(files.join(version.url, "report.html"))
+        run.artifact(version.manifest_url)
+    return Outcome(version, True)
+
+
+def parent_command(version: Version) -> str:
+    """The command that made a version."""
+    return "refresh" if version.manifest["parent"] else "prepare"
+
+
+def build_metrics(version: Version) -> dict[str, float]:
+    """Totals of a build for MLflow: documents and bytes out of each stage, tokens, shards."""
+    metrics: dict[str, float] = {}
+    for stages in version.manifest["ledger"].values():
+        for stage in stages:
+            for unit in ("documents", "bytes"):
+                name = f"{stage['stage']}/{unit}_out"
+                metrics[name] = metrics.get(name, 0) + stage[f"{unit}_out"]
+    own = [line for line in version.manifest["shards"] if line["version"] == version.name]
+    metrics["tokens"] = sum(line["tokens"] for line in own)
+    metrics["shards"] = len(own)
+    metrics["tokens_total"] = sum(line["tokens"] for line in version.manifest["shards"])
+    return metrics
+
+
+def summary(outcome: Outcome) -> list[str]:
+    """What a person wants to know of a version, as lines."""
+    version = outcome.version
+    content: dict[str, Any] = version.manifest
+    ledger = content["ledger"]
+    lines = []
+    for name, facts in content["sources"].items():
+        stages = {stage["stage"]: stage for stage in ledger.get(name, [])}
+        read = stages["read"]["documents_in"] if "read" in stages else 0
+        kept = stages["tokenize"]["documents_out"] if "tokenize" in stages else 0
+        lines.append(
+            f"  {name:<24} {read:>9,} records in {kept:>9,} kept"
+            f" {facts['tokens'] + facts['heldout_tokens']:>14,} tokens in all"
+        )
+    total = sum(line["tokens"] for line in content["shards"])
+    lines.append(
+        f"corpus {version.name} {version.hash[:12]}: {total:,} tokens in {len(content['shards'])} shards"
+        + ("" if outcome.new else " (already finished)")
+    )
+    lines.append(f"manifest {version.manifest_url}")
+    lines.append(f"report   {files.join(version.url, 'report.html')}")
+    return lines

@@ -1,0 +1,82 @@
+"""Finding and loading a trained model: by the name of a run, or by the URL of a Hugging Face folder."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from base import files
+from base.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from model.neox import NeoX
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished model: a name for messages and tags, its HF folder, and the training result if known."""
+
+    name: str
+    url: str
+    result: dict[str, Any]
+
+
+def run_url(storage: str, run: str) -> str:
+    """The folder of a training run."""
+    return files.join(storage, "training", run)
+
+
+def record(storage: str, run: str, result: dict[str, Any]) -> None:
+    """Note that a run has finished: its result, and that it is the newest."""
+    files.write_json(files.join(run_url(storage, run), "result.json"), result)
+    files.write_json(files.join(storage, "training", "latest.json"), {"run": run})
+
+
+def finished(storage: str, run: str) -> dict[str, Any] | None:
+    """The result of a run, or None while it has none."""
+    url = files.join(run_url(storage, run), "result.json")
+    return files.read_json(url) if files.exists(url) else None
+
+
+def find(storage: str, model: str | None) -> Trained:
+    """The model of a run of this project, of a Hugging Face folder, or of the newest finished run.
+
+    Raises UserError if there is none.
+    """
+    if model is None:
+        pointer = files.join(storage, "training", "latest.json")
+        if not files.exists(pointer):
+            raise UserError(f"{files.join(storage, 'training')} holds no finished run; run jobs.train first")
+        model = str(files.read_json(pointer)["run"])
+    result = finished(storage, model) if "/" not in model else None
+    if result is not None:
+        return Trained(model, files.join(run_url(storage, model), "hf"), result)
+    if files.exists(files.join(model, "config.json")):
+        return Trained(model.rstrip("/").rsplit("/", 1)[-1], files.absolute(model), {})
+    raise UserError(f"{model} is neither a finished run below {storage}/training nor a Hugging Face folder")
+
+
+def model_key(trained: Trained) -> str:
+    """A name of the model's content, for the outputs that depend on it: its weights' sizes and configuration."""
+    entries = [
+        (url.rsplit("/", 1)[-1], files.size(url))
+        for url in files.list_files(trained.url)
+        if url.endswith(".safetensors")
+    ]
+    return files.key_of(
+        trained.url, entries, trained.result, files.read_json(files.join(trained.url, "config.json"))
+    )
+
+
+def load(url: str, device: "torch.device | str") -> "NeoX":
+    """The model of a Hugging Face folder, ready for inference, in the dtype it was stored in.
+
+    Raises UserError if it is not a GPT-NeoX model or its weights do not fit its configuration.
+    """
+    from model.convert import import_hf
+    from model.neox import NeoX
+
+    config, vocab_size, state = import_hf(url)
+    model = NeoX(config, vocab_size, seed=None)
+    model.load_state_dict(state)
+    return model.to(device).eval()
