@@ -1,0 +1,498 @@
+"""The HTML report of a corpus version: one file that opens anywhere without a network.
+
+Memory is bounded: histograms use at most SAMPLE_ROWS rows taken at even distances, cluster sizes a
+share of the clusters chosen by their id, and examples are a few per source and reason.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+from base import files
+from pipelines import pictures
+from pipelines.ledger import STAGES, Ledger, Stage
+from pipelines.pictures import short_bytes, short_count
+
+SAMPLE_ROWS = 200_000
+SAMPLE_FILES = 256
+CLUSTER_ROWS = 2_000_000
+EXAMPLES = 3
+EXAMPLE_CHARACTERS = 300
+MAX_EXAMPLES = 300
+MAX_LINES = 1000
+"""Lines of the inputs and shards tables that are shown."""
+LARGEST_CLUSTERS = 15
+
+STAGE_TITLES = {
+    "read": "read",
+    "normalise": "normalised",
+    "quality": "quality rules",
+    "exact": "exact dedup",
+    "fuzzy": "fuzzy dedup",
+    "tokenize": "tokenized",
+}
+
+
+def write_report(
+    manifest: dict[str, Any],
+    dropped: dict[str, list[str]],
+    attributes: list[str],
+    rejects: list[str],
+    url: str,
+    extra: dict[str, Any],
+) -> None:
+    """Write the report of a corpus version to `url`, which lies in the version's folder.
+
+    `manifest` is the content of manifest.json; `dropped` holds by stage the URLs of the tables of
+    dropped documents; `attributes` and `rejects` are the URLs of the parts' tables. `extra` may hold
+    "thresholds" ({attribute column: value}) and "manifest_hash" (hex).
+    """
+    ledger = Ledger.from_json(manifest["ledger"])
+    names = sorted(ledger.sources, key=lambda name: (-_stage(ledger, name, "read").bytes_in, name))
+    sample = _sample_attributes(attributes)
+    origins = {item["part"]: item["file"] for item in manifest["inputs"]}
+    context = {
+        "manifest": manifest,
+        "manifest_hash": extra.get("manifest_hash"),
+        "cards": _cards(manifest, ledger),
+        "summary": _summary(ledger),
+        "funnel": _funnel(ledger, names),
+        "funnel_picture": _funnel_picture(ledger, names),
+        "reasons": _reasons(ledger, names),
+        "changes": _changes(ledger, names),
+        "examples": _reject_examples(rejects) + _dropped_examples(dropped, origins),
+        "lengths": _lengths(sample, manifest, url.rsplit("/", 2)[0], names),
+        "clusters": _clusters(dropped),
+        "quality": _quality(sample, extra.get("thresholds", {})),
+        "sampled": None if sample is None else sample.num_rows,
+        "sources": _sources(manifest),
+        "shards": manifest["shards"],
+        "max_lines": MAX_LINES,
+        "configuration": yaml.safe_dump(manifest["config"], sort_keys=False, allow_unicode=True),
+    }
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        count=_marked(short_count), bytes=_marked(short_bytes), exact=lambda value: f"{value:,}"
+    )
+    page = environment.get_template("report.html").render(context)
+    files.write_bytes(url, page.encode(errors="replace"))
+
+
+def _marked(form: pictures.Format) -> Any:
+    """A filter that writes a number short, with the exact one as its tooltip."""
+    return lambda value: Markup('<span title="{}">{}</span>').format(f"{value:,}", form(value))
+
+
+def _share(part: float, whole: float) -> float:
+    return 100 * part / whole if whole else 0.0
+
+
+def _stage(ledger: Ledger, source: str, stage: str) -> Stage:
+    return ledger.sources[source].get(stage, Stage())
+
+
+def _last(ledger: Ledger, source: str) -> Stage:
+    """The last stage that a source went through."""
+    stages = ledger.sources[source]
+    return next((stages[name] for name in reversed(STAGES) if name in stages), Stage())
+
+
+def _cards(manifest: dict[str, Any], ledger: Ledger) -> list[dict[str, str]]:
+    first = [_stage(ledger, source, "read") for source in ledger.sources]
+    last = [_last(ledger, source) for source in ledger.sources]
+    documents, kept = sum(s.documents_in for s in first), sum(s.documents_out for s in last)
+    size, left = sum(s.bytes_in for s in first), sum(s.bytes_out for s in last)
+    sources = manifest["sources"].values()
+    train = sum(source["tokens"] for source in sources)
+    heldout = sum(source.get("heldout_tokens", 0) for source in sources)
+    text = sum(source["text_bytes"] + source.get("heldout_text_bytes", 0) for source in sources)
+    return [
+        {"title": "documents read", "value": short_count(documents), "note": f"{documents:,}"},
+        {
+            "title": "documents kept",
+            "value": short_count(kept),
+            "note": f"{kept:,} · {_share(kept, documents):.1f} %",
+        },
+        {"title": "text read", "value": short_bytes(size), "note": f"{size:,} bytes"},
+        {
+            "title": "text kept",
+            "value": short_bytes(left),
+            "note": f"{left:,} bytes · {_share(left, size):.1f} %",
+        },
+        {
+            "title": "tokens in the version",
+            "value": short_count(train + heldout),
+            "note": f"{train:,} to train on · {heldout:,} held out",
+        },
+        {
+            "title": "bytes in a token",
+            "value": f"{text / (train + heldout):.2f}" if train + heldout else "–",
+            "note": f"vocabulary of {manifest['tokenizer']['vocab_size']:,}",
+        },
+    ]
+
+
+def _summary(ledger: Ledger) -> list[dict[str, Any]]:
+    """Documents dropped in each stage, all sources together, as a share of those read."""
+    read = sum(_stage(ledger, source, "read").documents_in for source in ledger.sources)
+    lines = []
+    for stage in STAGES:
+        lost = sum(_stage(ledger, source, stage).documents_dropped for source in ledger.sources)
+        if lost:
+            lines.append({"stage": STAGE_TITLES[stage], "documents": lost, "share": _share(lost, read)})
+    return lines
+
+
+def _funnel(ledger: Ledger, names: list[str]) -> dict[str, Any]:
+    """One row a source and one for all, one cell a stage: what is left after it."""
+    stages = [name for name in STAGES if any(name in ledger.sources[source] for source in names)]
+    total = Ledger()
+    for source in names:
+        for stage in stages:
+            total.stage("all sources", stage).add(_stage(ledger, source, stage))
+    rows = []
+    for book, source in [(total, "all sources"), *((ledger, name) for name in names)]:
+        if source not in book.sources:
+            continue
+        read = _stage(book, source, "read")
+        cells = [_stage(book, source, stage) for stage in stages]
+        rows.append(
+            {
+                "source": source,
+                "documents": read.documents_in,
+                "bytes": read.bytes_in,
+                "cells": [
+                    {
+                        "documents": cell.documents_out,
+                        "bytes": cell.bytes_out,
+                        "documents_share": _share(cell.documents_out, read.documents_in),
+                        "bytes_share": _share(cell.bytes_out, read.bytes_in),
+                    }
+                    for cell in cells
+                ],
+            }
+        )
+    return {"stages": [STAGE_TITLES[name] for name in stages], "rows": rows}
+
+
+def _funnel_picture(ledger: Ledger, names: list[str]) -> Markup:
+    stages = [name for name in STAGES if any(name in ledger.sources[source] for source in names)]
+    documents: dict[str, list[float]] = {}
+    size: dict[str, list[float]] = {}
+    for source in names:
+        cells = [_stage(ledger, source, stage) for stage in stages]
+        documents[source] = [cells[0].documents_in, *(cell.documents_out for cell in cells)]
+        size[source] = [cells[0].bytes_in, *(cell.bytes_out for cell in cells)]
+    steps = ["input", *(STAGE_TITLES[stage] for stage in stages)]
+    return Markup(
+        pictures.funnel(steps, {"documents": (documents, short_count), "bytes": (size, short_bytes)})
+    )
+
+
+def _reasons(ledger: Ledger, names: list[str]) -> list[dict[str, Any]]:
+    lines = []
+    for stage in STAGES:
+        for source in names:
+            counts = _stage(ledger, source, stage)
+            for reason, entry in sorted(counts.dropped.items(), key=lambda item: -item[1]["documents"]):
+                lines.append(
+                    {
+                        "stage": STAGE_TITLES[stage],
+                        "source": source,
+                        "reason": reason,
+                        "share": _share(entry["documents"], counts.documents_in),
+                        **entry,
+                    }
+                )
+    return lines
+
+
+def _changes(ledger: Ledger, names: list[str]) -> list[dict[str, Any]]:
+    return [
+        {"stage": STAGE_TITLES[stage], "source": source, "reason": reason, "bytes": size}
+        for stage in STAGES
+        for source in names
+        for reason, size in sorted(_stage(ledger, source, stage).bytes_delta.items())
+    ]
+
+
+def _reject_examples(urls: list[str]) -> list[dict[str, Any]]:
+    """The first records of each source and reason that never became documents."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for url in urls:
+        for table in _tables(url, ["source", "file", "record", "reason", "detail", "sample"]):
+            for (source, reason), group in _groups(table):
+                kept = found.setdefault((source, reason), [])
+                for row in group.slice(0, EXAMPLES - len(kept)).to_pylist():
+                    kept.append(
+                        {
+                            "stage": STAGE_TITLES["read"],
+                            "source": source,
+                            "reason": reason,
+                            "place": f"{row['file']}, record {row['record']}",
+                            "detail": row["detail"],
+                            "sample": (row["sample"] or "")[:EXAMPLE_CHARACTERS],
+                        }
+                    )
+    return [line for key in sorted(found) for line in found[key]][:MAX_EXAMPLES]
+
+
+def _dropped_examples(dropped: dict[str, list[str]], origins: dict[str, str]) -> list[dict[str, Any]]:
+    """The first documents of each source and reason that a later stage dropped."""
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    wanted = ["part", "row", "record", "source", "reason", "value", "kept_id", "kept_version", "similarity"]
+    for stage, urls in dropped.items():
+        for url in urls:
+            for table in _tables(url, wanted):
+                for (source, reason), group in _groups(table):
+                    kept = found.setdefault((stage, source, reason), [])
+                    for row in group.slice(0, EXAMPLES - len(kept)).to_pylist():
+                        number = row.get("record", row["row"])
+                        kind = "record" if "record" in row else "document"
+                        kept.append(
+                            {
+                                "stage": STAGE_TITLES.get(stage, stage),
+                                "source": source,
+                                "reason": reason,
+                                "place": f"{origins.get(row['part'], row['part'])}, {kind} {number}",
+                                "detail": _evidence(row),
+                                "sample": "",
+                            }
+                        )
+    return [line for key in sorted(found) for line in found[key]][:MAX_EXAMPLES]
+
+
+def _evidence(row: dict[str, Any]) -> str:
+    facts = []
+    if row.get("value") is not None:
+        facts.append(f"measured {row['value']:.4g}")
+    if row.get("similarity") is not None and row["reason"] != "exact_duplicate":
+        facts.append(f"similarity {row['similarity']:.3f}")
+    if row.get("kept_id") is not None:
+        version = f" of {row['kept_version']}" if row.get("kept_version") else ""
+        facts.append(f"kept {_hex(row['kept_id'])}{version}")
+    return ", ".join(facts)
+
+
+def _hex(identifier: Any) -> str:
+    return identifier.hex() if isinstance(identifier, bytes) else str(identifier)
+
+
+def _tables(url: str, columns: list[str]) -> Iterator[pa.Table]:
+    """The row groups of a parquet file, restricted to those columns it has."""
+    filesystem, path = files.split(url)
+    with filesystem.open(path, "rb") as stream:
+        reader = pq.ParquetFile(stream)
+        present = [name for name in columns if name in reader.schema_arrow.names]
+        for group in range(reader.num_row_groups):
+            yield reader.read_row_group(group, columns=present)
+
+
+def _rows(url: str) -> int:
+    filesystem, path = files.split(url)
+    with filesystem.open(path, "rb") as stream:
+        return int(pq.ParquetFile(stream).metadata.num_rows)
+
+
+def _groups(table: pa.Table) -> Iterator[tuple[tuple[str, str], pa.Table]]:
+    """The rows of each (source, reason)."""
+    sources, reasons = table["source"].cast(pa.string()), table["reason"].cast(pa.string())
+    keys = pa.table({"source": sources, "reason": reasons}).group_by(["source", "reason"]).aggregate([])
+    for key in keys.to_pylist():
+        mask = pc.and_(pc.equal(sources, key["source"]), pc.equal(reasons, key["reason"]))
+        yield (key["source"], key["reason"]), table.filter(mask)
+
+
+def _sample_attributes(urls: list[str]) -> pa.Table | None:
+    """Source, bytes and quality columns of at most about SAMPLE_ROWS documents at even distances."""
+    urls = urls[:: -(-len(urls) // SAMPLE_FILES) or 1]
+    total = sum(_rows(url) for url in urls)
+    if not total:
+        return None
+    step = -(-total // SAMPLE_ROWS)
+    pieces: list[pa.Table] = []
+    offset = 0
+    for url in urls:
+        filesystem, path = files.split(url)
+        with filesystem.open(path, "rb") as stream:
+            reader = pq.ParquetFile(stream)
+            names = [name for name in reader.schema_arrow.names if name.startswith("q_")]
+            for group in range(reader.num_row_groups):
+                table = reader.read_row_group(group, columns=["source", "bytes", *names])
+                chosen = np.arange(-offset % step, table.num_rows, step)
+                offset += table.num_rows
+                plain = table["source"].cast(pa.string())
+                pieces.append(table.set_column(0, "source", plain).take(pa.array(chosen)))
+    return pa.concat_tables(pieces, promote_options="permissive")
+
+
+def _lengths(
+    sample: pa.Table | None, manifest: dict[str, Any], versions_url: str, names: list[str]
+) -> list[Markup]:
+    found = []
+    if sample is not None:
+        by_source = {
+            name: sample.filter(pc.equal(sample["source"], name))["bytes"].to_numpy() for name in names
+        }
+        found.append(pictures.ridges(by_source, "bytes in a document, after cleaning", short_bytes))
+    tokens = _token_counts(manifest, versions_url)
+    if tokens:
+        ordered = {name: tokens[name] for name in names if name in tokens} | tokens
+        found.append(pictures.ridges(ordered, "tokens in a document of the version", short_count))
+    return [Markup(picture) for picture in found]
+
+
+def _token_counts(manifest: dict[str, Any], versions_url: str) -> dict[str, np.ndarray]:
+    """Tokens in each document of the first training shard of every source; shards are shuffled."""
+    counts: dict[str, np.ndarray] = {}
+    for shard in manifest["shards"]:
+        url = files.join(versions_url, shard["path"])
+        if shard["split"] != "train" or shard["source"] in counts or not files.exists(url):
+            continue
+        local = files.local_path(url)
+        filesystem, path = files.split(url)
+        with pa.memory_map(local) if local else filesystem.open(path, "rb") as stream:
+            reader = pa.ipc.open_file(stream)
+            lists = [reader.get_batch(i).column("input_ids") for i in range(reader.num_record_batches)]
+            lengths = [np.diff(column.offsets.to_numpy()) for column in lists]
+        counts[shard["source"]] = np.concatenate([np.zeros(0, np.int64), *lengths])[:SAMPLE_ROWS]
+    return counts
+
+
+def _clusters(dropped: dict[str, list[str]]) -> dict[str, Any] | None:
+    """Sizes of duplicate clusters, the largest of them, and similarities of the near-duplicates."""
+    urls = [url for group in dropped.values() for url in group if "cluster" in _columns(url)]
+    rows = sum(_rows(url) for url in urls)
+    if not rows:
+        return None
+    modulus = -(-rows // CLUSTER_ROWS)
+    columns = ["source", "reason", "cluster", "kept_id", "kept_version", "similarity", "bytes"]
+    pieces = []
+    for url in urls:
+        for table in _tables(url, columns):
+            keys = _cluster_keys(table["cluster"].combine_chunks())
+            chosen = table.filter(pa.array(keys % np.uint64(modulus) == 0))
+            for name in ("source", "reason", "kept_version"):
+                position = chosen.schema.get_field_index(name)
+                chosen = chosen.set_column(position, name, chosen[name].cast(pa.string()))
+            pieces.append(chosen)
+    table = pa.concat_tables(pieces)
+    grouped = table.group_by("cluster").aggregate(
+        [
+            ("bytes", "count"),
+            ("bytes", "sum"),
+            ("source", "count_distinct"),
+            ("source", "min"),
+            ("similarity", "min"),
+            ("kept_id", "min"),
+            ("kept_version", "min"),
+        ]
+    )
+    order = [("bytes_count", "descending"), ("bytes_sum", "descending"), ("kept_id_min", "ascending")]
+    near = table.filter(pc.equal(table["reason"], "near_duplicate"))["similarity"].drop_null().to_numpy()
+    return {
+        "one_in": modulus,
+        "count": grouped.num_rows,
+        "documents": table.num_rows,
+        "bytes": pc.sum(table["bytes"]).as_py(),
+        "sizes": Markup(
+            pictures.sizes(grouped["bytes_count"].to_numpy() + 1, "documents in a duplicate cluster")
+        ),
+        "similarities": Markup(
+            pictures.histogram(near, float(near.min()), 1.0, "Jaccard similarity of near-duplicates")
+        )
+        if len(near)
+        else None,
+        "largest": [
+            {
+                "documents": row["bytes_count"] + 1,
+                "bytes": row["bytes_sum"],
+                "source": row["source_min"],
+                "others": row["source_count_distinct"] - 1,
+                "similarity": row["similarity_min"],
+                "kept": _hex(row["kept_id_min"]),
+                "version": row["kept_version_min"],
+            }
+            for row in grouped.sort_by(order).slice(0, LARGEST_CLUSTERS).to_pylist()
+        ],
+    }
+
+
+def _columns(url: str) -> list[str]:
+    filesystem, path = files.split(url)
+    with filesystem.open(path, "rb") as stream:
+        names: list[str] = pq.ParquetFile(stream).schema_arrow.names
+        return names
+
+
+def _cluster_keys(column: pa.Array) -> np.ndarray:
+    """A uint64 for each value of a cluster column (whole numbers or fixed-size binary)."""
+    if pa.types.is_integer(column.type):
+        whole: np.ndarray = column.to_numpy(zero_copy_only=False).astype(np.uint64)
+        return whole
+    width = column.type.byte_width
+    data = np.frombuffer(column.buffers()[1], np.uint8)
+    rows = data[column.offset * width : (column.offset + len(column)) * width].reshape(-1, width)
+    return np.ascontiguousarray(rows[:, -8:]).view(np.uint64).ravel()
+
+
+def _quality(sample: pa.Table | None, thresholds: dict[str, float]) -> Markup | None:
+    if sample is None:
+        return None
+    columns = {}
+    for name in sample.column_names:
+        numeric = pa.types.is_floating(sample[name].type) or pa.types.is_integer(sample[name].type)
+        if name.startswith("q_") and numeric:
+            values = sample[name].drop_null().to_numpy().astype(float)
+            values = values[np.isfinite(values)]
+            if len(values):
+                columns[name] = values
+    return Markup(pictures.distributions(columns, thresholds)) if columns else None
+
+
+def _sources(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Documents, tokens and mixture share of each source over the whole version."""
+    sources = manifest["sources"]
+    tokens = sum(fields["tokens"] for fields in sources.values())
+    weighted = any(fields["weight"] for fields in sources.values())
+    weights = {
+        name: (fields["weight"] or 0.0) if weighted else fields["tokens"] for name, fields in sources.items()
+    }
+    whole = sum(weights.values())
+    rows = [
+        {
+            "source": name,
+            "kind": fields.get("kind"),
+            "documents": fields["documents"],
+            "heldout": fields.get("heldout_documents", 0),
+            "text_bytes": fields["text_bytes"],
+            "tokens": fields["tokens"],
+            "bytes_per_token": fields["text_bytes"] / fields["tokens"] if fields["tokens"] else None,
+            "share": _share(fields["tokens"], tokens),
+            "weight": _share(weights[name], whole),
+        }
+        for name, fields in sorted(sources.items(), key=lambda item: (-item[1]["tokens"], item[0]))
+    ]
+    picture = None
+    if rows:
+        picture = Markup(
+            pictures.shares(
+                [row["source"] for row in rows],
+                [row["share"] for row in rows],
+                [row["weight"] for row in rows],
+            )
+        )
+    return {"rows": rows, "weighted": weighted, "picture": picture}
