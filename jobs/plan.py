@@ -39,7 +39,11 @@ def main(
         price_per_hour=price,
     )
     console = Console(highlight=False)
-    table = Table("what", "value", title=f"{settings.name}: {settings.train.precision}, ZeRO-{settings.train.zero_stage}")
+    table = Table(
+        "what",
+        "value",
+        title=f"{settings.name}: {settings.train.precision}, ZeRO-{settings.train.zero_stage}",
+    )
     table.columns[1].justify = "right"
     counts, memory = found.parameters, found.memory
     gib = 2**30

@@ -1,0 +1,35 @@
+# make demo: raw text to a trained, evaluated, sampled model. make test: lint, types, tests.
+# Both make .venv first; both can be run again.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test slow lint install reference clean
+
+demo: install
+	@$(BIN)/python -m jobs.demo
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: install
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+reference: install
+	$(BIN)/python -m jobs.reference > docs/configuration.md
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) (a few minutes the first time) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs .cache *.egg-info
