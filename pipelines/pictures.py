@@ -95,7 +95,7 @@ def funnel(steps: list[str], panels: dict[str, tuple[dict[str, list[float]], For
                 left += np.asarray(values, float)
             whole = max(left[0], 1)
             for row, total in enumerate(left):
-                share = "" if row == 0 else f"  {100 * total / whole:.0f} %"
+                share = "" if row == 0 else f" · {100 * total / whole:.0f} %"
                 axis.text(total + 0.015 * whole, row, form(total) + share, va="center", fontsize=9)
             axis.set_title(title)
             axis.set_xlim(0, whole * 1.28)
@@ -161,19 +161,17 @@ def sizes(counts: np.ndarray, unit: str) -> str:
         top = max(2, math.ceil(math.log2(counts.max() + 1)))
         edges = 2 ** np.arange(1, top + 1)
         heights, _ = np.histogram(counts, edges)
-        labels = [
-            str(low) if high - low == 1 else f"{short_count(low)}-{short_count(high - 1)}"
-            for low, high in zip(edges[:-1], edges[1:], strict=True)
-        ]
-        bars = axis.bar(labels, heights, color=_ACCENT, width=0.82)
+        bars = axis.bar(np.arange(len(heights)), heights, color=_ACCENT, width=0.92, align="edge")
         axis.bar_label(
             bars, [short_count(value) if value else "" for value in heights], fontsize=8, padding=2
         )
+        step = 1 + len(edges) // 14
+        axis.set_xticks(np.arange(len(edges))[::step] - 0.04, [f"{edge:,}" for edge in edges[::step]])
         axis.set_yscale("symlog", linthresh=1)
         axis.yaxis.set_visible(False)
         axis.set_xlabel(unit)
         axis.margins(y=0.15)
-        axis.tick_params(axis="x", length=0, labelsize=8)
+        axis.tick_params(axis="x", labelsize=8)
         return _svg(figure, f"Histogram of {unit}")
 
 

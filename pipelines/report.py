@@ -26,18 +26,19 @@ SAMPLE_FILES = 256
 CLUSTER_ROWS = 2_000_000
 EXAMPLES = 3
 EXAMPLE_CHARACTERS = 300
-MAX_EXAMPLES = 300
+MAX_EXAMPLES = 150
+"""Pairs of source and reason that examples are shown of."""
 MAX_LINES = 1000
 """Lines of the inputs and shards tables that are shown."""
 LARGEST_CLUSTERS = 15
 
 STAGE_TITLES = {
-    "read": "read",
-    "normalise": "normalised",
+    "read": "reading",
+    "normalise": "normalising",
     "quality": "quality rules",
     "exact": "exact dedup",
     "fuzzy": "fuzzy dedup",
-    "tokenize": "tokenized",
+    "tokenize": "tokenizing",
 }
 
 
@@ -68,7 +69,7 @@ def write_report(
         "funnel_picture": _funnel_picture(ledger, names),
         "reasons": _reasons(ledger, names),
         "changes": _changes(ledger, names),
-        "examples": _reject_examples(rejects) + _dropped_examples(dropped, origins),
+        "examples": _examples(rejects, dropped, origins),
         "lengths": _lengths(sample, manifest, url.rsplit("/", 2)[0], names),
         "clusters": _clusters(dropped),
         "quality": _quality(sample, extra.get("thresholds", {})),
@@ -124,18 +125,18 @@ def _cards(manifest: dict[str, Any], ledger: Ledger) -> list[dict[str, str]]:
         {
             "title": "documents kept",
             "value": short_count(kept),
-            "note": f"{kept:,} · {_share(kept, documents):.1f} %",
+            "note": f"{_share(kept, documents):.1f} % · {kept:,}",
         },
         {"title": "text read", "value": short_bytes(size), "note": f"{size:,} bytes"},
         {
             "title": "text kept",
             "value": short_bytes(left),
-            "note": f"{left:,} bytes · {_share(left, size):.1f} %",
+            "note": f"{_share(left, size):.1f} % · {left:,} bytes",
         },
         {
             "title": "tokens in the version",
             "value": short_count(train + heldout),
-            "note": f"{train:,} to train on · {heldout:,} held out",
+            "note": f"{train:,} for training, {heldout:,} held out",
         },
         {
             "title": "bytes in a token",
@@ -229,50 +230,40 @@ def _changes(ledger: Ledger, names: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _reject_examples(urls: list[str]) -> list[dict[str, Any]]:
-    """The first records of each source and reason that never became documents."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for url in urls:
-        for table in _tables(url, ["source", "file", "record", "reason", "detail", "sample"]):
-            for (source, reason), group in _groups(table):
-                kept = found.setdefault((source, reason), [])
-                for row in group.slice(0, EXAMPLES - len(kept)).to_pylist():
-                    kept.append(
-                        {
-                            "stage": STAGE_TITLES["read"],
-                            "source": source,
-                            "reason": reason,
-                            "place": f"{row['file']}, record {row['record']}",
-                            "detail": row["detail"],
-                            "sample": (row["sample"] or "")[:EXAMPLE_CHARACTERS],
-                        }
-                    )
-    return [line for key in sorted(found) for line in found[key]][:MAX_EXAMPLES]
+Examples = dict[tuple[str, str, str], list[dict[str, Any]]]
+"""Examples by stage, source and reason, each with place, detail and sample."""
 
 
-def _dropped_examples(dropped: dict[str, list[str]], origins: dict[str, str]) -> list[dict[str, Any]]:
-    """The first documents of each source and reason that a later stage dropped."""
-    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    wanted = ["part", "row", "record", "source", "reason", "value", "kept_id", "kept_version", "similarity"]
+def _examples(rejects: list[str], dropped: dict[str, list[str]], origins: dict[str, str]) -> Examples:
+    """The first records of each source and reason that were rejected, and the first documents dropped."""
+    found: Examples = {}
+    columns = ["source", "file", "record", "reason", "detail", "sample"]
+    for row in _first_rows(found, STAGE_TITLES["read"], rejects, columns):
+        row["lines"].append(
+            {
+                "place": f"{row['file']}, record {row['record']}",
+                "detail": row["detail"],
+                "sample": (row["sample"] or "")[:EXAMPLE_CHARACTERS],
+            }
+        )
+    columns = ["part", "row", "record", "source", "reason", "value", "kept_id", "kept_version", "similarity"]
     for stage, urls in dropped.items():
-        for url in urls:
-            for table in _tables(url, wanted):
-                for (source, reason), group in _groups(table):
-                    kept = found.setdefault((stage, source, reason), [])
-                    for row in group.slice(0, EXAMPLES - len(kept)).to_pylist():
-                        number = row.get("record", row["row"])
-                        kind = "record" if "record" in row else "document"
-                        kept.append(
-                            {
-                                "stage": STAGE_TITLES.get(stage, stage),
-                                "source": source,
-                                "reason": reason,
-                                "place": f"{origins.get(row['part'], row['part'])}, {kind} {number}",
-                                "detail": _evidence(row),
-                                "sample": "",
-                            }
-                        )
-    return [line for key in sorted(found) for line in found[key]][:MAX_EXAMPLES]
+        for row in _first_rows(found, STAGE_TITLES.get(stage, stage), urls, columns):
+            number = f"record {row['record']}" if "record" in row else f"document {row['row']}"
+            row["lines"].append(
+                {"place": f"{origins.get(row['part'], row['part'])}, {number}", "detail": _evidence(row)}
+            )
+    return dict(list(found.items())[:MAX_EXAMPLES])
+
+
+def _first_rows(found: Examples, stage: str, urls: list[str], columns: list[str]) -> Iterator[dict[str, Any]]:
+    """The first EXAMPLES rows of each (source, reason); "lines" is the list of `found` they belong to."""
+    for url in urls:
+        for table in _tables(url, columns):
+            for (source, reason), group in _groups(table):
+                lines = found.setdefault((stage, source, reason), [])
+                for row in group.slice(0, max(EXAMPLES - len(lines), 0)).to_pylist():
+                    yield {**row, "lines": lines}
 
 
 def _evidence(row: dict[str, Any]) -> str:
@@ -311,7 +302,7 @@ def _groups(table: pa.Table) -> Iterator[tuple[tuple[str, str], pa.Table]]:
     """The rows of each (source, reason)."""
     sources, reasons = table["source"].cast(pa.string()), table["reason"].cast(pa.string())
     keys = pa.table({"source": sources, "reason": reasons}).group_by(["source", "reason"]).aggregate([])
-    for key in keys.to_pylist():
+    for key in keys.sort_by([("source", "ascending"), ("reason", "ascending")]).to_pylist():
         mask = pc.and_(pc.equal(sources, key["source"]), pc.equal(reasons, key["reason"]))
         yield (key["source"], key["reason"]), table.filter(mask)
 

@@ -201,7 +201,7 @@ def test_numbers_names_and_examples_are_there(page):
         "v0002/shards/code/train-00000.arrow",
         "min_words: 5",
         "50,277",
-        "-1234",
+        "-1,234",
         "3,000 documents",
     ):
         assert text in page, text
