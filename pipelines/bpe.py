@@ -82,7 +82,7 @@ class BytePairEncoder:
         ids uint32[n] and offsets int64[documents + 1].
         """
         documents = len(offsets) - 1
-        bound = int(offsets[-1] - offsets[0]) + documents
+        bound = int(offsets[-1] - offsets[0]) + documents + 1
         ids = np.empty(bound, dtype=np.uint32)
         ends = np.zeros(documents + 1, dtype=np.int64)
         _encode(
@@ -185,6 +185,16 @@ def _load(typingctx: Any, data: Any, index: Any) -> Any:
         return builder.load(pointer, align=1)
 
     return signature, generate
+
+
+@intrinsic  # type: ignore[misc]
+def _trailing_zeros(typingctx: Any, value: Any) -> Any:
+    """How many low bits of a uint64 are zero; 64 for zero."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.uint64), generate
 
 
 @njit(cache=True, nogil=True)
@@ -347,6 +357,34 @@ def _class(data: np.ndarray, at: int, classes: np.ndarray) -> tuple[int, int]:
 
 
 @njit(cache=True, nogil=True)
+def _ascii_letters(data: np.ndarray, at: int) -> int:
+    """How many of the eight bytes at `at` are ASCII letters before the first that is not."""
+    every = np.uint64(0x0101010101010101)
+    high = every * np.uint64(0x80)
+    eight = _load(data, at)
+    # Adding to seven bits carries into the eighth, and never into the next byte.
+    lower = (eight | every * np.uint64(0x20)) & ~high
+    from_a = lower + every * np.uint64(0x80 - 0x61)
+    above_z = lower + every * np.uint64(0x80 - 0x7B)
+    others = ~(from_a & ~above_z & ~eight) & high
+    return _trailing_zeros(others) >> 3
+
+
+@njit(cache=True, nogil=True)
+def _space_end(data: np.ndarray, start: int, stop: int, classes: np.ndarray) -> int:
+    r"""End of the white space at `start`: it leaves its last character to a word that follows (\s+(?!\S))."""
+    at = start
+    last_start = start
+    while at < stop:
+        kind, length = _class(data, at, classes)
+        if kind != 0:
+            return last_start if last_start > start else at
+        last_start = at
+        at += length
+    return at
+
+
+@njit(cache=True, nogil=True)
 def _word_end(data: np.ndarray, start: int, stop: int, classes: np.ndarray) -> int:
     """End of the word that starts at `start` in the piece that ends at `stop`."""
     at = start
@@ -365,17 +403,22 @@ def _word_end(data: np.ndarray, start: int, stop: int, classes: np.ndarray) -> i
             at += 1
             kind = after_kind
             length = after_length
-    last_start = at
+    if kind == 0:
+        return _space_end(data, at, stop, classes)
     at += length
     while at < stop:
+        if kind == 1:
+            while at + 8 <= stop:
+                letters = _ascii_letters(data, at)
+                at += letters
+                if letters < 8:
+                    break
+            if at == stop:
+                break
         next_kind, length = _class(data, at, classes)
         if next_kind != kind:
             break
-        last_start = at
         at += length
-    # \s+(?!\S): white space leaves its last character to the word that follows.
-    if kind == 0 and at < stop and last_start > start:
-        return last_start
     return at
 
 
@@ -442,6 +485,11 @@ def _encode_words(
     while at < stop:
         end = _word_end(data, at, stop, classes)
         length = end - at
+        if length == 1 and byte_ids[data[at]] >= 0:
+            ids[position] = byte_ids[data[at]]
+            position += 1
+            at = end
+            continue
         cached = length <= CACHED_BYTES and at + 32 <= len(data)
         home = np.uint64(0)
         key0 = key1 = key2 = key3 = np.uint64(0)
@@ -477,8 +525,10 @@ def _encode_words(
                     hit = True
                     entry = cache[base + 4]
                     count = np.int64(entry & _LOW)
+                    # Most words have one or two ids: no branch to guess wrong. The buffer has a spare place.
                     ids[position] = entry >> _32
-                    for i in range(1, count):
+                    ids[position + 1] = cache[base + 5]
+                    for i in range(2, count):
                         ids[position + i] = cache[base + 4 + (i + 1) // 2] >> np.uint64(32 * ((i + 1) & 1))
                     position += count
                     break

@@ -7,6 +7,7 @@ pipelines.bpe; any other tokenizer by `tokenizers` itself, with one message.
 import hashlib
 import json
 import logging
+import re
 import threading
 import unicodedata
 from collections.abc import Iterable
@@ -63,7 +64,21 @@ class Tokenizer:
         if reason is not None:
             log.warning("%s is encoded by `tokenizers`, about 15 times slower, because %s", name, reason)
             return
-        self._encoder = _fast_encoder(specification, self._reference, cache_slots)
+        special: dict[str, int] = {}
+        added: dict[str, int] = {}
+        normalizer = self._reference.normalizer
+        for number, token in self._reference.get_added_tokens_decoder().items():
+            if not token.normalized:
+                special[token.content] = number
+            else:
+                added[normalizer.normalize_str(token.content) if normalizer else token.content] = number
+        # The longest alternative first makes the leftmost match the longest one too.
+        longest_first = sorted(special, key=len, reverse=True)
+        self._special = re.compile("(" + ("|".join(map(re.escape, longest_first)) or r"(?!)") + ")")
+        model = specification["model"]
+        # Older files write a merge as one string, newer ones as a pair.
+        merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+        self._encoder = BytePairEncoder(model["vocab"], merges, special, added, cache_slots)
 
     @classmethod
     def load(cls, url: str, end_of_document: str) -> "Tokenizer":
@@ -93,9 +108,9 @@ class Tokenizer:
         with self._lock:
             apart = self._not_normal(text, data, offsets)
             ids, ends = self._encoder.encode(data, offsets, apart, self.end_of_document_id if end else None)
-        ids = ids.astype(self.dtype)
-        if apart.any():
-            ids, ends = self._insert(text, end, np.flatnonzero(apart), ids, ends)
+            ids = ids.astype(self.dtype)
+            if apart.any():
+                ids, ends = self._insert(text, end, np.flatnonzero(apart), ids, ends)
         return pa.LargeListArray.from_arrays(pa.array(ends), pa.array(ids))
 
     def encode_reference(self, texts: list[str]) -> list[list[int]]:
@@ -144,15 +159,29 @@ class Tokenizer:
     def _insert(
         self, text: pa.LargeStringArray, end: bool, documents: np.ndarray, ids: np.ndarray, ends: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Put the ids by `tokenizers` of some documents, which have none so far, in their places."""
-        slow = self._encode_slowly(text.take(pa.array(documents)), end)
+        """Put the ids of documents that must be normalised, which have none so far, in their places."""
+        contents = text.take(pa.array(documents)).to_pylist()
         pieces, start = [], 0
         lengths = np.diff(ends)
-        for row, document in enumerate(documents):
-            pieces += [ids[start : ends[document]], slow[row].values.to_numpy()]
+        for document, content in zip(documents, contents, strict=True):
+            pieces += [ids[start : ends[document]], self._encode_normalized(content, end)]
             start = ends[document]
             lengths[document] = len(pieces[-1])
         return np.concatenate([*pieces, ids[start:]]), np.concatenate([[0], np.cumsum(lengths)])
+
+    def _encode_normalized(self, content: str, end: bool) -> np.ndarray:
+        """Normalise one document as `tokenizers` does, between its special tokens, and encode it."""
+        parts = self._special.split(content)
+        parts[::2] = [self._reference.normalizer.normalize_str(part) for part in parts[::2]]
+        normalized = "".join(parts)
+        if self._special.split(normalized) != parts:
+            # Normalising made text that looks like a special token but is none.
+            return self._encode_slowly(pa.array([content]), end).values.to_numpy()  # type: ignore[no-any-return]
+        data = np.frombuffer(normalized.encode(), dtype=np.uint8)
+        offsets = np.array([0, len(data)], dtype=np.int64)
+        last = self.end_of_document_id if end else None
+        ids, _ = self._encoder.encode(data, offsets, np.zeros(1, dtype=np.bool_), last)
+        return ids.astype(self.dtype)
 
     def _encode_slowly(self, text: pa.LargeStringArray, end: bool) -> pa.LargeListArray:
         tail = [self.end_of_document_id] if end else []
@@ -187,21 +216,3 @@ def _one_large_string_array(text: pa.Array | pa.ChunkedArray) -> pa.LargeStringA
     if text.null_count:
         raise ValueError("text to encode has nulls")
     return text.cast(pa.large_string())
-
-
-def _fast_encoder(specification: dict[str, Any], reference: Reference, cache_slots: int) -> BytePairEncoder:
-    model = specification["model"]
-    merges = [
-        tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]
-    ]
-    special, added = {}, {}
-    for token in specification["added_tokens"]:
-        content = token["content"]
-        number = reference.token_to_id(content)
-        if not token["normalized"]:
-            special[content] = number
-        elif reference.normalizer is None:
-            added[content] = number
-        else:
-            added[reference.normalizer.normalize_str(content)] = number
-    return BytePairEncoder(model["vocab"], merges, special, added, cache_slots)
