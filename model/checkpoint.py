@@ -222,8 +222,8 @@ def load(engine: Any, checkpoint_url: str, convert: bool) -> None:
     """Load model and optimizer; all ranks call it.
 
     convert: the checkpoint was written by another number of workers or ZeRO stage, and goes through
-    DeepSpeed's universal checkpoint (Lian et al. 2024, arXiv:2406.18820). Raises RuntimeError when DeepSpeed did not load
-    what the description promises.
+    DeepSpeed's universal checkpoint (Lian et al. 2024, arXiv:2406.18820). Raises RuntimeError when DeepSpeed
+    did not load what the description promises.
     """
     description = files.read_json(files.join(checkpoint_url, DESCRIPTION))
     with local_copy(checkpoint_url) as path, contextlib.ExitStack() as stack:
@@ -246,8 +246,8 @@ def _universal(path: str, description: dict[str, Any]) -> Any:
 
     if description["zero_stage"] == 0:
         raise UserError(
-            f"checkpoint {path} was written with train.zero_stage 0, which has no universal form: continue with "
-            f"train.zero_stage 0 and {description['world_size']} workers"
+            f"checkpoint {path} was written with train.zero_stage 0, which has no universal form: continue "
+            f"with train.zero_stage 0 and {description['world_size']} workers"
         )
     leader = int(os.environ.get("LOCAL_RANK", "0")) == 0
     target = path.rstrip("/") + ".universal"
@@ -274,7 +274,7 @@ def _universal(path: str, description: dict[str, Any]) -> Any:
 
 
 def consolidated_state(checkpoint_url: str) -> dict[str, Tensor]:
-    """Whole weights by parameter name, on the CPU: fp32 for ZeRO 1 to 3 and fp32 runs, else the model's dtype."""
+    """Whole weights by parameter name, on the CPU; fp32, but for ZeRO 0 the dtype of the run."""
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     description = files.read_json(files.join(checkpoint_url, DESCRIPTION))

@@ -35,8 +35,8 @@ BUCKET = 500_000_000
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     """The learning rate of 0-based `step` of `steps`.
 
-    Linear warm-up, then cosine decay (Loshchilov & Hutter 2017), warmup-stable-decay (Hu et al. 2024, MiniCPM;
-    here with a linear decay) or a constant.
+    Linear warm-up, then cosine decay (Loshchilov & Hutter 2017), warmup-stable-decay (Hu et al. 2024,
+    MiniCPM; here with a linear decay) or a constant.
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
@@ -155,7 +155,7 @@ def build_engine(
         parameters = sum(p.numel() for p in NeoX(model_config, vocab_size, seed=None, **options).parameters())
     settings = deepspeed_config(config, world, parameters, universal)
     partitioned = (
-        deepspeed.zero.Init(config_dict_or_path=settings, dtype=DTYPES[precision])
+        deepspeed.zero.Init(config_dict_or_path=settings)  # given a dtype, it takes bf16 on a CPU
         if config.zero_stage == 3
         else nullcontext()
     )

@@ -23,7 +23,7 @@ from base import files
 from base.errors import UserError
 from model import order
 
-DTYPES = {"uint16": np.dtype(np.uint16), "uint32": np.dtype(np.uint32)}
+DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype(np.uint16), "uint32": np.dtype(np.uint32)}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,136 @@
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+from synthetic_corpus import write_corpus
+from training_runs import MODEL, SOURCES, run_here, run_processes, settings
+
+from base.errors import UserError
+from model import checkpoint, journal
+from model.train import TrainJob, train
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_corpus(tmp_path_factory.mktemp("corpus"), SOURCES)
+
+
+def _losses(run_url: object) -> list[float]:
+    lines = journal.read(str(run_url))
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    return [line["loss"] for line in lines]
+
+
+def test_killed_at_any_point_and_run_again_gives_the_same_losses(manifest: str, tmp_path: Path) -> None:
+    expected = _losses(run_here(manifest, str(tmp_path / "reference"), steps=10, precision="bf16")["run_url"])
+    run = {"run_url": str(tmp_path / "run"), "steps": 10, "precision": "bf16", "checkpoint": {"every": 3}}
+    for kill in ({"kill_at": 5}, {"kill_in_save": (6, "files")}, {"kill_in_save": (9, "prune")}):
+        assert run_processes(1, manifest, [{**run, **kill}]) == [-9]
+        if "kill_at" in kill:  # a line that was cut short
+            with open(tmp_path / "run" / journal.NAME, "a") as file:
+                file.write('{"step": 6, "lo')
+    result = run_here(manifest, **run)
+    assert result["resumed_from"] == 9
+    assert _losses(tmp_path / "run") == expected
+    assert checkpoint.steps(run["run_url"]) == [9, 10]
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_fp16_resumes_exactly_with_its_loss_scale(manifest: str, tmp_path: Path, stage: int) -> None:
+    same = {"precision": "fp16", "zero_stage": stage, "loss_scale": {"initial_power": 8, "window": 3}}
+    same["optimizer"] = {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 2}
+    whole = run_here(manifest, str(tmp_path / "whole"), (2, 7), steps=10, **same)
+    for steps in (3, 6, 10):
+        run_here(manifest, str(tmp_path / "parts"), (2, 7), steps=steps, **same)
+    fields = ("step", "loss", "loss_scale", "gradient_norm", "learning_rate")
+    before, after = journal.read(whole["run_url"]), journal.read(str(tmp_path / "parts"))
+    assert [[line[name] for name in fields] for line in after] == [
+        [line[name] for name in fields] for line in before
+    ]
+
+
+def test_damaged_and_unfinished_checkpoints_are_passed_over(
+    manifest: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = {"run_url": str(tmp_path / "run"), "steps": 6, "checkpoint": {"every": 2, "keep_last": 3}}
+    expected = _losses(run_here(manifest, **run)["run_url"])
+    folders = [Path(checkpoint.folder(run["run_url"], step)) for step in (2, 4, 6)]
+    weights = sorted((folders[2] / "state").iterdir())[0]
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    (folders[1] / checkpoint.DESCRIPTION).unlink()
+    with caplog.at_level(logging.WARNING):
+        assert checkpoint.latest(run["run_url"]) == str(folders[0])
+    assert "step_00000006 is damaged" in caplog.text and weights.name in caplog.text
+    result = run_here(manifest, **run)
+    assert result["resumed_from"] == 2 and _losses(run["run_url"]) == expected
+    assert checkpoint.latest(run["run_url"]) == str(folders[2])
+
+
+def test_keep_policy(manifest: str, tmp_path: Path) -> None:
+    policy = {"every": 1, "keep_last": 2, "keep_every": 3}
+    run_here(manifest, str(tmp_path / "run"), steps=8, checkpoint=policy)
+    assert checkpoint.steps(str(tmp_path / "run")) == [3, 6, 7, 8]
+
+
+def test_another_model_or_corpus_is_refused_by_name(manifest: str, tmp_path: Path) -> None:
+    run_url = str(tmp_path / "run")
+    run_here(manifest, run_url, steps=2)
+    wider = TrainJob(MODEL.model_copy(update={"hidden_size": 64}), settings(), manifest, run_url)
+    with pytest.raises(UserError, match="model.hidden_size = 32, this run has 64"):
+        train(wider)
+    with pytest.raises(UserError, match="data.seed = 1234, this run has 5"):
+        run_here(manifest, run_url, seed=5)
+    other = write_corpus(tmp_path / "other", SOURCES, seed=9)
+    with pytest.raises(UserError, match="data.manifest_hash"):
+        run_here(other, run_url)
+
+
+def test_no_space_keeps_the_last_checkpoint_and_goes_on(
+    manifest: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = {"run_url": str(tmp_path / "run"), "checkpoint": {"every": 2}}
+    run_here(manifest, steps=2, **run)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with caplog.at_level(logging.WARNING):
+        result = run_here(manifest, steps=5, **run)
+    assert "no checkpoint at step 4" in caplog.text
+    assert result["step"] == 5 and checkpoint.steps(run["run_url"]) == [2]
+
+
+def test_workers_and_zero_stage_may_change_between_runs(manifest: str, tmp_path: Path) -> None:
+    expected = _losses(run_here(manifest, str(tmp_path / "reference"), steps=12)["run_url"])
+    run = {"run_url": str(tmp_path / "run"), "optimizer": settings().optimizer.model_dump()}
+    constant = {**run, "checkpoint": {"every": 3}}
+    run_here(
+        manifest, **{**constant, "steps": 12, "zero_stage": 1, "checkpoint": {"every": 3, "keep_last": 9}}
+    )
+    assert _losses(tmp_path / "run") == expected
+    run_url = tmp_path / "run"
+
+    def rewind(step: int) -> None:
+        for later in checkpoint.steps(str(run_url)):
+            if later > step:
+                shutil.rmtree(checkpoint.folder(str(run_url), later))
+        lines = (run_url / journal.NAME).read_text().splitlines(keepends=True)
+        (run_url / journal.NAME).write_text("".join(lines[:step]))
+
+    rewind(3)
+    stage3 = {**constant, "steps": 12, "zero_stage": 3}
+    assert run_processes(2, manifest, [stage3]) == [0, 0]
+    assert _losses(run_url) == pytest.approx(expected, abs=1e-5)
+    rewind(9)
+    run_here(manifest, **{**constant, "steps": 12, "zero_stage": 2})
+    assert _losses(run_url) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_remote_run_folder(manifest: str) -> None:
+    run_url = "memory://training/remote"
+    same = {"optimizer": {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 2}}
+    run_here(manifest, run_url, steps=3, **same)
+    result = run_here(manifest, run_url, steps=5, **same)
+    assert result["resumed_from"] == 3 and len(_losses(run_url)) == 5
+    assert len(checkpoint.consolidated_state(result["checkpoint_url"])) == 28

@@ -1,0 +1,141 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_corpus import write_corpus
+from training_runs import MODEL, SOURCES, run_here, run_processes, settings
+
+from base.errors import UserError
+from model import checkpoint, journal
+from model.config import OptimizerConfig
+from model.engine import learning_rate
+from model.train import TrainJob, check, flops_per_token
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_corpus(tmp_path_factory.mktemp("corpus"), SOURCES)
+
+
+def _losses(run_url: object) -> list[float]:
+    return [line["loss"] for line in journal.read(str(run_url))]
+
+
+def test_schedules_are_plain_functions_of_the_step() -> None:
+    values = {"learning_rate": 1.0, "min_learning_rate": 0.1, "warmup_steps": 10}
+    cosine = OptimizerConfig(**values, schedule="cosine")
+    assert learning_rate(cosine, 0, 110) == pytest.approx(0.1)
+    assert learning_rate(cosine, 10, 110) == pytest.approx(1.0)
+    assert learning_rate(cosine, 60, 110) == pytest.approx(0.55)
+    assert learning_rate(cosine, 110, 110) == pytest.approx(0.1)
+    wsd = OptimizerConfig(**values, schedule="wsd", decay_fraction=0.2)
+    assert [learning_rate(wsd, step, 100) for step in (20, 80, 90, 100)] == pytest.approx([1, 1, 0.55, 0.1])
+    assert learning_rate(OptimizerConfig(**values, schedule="constant"), 99, 100) == 1.0
+
+
+def test_every_stage_world_size_and_accumulation_gives_the_same_curve(manifest: str, tmp_path: Path) -> None:
+    reference = run_here(manifest, str(tmp_path / "reference"), micro_batch_size=8, zero_stage=0)
+    expected = _losses(reference["run_url"])
+    assert len(expected) == 8 and expected[-1] < expected[0] - 0.3
+    for stage in (1, 2, 3):
+        run_here(manifest, str(tmp_path / f"one-{stage}"), zero_stage=stage)
+        assert _losses(tmp_path / f"one-{stage}") == pytest.approx(expected, abs=1e-5)
+    runs = [
+        {"run_url": str(tmp_path / f"two-{stage}-{size}"), "zero_stage": stage, "micro_batch_size": size}
+        for stage in (0, 1, 2, 3)
+        for size in (2, 4)
+    ]
+    assert run_processes(2, manifest, runs) == [0, 0]
+    for run in runs:
+        assert _losses(run["run_url"]) == pytest.approx(expected, abs=1e-5), run
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("bf16", 0.01), ("fp16", 0.005)])
+def test_half_precisions_follow_fp32(manifest: str, tmp_path: Path, precision: str, bound: float) -> None:
+    expected = _losses(run_here(manifest, str(tmp_path / "fp32"))["run_url"])
+    for stage in (0, 1, 2, 3):
+        run_url = str(tmp_path / f"{precision}-{stage}")
+        run_here(manifest, run_url, precision=precision, zero_stage=stage)
+        assert _losses(run_url) == pytest.approx(expected, abs=bound)
+
+
+def _scales(overflows: set[int], steps: int, power: int, window: int, hysteresis: int) -> list[float]:
+    """The dynamic rule, told anew: scale of each step."""
+    scale, patience, clean, scales = 2.0**power, hysteresis, 0, []
+    for step in range(steps):
+        scales.append(scale)
+        if step in overflows:
+            clean = 0
+            if patience == 1:
+                scale /= 2
+            else:
+                patience -= 1
+        else:
+            if clean and clean % window == 0:
+                scale, patience = scale * 2, hysteresis
+            clean += 1
+    return scales
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_scripted_overflows_are_skipped_and_the_loss_scale_follows_the_rule(
+    manifest: str, tmp_path: Path, stage: int
+) -> None:
+    overflows = (1, 2, 3, 9, 15, 16)
+    rule = {"initial_power": 10, "window": 4, "hysteresis": 2}
+    result = run_here(
+        manifest, str(tmp_path / "run"), overflows, precision="fp16", zero_stage=stage, steps=18, loss_scale=rule
+    )  # fmt: skip
+    lines = journal.read(result["run_url"])
+    assert [line["step"] - 1 for line in lines if line.get("skipped")] == list(overflows)
+    assert [line["loss_scale"] for line in lines] == _scales(set(overflows), 18, 10, 4, 2)
+    assert lines[9]["samples"] == [72, 80] and lines[9]["gradient_norm"] is None
+    assert result["skipped_steps"] == len(overflows)
+    assert _losses(result["run_url"])[-1] < _losses(result["run_url"])[0]
+
+
+@pytest.mark.parametrize(("precision", "stage"), [("fp32", 0), ("fp32", 1), ("bf16", 1), ("fp32", 3)])
+def test_a_step_that_is_not_finite_changes_nothing(
+    manifest: str, tmp_path: Path, precision: str, stage: int
+) -> None:
+    shared: dict[str, Any] = {"precision": precision, "zero_stage": stage}
+    shared["optimizer"] = {"learning_rate": 1e-2, "warmup_steps": 2, "schedule": "constant"}
+    result = run_here(manifest, str(tmp_path / "run"), (7,), **shared)
+    shorter = run_here(manifest, str(tmp_path / "shorter"), steps=7, **shared)
+    assert journal.read(result["run_url"])[7]["skipped"]
+    before = checkpoint.consolidated_state(shorter["checkpoint_url"])
+    after = checkpoint.consolidated_state(result["checkpoint_url"])
+    assert set(before) == set(after) and all(before[name].equal(after[name]) for name in before)
+
+
+def test_evaluation_reports_loss_and_bits_per_byte_by_source(manifest: str, tmp_path: Path) -> None:
+    result = run_here(manifest, str(tmp_path / "run"), evaluate_batches=2, evaluate_every=4)
+    lines = [line for line in journal.read(result["run_url"]) if "evaluation" in line]
+    assert [line["step"] for line in lines] == [4, 8]
+    assert set(result["evaluation"]) == {"a", "b"}
+    tokens = {"a": 400, "b": 666}
+    for source, values in result["evaluation"].items():
+        assert values["loss"] < lines[0]["evaluation"][source]["loss"]
+        expected = values["loss"] * tokens[source] / (1000 * math.log(2))
+        assert values["bits_per_byte"] == pytest.approx(expected)
+
+
+def test_flops_per_token() -> None:
+    weights = 2 * 12 * 32 * 32 + 32 * 128
+    assert flops_per_token(MODEL, 128, 32) == 6 * weights + 12 * 2 * 32 * 32
+
+
+def test_bad_settings_are_named_before_training(manifest: str, tmp_path: Path) -> None:
+    job = TrainJob(MODEL, settings(global_batch_size=1000), manifest, str(tmp_path / "run"))
+    with pytest.raises(UserError, match="fewer than one batch of 1000"):
+        check(job)
+    with pytest.raises(UserError, match="train.offload_optimizer needs"):
+        run_here(manifest, str(tmp_path / "run"), zero_stage=0, offload_optimizer=True)
+    assert not (tmp_path / "run").exists() or not journal.read(str(tmp_path / "run"))
+
+
+def test_optimizer_offload_gives_the_same_curve(manifest: str, tmp_path: Path) -> None:
+    expected = _losses(run_here(manifest, str(tmp_path / "plain"), zero_stage=1)["run_url"])
+    run_here(manifest, str(tmp_path / "offload"), zero_stage=2, offload_optimizer=True)
+    assert _losses(tmp_path / "offload") == pytest.approx(expected, abs=1e-5)

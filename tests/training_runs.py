@@ -1,0 +1,118 @@
+"""Tiny training runs, in this process or in processes of their own."""
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from model.config import ModelConfig, TrainConfig
+
+ROOT = Path(__file__).parents[1]
+SOURCES = {"a": [[200] * 20, [100] * 20], "b": [[333] * 10]}
+MODEL = ModelConfig(hidden_size=32, num_layers=2, num_heads=4, max_sequence_length=32)
+
+
+def settings(**changes: Any) -> TrainConfig:
+    """Settings of a run that takes about a second."""
+    defaults: dict[str, Any] = {
+        "steps": 8,
+        "global_batch_size": 8,
+        "micro_batch_size": 2,
+        "precision": "fp32",
+        "log_every": 1,
+        "evaluate_batches": 0,
+        "peak_tflops": 0.1,
+        "optimizer": {"learning_rate": 1e-2, "min_learning_rate": 1e-3, "warmup_steps": 2},
+        "checkpoint": {"every": 100},
+    }
+    return TrainConfig.model_validate({**defaults, **changes})
+
+
+def run_here(
+    manifest_url: str, run_url: str, overflows: tuple[int, ...] = (), **changes: Any
+) -> dict[str, Any]:
+    """One run in this process; the loss is made infinite in the 0-based steps `overflows`."""
+    from model.train import TrainJob, train
+
+    job = TrainJob(MODEL, settings(**changes), manifest_url, run_url)
+    return train(job, transform_loss=lambda step, loss: loss * math.inf if step in overflows else loss)
+
+
+def start(world: int, manifest_url: str, runs: list[dict[str, Any]]) -> list[subprocess.Popen[bytes]]:
+    """Start `world` processes that do `runs` one after the other: run_here's arguments, and kill_at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = []
+    for rank in range(world):
+        environment = {
+            **os.environ,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        }
+        command = [sys.executable, __file__, manifest_url, json.dumps(runs)]
+        processes.append(subprocess.Popen(command, env=environment, cwd=ROOT))
+    return processes
+
+
+def run_processes(world: int, manifest_url: str, runs: list[dict[str, Any]]) -> list[int]:
+    """Do `runs` in `world` processes; their exit codes."""
+    return [process.wait(timeout=240) for process in start(world, manifest_url, runs)]
+
+
+def _kill_in_save(step: int, point: str) -> None:
+    """Let this process die of SIGKILL during the save at `step`, before or after DeepSpeed has written."""
+    import signal
+
+    from model import checkpoint
+
+    original = checkpoint._flush if point == "files" else checkpoint._prune
+    name = "_flush" if point == "files" else "_prune"
+
+    def fatal(*arguments: Any) -> None:
+        if f"step_{step:08d}" in str(arguments[0]) or (
+            point == "prune" and step in checkpoint.steps(arguments[0])
+        ):
+            os.kill(os.getpid(), signal.SIGKILL)
+        original(*arguments)
+
+    setattr(checkpoint, name, fatal)
+
+
+def main() -> None:
+    """Do the runs of the command line; this is what `start` starts."""
+    import signal
+
+    manifest_url, runs = sys.argv[1], json.loads(sys.argv[2])
+    for run in runs:
+        kill_at = run.pop("kill_at", None)
+        kill_in_save = run.pop("kill_in_save", None)
+        if kill_in_save:
+            _kill_in_save(*kill_in_save)
+        if kill_at is None:
+            run_here(manifest_url, run.pop("run_url"), **run)
+            continue
+        from model.train import TrainJob, train
+
+        def die(step: int, loss: Any, at: int = kill_at) -> Any:
+            if step == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return loss
+
+        job = TrainJob(
+            MODEL, settings(**{k: v for k, v in run.items() if k != "run_url"}), manifest_url, run["run_url"]
+        )
+        train(job, transform_loss=die)
+
+
+if __name__ == "__main__":
+    main()
