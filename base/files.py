@@ -1,11 +1,12 @@
 """Reading and atomic writing on any fsspec URL.
 
-A write is visible under its final name only when it is complete: local files are written under a
-temporary name and renamed, object stores commit when the upload closes.
+A write is visible under its final name only when it is complete: a local file is written under a
+temporary name and renamed, any other is spooled to local disk and uploaded as a whole.
 """
 
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,14 +94,11 @@ def atomic_writer(url: str) -> Iterator[IO[bytes]]:
                 os.unlink(temporary)
             raise
         return
-    remote = filesystem.open(path, "wb", autocommit=False)
-    try:
-        yield remote
-    except BaseException:
-        remote.discard()
-        raise
-    remote.close()
-    remote.commit()
+    with tempfile.NamedTemporaryFile() as spool:
+        yield spool
+        spool.flush()
+        filesystem.makedirs(filesystem._parent(path), exist_ok=True)
+        filesystem.put_file(spool.name, path)
 
 
 def read_bytes(url: str) -> bytes:
@@ -142,4 +140,4 @@ def read_parquet(url: str, columns: list[str] | None = None) -> pa.Table:
 
 def key_of(*values: Any) -> str:
     """16 hex digits that name the outputs of a stage: a hash of everything JSON that they depend on."""
-    return xxhash.xxh3_64_hexdigest(json.dumps(values, sort_keys=True))
+    return xxhash.xxh3_64_hexdigest(json.dumps(values, sort_keys=True).encode())

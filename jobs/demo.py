@@ -148,8 +148,8 @@ def _report(storage: str, seconds: float) -> None:
         tokens = sum(line["tokens"] for line in version.manifest["shards"])
         print(f"   corpus {version.name}: {tokens:,} tokens  {version.url}/report.html")
     print(
-        f"   model {model.name}: loss {result['first_loss']:.3f} at the start, {result['last_loss']:.3f} at the end;"
-        f" unigram entropy {result['unigram_entropy']:.3f} nats"
+        f"   model {model.name}: loss {result['first_loss']:.3f} at the start, "
+        f"{result['last_loss']:.3f} at the end; unigram entropy {result['unigram_entropy']:.3f} nats"
     )
     print(f"   weights (Hugging Face format): {model.url}")
     for results in sorted(Path(storage, "inference").glob("*/results.jsonl")):

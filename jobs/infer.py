@@ -21,7 +21,7 @@ def main(
     \b
     Examples:
       python -m jobs.infer --config configs/quickstart.yaml --set infer.prompts=prompts.jsonl
-      ray job submit --working-dir . -- python -m jobs.infer --config configs/quickstart.yaml --set infer.temperature=0
+      ray job submit --working-dir . -- python -m jobs.infer --config configs/quickstart.yaml
     """
     from base.errors import UserError
     from pipelines.config import load

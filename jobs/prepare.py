@@ -12,7 +12,7 @@ def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = 
     Examples:
       python -m jobs.prepare --config configs/quickstart.yaml
       python -m jobs.prepare --config configs/quickstart.yaml --set tokenize.vocab_size=8192
-      ray job submit --working-dir . -- python -m jobs.prepare --config configs/quickstart.yaml --set storage=/data/p
+      ray job submit --working-dir . -- python -m jobs.prepare --config my.yaml --set storage=/data/p
     """
     from pipelines.config import load
 

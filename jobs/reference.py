@@ -24,13 +24,8 @@ def _section(model: type[Section], path: str, title: str) -> None:
         inner = _inner(field.annotation)
         if inner:
             nested.append((inner, f"{path}{name}"))
-        default = (
-            "required"
-            if field.is_required()
-            else ""
-            if inner
-            else f"`{field.get_default(call_default_factory=True)!r}`"
-        )
+        default = "" if inner else f"`{field.get_default(call_default_factory=True)!r}`"
+        default = "required" if field.is_required() else default
         text = " ".join((field.description or "").split()).replace("|", "\\|")
         print(f"| `{name}` | {_type(field.annotation)} | {default} | {text} |")
     for inner, place in nested:

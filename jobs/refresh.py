@@ -11,7 +11,7 @@ def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = 
     \b
     Examples:
       python -m jobs.refresh --config configs/quickstart.yaml
-      ray job submit --working-dir . -- python -m jobs.refresh --config configs/quickstart.yaml --set storage=/data/p
+      ray job submit --working-dir . -- python -m jobs.refresh --config my.yaml --set storage=/data/p
     """
     from pipelines.config import load
 

@@ -350,7 +350,7 @@ class Build:
 
     def write_index(self) -> None:
         """Write the dedup index of the documents that this version adds."""
-        self.index = f"index/{self.version}"
+        self.index = f"index/{self.version}-{self.dedup_key[:8]}"
         write_index(
             self.entries,
             {item.part: self.part("documents", item, "arrow") for item in self.inputs},

@@ -91,7 +91,8 @@ def evaluate(config: Config, version: Version, model: trained.Trained, progress:
     facts = version.manifest["tokenizer"]
     if facts["vocab_size"] > vocabulary:
         raise UserError(
-            f"model {model.name} knows {vocabulary} tokens but the corpus' tokenizer has {facts['vocab_size']}"
+            f"model {model.name} knows {vocabulary} tokens, "
+            f"but the corpus' tokenizer has {facts['vocab_size']}"
         )
     settings = config.evaluate
     key = files.key_of(version.hash, trained.model_key(model), settings.model_dump(mode="json"))

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.parquet as pq
-import ray
-import ray.data
 
 from base import files
 from base.errors import UserError

@@ -81,4 +81,4 @@ def content_digest(url: str) -> str:
 
 
 def _part(source: str, file: str, facts: dict[str, Any]) -> str:
-    return xxhash.xxh3_64_hexdigest("\0".join([source, file, str(facts["bytes"]), facts["digest"]]))
+    return xxhash.xxh3_64_hexdigest("\0".join([source, file, str(facts["bytes"]), facts["digest"]]).encode())

@@ -57,7 +57,7 @@ def find(storage: str, model: str | None) -> Trained:
 
 
 def model_key(trained: Trained) -> str:
-    """A name of the model's content, for the outputs that depend on it: its weights' sizes and configuration."""
+    """A name of the model's content for outputs that depend on it: its weights' sizes and configuration."""
     entries = [
         (url.rsplit("/", 1)[-1], files.size(url))
         for url in files.list_files(trained.url)

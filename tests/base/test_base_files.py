@@ -1,0 +1,65 @@
+"""Files on fsspec URLs: nothing half-written is ever visible."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from base import files
+
+
+@pytest.mark.parametrize("root", ["{tmp}", "memory://files"])
+def test_write_read_list_remove(root: str, tmp_path: Path) -> None:
+    root = root.format(tmp=tmp_path)
+    url = files.join(root, "a/b", "c.json")
+    assert not files.exists(url)
+    files.write_json(url, {"b": 1, "a": [2]})
+    assert files.read_json(url) == {"b": 1, "a": [2]}
+    assert files.size(url) == len(files.read_bytes(url))
+    assert [name.rsplit("/", 1)[-1] for name in files.list_files(files.join(root, "a"))] == ["c.json"]
+    assert [name.rsplit("/", 1)[-1] for name in files.list_files(files.join(root, "a/*/c.*"))] == ["c.json"]
+    files.remove(files.join(root, "a"))
+    assert not files.exists(url)
+    files.remove(url)
+
+
+@pytest.mark.parametrize("root", ["{tmp}", "memory://atomic"])
+def test_a_write_that_fails_leaves_the_old_content_and_no_trace(root: str, tmp_path: Path) -> None:
+    url = files.join(root.format(tmp=tmp_path), "x")
+    files.write_bytes(url, b"old")
+    with pytest.raises(RuntimeError), files.atomic_writer(url) as stream:
+        stream.write(b"half of the ne")
+        raise RuntimeError
+    assert files.read_bytes(url) == b"old"
+    assert len(files.list_files(files.join(root.format(tmp=tmp_path)))) == 1
+    assert len(list(tmp_path.iterdir())) in (0, 1)
+
+
+def test_a_killed_write_is_invisible(tmp_path: Path) -> None:
+    url = tmp_path / "folder" / "big"
+    code = f"""
+import time
+from base import files
+with files.atomic_writer({str(url)!r}) as stream:
+    stream.write(b"x" * 2**20)
+    stream.flush()
+    print("written", flush=True)
+    time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"written\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(0.1)
+    assert not url.exists()
+    assert files.list_files(str(url.parent)) == []
+
+
+def test_key_depends_on_values_not_on_the_order_of_fields() -> None:
+    assert files.key_of({"a": 1, "b": [2]}) == files.key_of({"b": [2], "a": 1})
+    assert files.key_of({"a": 1}) != files.key_of({"a": 2})

@@ -1,0 +1,87 @@
+"""Configuration: what is wrong is named with its value and what is allowed."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from base.errors import UserError
+from pipelines.config import Config, load
+
+GOOD = """
+name: test
+storage: STORAGE
+sources:
+  - {name: books, urls: ["{storage}/raw/*.jsonl"]}
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    file = tmp_path / "config.yaml"
+    file.write_text(GOOD.replace("STORAGE", str(tmp_path / "project")))
+    return str(file)
+
+
+def test_defaults_overrides_and_storage(path: str, tmp_path: Path) -> None:
+    config = load(path, ["tokenize.vocab_size=8192", "train.optimizer.betas=[0.9, 0.99]", "ray.workers=1"])
+    assert isinstance(config, Config)
+    assert config.tokenize.vocab_size == 8192
+    assert config.train.optimizer.betas == (0.9, 0.99)
+    assert config.sources[0].urls == [f"{tmp_path}/project/raw/*.jsonl"]
+    assert load(path, ["sources.0.urls=[x.txt]"]).sources[0].urls == ["x.txt"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("tokenise.vocab_size=1", ["unknown key tokenise", "did you mean tokenize?"]),
+        ("tokenize.vocabsize=1", ["unknown key tokenize.vocabsize", "vocab_size"]),
+        ("sources.0.formt=text", ["unknown key sources.0.formt", "format"]),
+        ("tokenize.vocab_size=3", ["tokenize.vocab_size = 3", "257"]),
+        ("train.precision=fp8", ["train.precision = 'fp8'", "fp16", "bf16"]),
+        ("model.num_heads=5", ["num_heads 5", "192"]),
+        ("train.global_batch_size=9", ["global_batch_size 9", "multiple"]),
+        ("dedup.threshold=1.5", ["dedup.threshold = 1.5", "1"]),
+        ("nonsense", ["--set nonsense", "section.field=value"]),
+        ("sources=[]", ["sources", "at least 1"]),
+    ],
+)
+def test_mistakes_are_named(path: str, override: str, words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        load(path, [override])
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "word"), [("a: [", "YAML"), ("just text", "mapping"), ("name: x", "storage is missing")]
+)
+def test_broken_files(tmp_path: Path, content: str, word: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=word):
+        load(str(file))
+    with pytest.raises(UserError, match="does not exist"):
+        load(str(tmp_path / "none.yaml"))
+
+
+def test_every_field_of_every_section_is_documented() -> None:
+    import typing
+
+    from base.settings import Section
+
+    def check(model: type[Section]) -> None:
+        for name, field in model.model_fields.items():
+            assert field.description, f"{model.__name__}.{name} has no description"
+            for inner in (field.annotation, *typing.get_args(field.annotation)):
+                if isinstance(inner, type) and issubclass(inner, Section):
+                    check(inner)
+
+    check(Config)
+
+
+def test_loading_is_quick(path: str) -> None:
+    begin = time.monotonic()
+    load(path)
+    assert time.monotonic() - begin < 2
