@@ -40,8 +40,8 @@ def generate(
             raise UserError(f"prompt {row} is empty")
         if len(prompt) + max_new_tokens > limit:
             raise UserError(
-                f"prompt {row} has {len(prompt)} tokens; with {max_new_tokens} new ones it exceeds the model's "
-                f"{limit} positions"
+                f"prompt {row} has {len(prompt)} tokens; with {max_new_tokens} new ones it exceeds the "
+                f"model's {limit} positions"
             )
     device = model.final_layer_norm.weight.device
     tokens, lengths = _right_padded(prompts, device)
@@ -110,7 +110,7 @@ def score(model: NeoX, sequences: Sequence[Sequence[int]], batch_size: int = 8) 
 
 
 def _right_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows as (rows, longest) int64 with zeros on the right, which no token attends to, and lengths (rows,)."""
+    """Rows as (rows, longest) int64, zeros on the right, which no token attends to; and lengths (rows,)."""
     lengths = [len(row) for row in rows]
     tokens = np.zeros((len(rows), max(lengths)), dtype=np.int64)
     for index, row in enumerate(rows):

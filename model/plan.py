@@ -34,7 +34,7 @@ class Memory:
     activations: int
     """Kept for the backward pass, with activation checkpointing as configured."""
     logits: int
-    """The chunked cross-entropy: logits of a chunk, and the gradients that it holds until the backward pass."""
+    """The chunked cross-entropy: logits of a chunk, and the gradients it holds until the backward pass."""
     host: int
     """Bytes of host memory per worker: the optimizer's states when they are offloaded."""
 
@@ -111,11 +111,11 @@ def activation_bytes(
     """Bytes kept for the backward pass of `sequences` sequences, without the loss's.
 
     A layer keeps, in multiples of the hidden size per position: its input 1, the LayerNorms' outputs 2, the
-    fused query-key-value 3, the rotated query and key 2, attention's output 1; and the MLP's inner values before
-    and after the activation. A layer whose residual is not parallel has one more, between attention and MLP.
-    LayerNorms keep two float32 per position, attention one per head and position. With checkpointing
-    only the layers' inputs stay, and one layer at a time is recomputed. The attention mask of
-    `attention_reset` adds one byte per pair of positions.
+    fused query-key-value 3, the rotated query and key 2, attention's output 1; and the MLP's inner values
+    before and after the activation. A layer whose residual is not parallel has one more, between attention
+    and MLP. A LayerNorm keeps two float32 per position, attention one per head and position. With
+    checkpointing only the layers' inputs stay, and one layer at a time is recomputed. The mask of
+    attention_reset has one byte per pair of positions.
     """
     positions = sequences * sequence_length
     hidden, mlp = config.hidden_size, config.mlp_size
@@ -135,8 +135,8 @@ def logits_bytes(
 ) -> int:
     """Bytes of the chunked cross-entropy for `positions` positions.
 
-    Per chunk: logits and their gradient, in half precision also the float32 copy. For all: the gradients of the
-    hidden states and, in float32, of the output embedding, whose part from one chunk exists beside it.
+    Per chunk: logits and their gradient, in half precision also the float32 copy. For all: the gradients of
+    the hidden states and, in float32, of the output embedding, whose part from one chunk exists beside it.
     """
     rows, hidden = config.padded_vocab_size(vocab_size), config.hidden_size
     chunk = min(chunk, positions)
@@ -180,8 +180,8 @@ def plan(
 ) -> Plan:
     """The run of `train` on `workers` workers (absent: train.workers) for a tokenizer of `vocab_size` tokens.
 
-    mfu: model FLOPs utilisation, the share of peak_tflops (per worker; absent: train.peak_tflops, else an H200's)
-    that is reached. price_per_hour: of one worker.
+    mfu: model FLOPs utilisation, the share of peak_tflops (per worker; absent: train.peak_tflops, else an
+    H200's) that is reached. price_per_hour: of one worker.
     """
     workers = workers or train.workers
     peak = peak_tflops or train.peak_tflops or H200_PEAK_TFLOPS

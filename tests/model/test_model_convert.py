@@ -1,0 +1,154 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
+
+from base.errors import UserError
+from model.config import ModelConfig
+from model.convert import export_hf, import_hf
+from model.generate import generate
+from model.neox import NeoX
+
+VOCAB = 300
+
+
+def randomised(config: ModelConfig, dtype: torch.dtype = torch.float32) -> NeoX:
+    model = NeoX(config, VOCAB, end_of_document_id=0)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=generator)
+    return model.to(dtype)
+
+
+def config(**changes) -> ModelConfig:
+    return ModelConfig(**{"hidden_size": 64, "num_layers": 2, "num_heads": 4, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "dtype"),
+    [
+        ({}, torch.float32),
+        ({"tie_embeddings": True, "rotary_fraction": 0.5}, torch.float16),
+        ({"attention_bias": False, "parallel_residual": False, "activation": "gelu_tanh"}, torch.bfloat16),
+        ({"attention_reset": True, "rotary_base": 5000.0, "intermediate_size": 96}, torch.float32),
+    ],
+)
+def test_there_and_back_is_bit_for_bit_and_transformers_gives_the_same_logits(tmp_path, changes, dtype):
+    settings = config(**changes)
+    model = randomised(settings, dtype)
+    export_hf(model.state_dict(), settings, VOCAB, str(tmp_path / "hf"))
+    read, vocab_size, state = import_hf(str(tmp_path / "hf"))
+    assert (read, vocab_size) == (settings, VOCAB)
+    assert list(state) and set(state) == set(model.state_dict())
+    for name, value in model.state_dict().items():
+        assert state[name].dtype == dtype and torch.equal(state[name], value)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=dtype).eval()
+    assert theirs.config.vocab_size == 384
+    ids = torch.randint(1, VOCAB, (2, 30))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(ids), theirs(ids).logits, atol=1e-5, rtol=1e-5 if dtype == torch.float32 else 0.05
+        )
+
+
+def test_transformers_generates_the_same_greedily(tmp_path):
+    settings = config()
+    model = randomised(settings)
+    with torch.no_grad():
+        model.embed_out.weight[VOCAB:] = 0  # transformers would generate padding tokens too
+    tokenizer = Tokenizer(
+        models.WordLevel({f"w{i}": i for i in range(1, VOCAB)} | {"<|endoftext|>": 0}, "w1")
+    )
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    export_hf(model.state_dict(), settings, VOCAB, f"{tmp_path}/hf", f"{tmp_path}/tokenizer.json")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert loaded.eos_token == "<|endoftext|>" and loaded.eos_token_id == theirs.config.eos_token_id == 0
+    prompt = [5, 17, 200, 3]
+    expected = theirs.generate(
+        torch.tensor([prompt]), max_new_tokens=20, do_sample=False, attention_mask=torch.ones(1, 4).long()
+    )[0, 4:].tolist()
+    assert [*generate(model, [prompt], 20, end_id=0)[0], 0][: len(expected)] == expected
+
+
+def test_what_transformers_saved_is_read(tmp_path):
+    theirs = GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=VOCAB,
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=128,
+            rotary_pct=0.5,
+            rotary_emb_base=500,
+            use_parallel_residual=False,
+            max_position_embeddings=64,
+        )
+    ).eval()
+    theirs.save_pretrained(tmp_path)
+    settings, vocab_size, state = import_hf(str(tmp_path))
+    assert (settings.rotary_fraction, settings.rotary_base, settings.parallel_residual) == (0.5, 500, False)
+    model = NeoX(settings, vocab_size, seed=None)
+    model.load_state_dict(state)
+    ids = torch.randint(1, VOCAB, (1, 20))
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), theirs(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_large_models_are_sharded(tmp_path):
+    model = randomised(config())
+    folder = tmp_path / "hf"
+    export_hf(model.state_dict(), model.config, VOCAB, str(folder))
+    export_hf(model.state_dict(), model.config, VOCAB, str(folder), shard_bytes=200_000)
+    names = sorted(path.name for path in folder.glob("*.safetensors"))
+    assert len(names) > 2 and names[0] == f"model-00001-of-{len(names):05d}.safetensors"
+    assert all(path.stat().st_size < 210_000 for path in folder.glob("*.safetensors"))
+    _, _, state = import_hf(str(folder))
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    AutoModelForCausalLM.from_pretrained(folder)
+
+
+def test_memory_file_system(tmp_path):
+    model = randomised(config())
+    export_hf(model.state_dict(), model.config, VOCAB, "memory://export/hf")
+    _, _, state = import_hf("memory://export/hf")
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_tensor_that_does_not_fit_is_named_with_both_shapes(tmp_path):
+    model = randomised(config())
+    state = dict(model.state_dict())
+    with pytest.raises(UserError, match=r"embed_in.weight is \(384, 64\), the model needs \(512, 64\)"):
+        export_hf(state, model.config, 512, str(tmp_path / "a"))
+    assert not (tmp_path / "a").exists()
+    removed = {name: value for name, value in state.items() if name != "layers.1.mlp.dense_4h_to_h.bias"}
+    with pytest.raises(
+        UserError, match=r"no layers.1.mlp.dense_4h_to_h.bias, which the model needs as \(64,\)"
+    ):
+        export_hf(removed, model.config, VOCAB, str(tmp_path / "a"))
+    folder = tmp_path / "b"
+    export_hf(state, model.config, VOCAB, str(folder))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["gpt_neox.layers.0.attention.dense.weight"] = torch.zeros(64, 32)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(
+        UserError, match=r"layers.0.attention.dense.weight is \(64, 32\), the model needs \(64, 64\)"
+    ):
+        import_hf(str(folder))
+
+
+def test_folders_that_are_no_such_checkpoint_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no config.json"):
+        import_hf(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(UserError, match="llama checkpoint"):
+        import_hf(str(tmp_path))
+    model = randomised(config())
+    export_hf(model.state_dict(), model.config, VOCAB, str(tmp_path))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="neither"):
+        import_hf(str(tmp_path))

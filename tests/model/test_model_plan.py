@@ -1,0 +1,114 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.config import ModelConfig, TrainConfig
+from model.neox import NeoX
+from model.plan import activation_bytes, flops_per_token, logits_bytes, memory, parameters, plan
+from pipelines.config import load
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+NEOX_20B_VOCAB = 50277
+
+
+@pytest.mark.parametrize(
+    ("name", "unique", "neox", "vocab"),
+    [("3b", 3_637_321_728, 3_638_525_952, 50_688), ("7b", 7_868_755_968, 7_869_358_080, 50_432)],
+)
+def test_stablelm_recipes_load_and_count_as_published(name, unique, neox, vocab):
+    config = load(str(CONFIGS / f"stablelm-base-alpha-{name}.yaml"))
+    counts = parameters(config.model, NEOX_20B_VOCAB)
+    assert (counts.unique, counts.neox) == (unique, neox)
+    run = plan(config.model, config.train, NEOX_20B_VOCAB)
+    assert run.padded_vocab_size == vocab
+    assert run.tokens == 180_000 * 2048 * 4096
+    assert len(config.mixture) == len(config.sources) == 35
+    assert sum(config.mixture.values()) == pytest.approx(100)
+    assert set(config.mixture) == {source.name for source in config.sources}
+    assert config.train.precision == "fp16" and config.train.zero_stage == 1
+    assert config.train.loss_scale.initial_power == 12
+    assert config.train.loss_scale.hysteresis == {"3b": 20, "7b": 2}[name]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("mlp", [None, 48])
+def test_unique_parameters_are_those_of_the_model(tied, bias, mlp):
+    config = ModelConfig(tie_embeddings=tied, attention_bias=bias, intermediate_size=mlp, num_layers=2)
+    with torch.device("meta"):
+        model = NeoX(config, 1000, seed=None)
+    counts = parameters(config, 1000)
+    assert counts.unique == counts.neox == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_flops_equal_those_that_torch_counts():
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = ModelConfig(hidden_size=64, num_layers=3, num_heads=4, max_sequence_length=32, vocab_multiple=1)
+    model, ids = NeoX(config, 300), torch.zeros(2, 33, dtype=torch.int64)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(ids[:, :-1]).sum().backward()
+    assert counter.get_total_flops() == pytest.approx(flops_per_token(config, 300, 32) * 64, rel=1e-9)
+    assert flops_per_token(config, 300, 32, recompute=True) > flops_per_token(config, 300, 32)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("parallel", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activations_kept_are_those_predicted(checkpointing, parallel, dtype):
+    config = ModelConfig(num_layers=6, hidden_size=128, num_heads=4, parallel_residual=parallel)
+    model = NeoX(config, 300, activation_checkpointing=checkpointing).to(dtype)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+    alive = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights and tensor.is_floating_point():
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.hidden_states(torch.zeros(4, 128, dtype=torch.int64))
+    predicted = activation_bytes(config, 4, 128, dtype.itemsize, checkpointing)
+    if checkpointing:  # less the one layer that is recomputed at a time: it is not kept
+        one, two = (config.model_copy(update={"num_layers": layers}) for layers in (1, 2))
+        predicted += activation_bytes(one, 4, 128, dtype.itemsize, False)
+        predicted -= activation_bytes(two, 4, 128, dtype.itemsize, False)
+    assert sum(kept.values()) == pytest.approx(predicted, rel=0.05)
+
+
+def test_memory_shrinks_with_the_zero_stage_and_the_workers():
+    config, train = ModelConfig(), TrainConfig(precision="fp16")
+    count = parameters(config, 1000).unique
+    for stage, expected in enumerate([(2, 2, 12), (2, 2, 3), (2, 0.5, 3), (0.5, 0.5, 3)]):
+        found = memory(config, train.model_copy(update={"zero_stage": stage}), 1000, workers=4)
+        parts = (found.weights, found.gradients, found.optimizer)
+        assert parts == tuple(int(count * bytes_each) for bytes_each in expected)
+        assert found.total == sum(parts) + found.activations + found.logits
+    offloaded = memory(config, train.model_copy(update={"offload_optimizer": True}), 1000, workers=4)
+    assert (offloaded.optimizer, offloaded.host) == (0, 3 * count)
+    full = memory(config, TrainConfig(precision="fp32", zero_stage=0), 1000)
+    assert (full.weights, full.gradients, full.optimizer) == (4 * count, 4 * count, 8 * count)
+
+
+def test_chunked_logits_need_less_than_all_at_once():
+    config = ModelConfig(hidden_size=4096, num_heads=32, max_sequence_length=4096)
+    chunked = logits_bytes(config, NEOX_20B_VOCAB, 8 * 4096, 1024, 2)
+    assert chunked < logits_bytes(config, NEOX_20B_VOCAB, 8 * 4096, 8 * 4096, 2) / 4
+
+
+def test_time_and_cost_follow_from_rate_and_price():
+    config, train = ModelConfig(), TrainConfig(steps=1000)
+    run = plan(config, train, 1000, workers=2, mfu=0.5, peak_tflops=100, price_per_hour=3)
+    assert run.tokens_per_second == pytest.approx(2 * 100e12 * 0.5 / run.flops_per_token)
+    assert run.days * 86400 == pytest.approx(run.tokens / run.tokens_per_second)
+    assert run.cost == pytest.approx(run.days * 24 * 2 * 3)
+    assert run.step_seconds * train.steps == pytest.approx(run.days * 86400)
+    assert replace(run, cost=None) == replace(
+        plan(config, train, 1000, workers=2, mfu=0.5, peak_tflops=100), cost=None
+    )
