@@ -309,11 +309,12 @@ def hash128(text: pa.Array | pa.ChunkedArray, prefix: bytes = b"") -> pa.FixedSi
     data, offsets = string_buffers(text)
     out = np.empty((len(offsets) - 1, 2), np.uint64)
     _hash_all(data, offsets, np.frombuffer(prefix, np.uint8), _SECRET, out)
-    return _as_ids(out)
+    return ids_from_bytes(out)
 
 
-def _as_ids(pairs: np.ndarray) -> pa.FixedSizeBinaryArray:
-    return pa.Array.from_buffers(pa.binary(16), len(pairs), [None, pa.py_buffer(np.ascontiguousarray(pairs))])
+def ids_from_bytes(rows: np.ndarray) -> pa.FixedSizeBinaryArray:
+    """An array of n rows of 16 bytes, of any dtype, as fixed_size_binary(16)."""
+    return pa.Array.from_buffers(pa.binary(16), len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows))])
 
 
 def id_bytes(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
@@ -335,7 +336,7 @@ def ids_from_words(high: np.ndarray, low: np.ndarray) -> pa.FixedSizeBinaryArray
     words = np.empty((len(high), 2), ">u8")
     words[:, 0] = high
     words[:, 1] = low
-    return _as_ids(words)
+    return ids_from_bytes(words)
 
 
 def add_ordinals(ids: pa.Array | pa.ChunkedArray, ordinals: np.ndarray) -> pa.FixedSizeBinaryArray:

@@ -1,0 +1,113 @@
+"""Candidate pairs: documents that agree in a band (locality-sensitive hashing; MMDS ch. 3.4).
+
+Only band hashes, refs and the upper half of the document id move between tasks.
+"""
+
+import numba
+import numpy as np
+import pyarrow as pa
+
+from base import files
+from dedup import catalog as catalogs
+from dedup import exact, hashing, index, runs
+from dedup.catalog import Catalog
+
+ALL_PAIRS = 64
+"""Buckets up to this size give all pairs."""
+NEIGHBOURS = 8
+"""In larger ones each new document pairs with the first and the previous this many: 16 pairs a document."""
+
+
+def write_run(catalog: Catalog, parts: list[int], dropped: list[str], bits: int, output: str) -> None:
+    """Route the bands of the entries that are not in the `dropped` files by band and hash prefix."""
+    gone = exact.dropped_refs(dropped, parts[0] << 32, (parts[-1] + 1) << 32)
+    hashes, refs, keys, partitions = [], [], [], []
+    for number in parts:
+        table = files.read_parquet(catalog.parts[number].table, ["row", "document_id", "bands", "shingles"])
+        part_refs = catalogs.refs_of(number, table["row"])
+        keep = (table["shingles"].to_numpy() > 0) & ~np.isin(part_refs, gone)
+        bands = band_matrix(table["bands"])[keep]
+        count, width = bands.shape
+        hashes.append(bands.ravel())
+        refs.append(np.repeat(part_refs[keep], width))
+        keys.append(np.repeat(hashing.id_words(table["document_id"])[0][keep], width))
+        band = np.tile(np.arange(width, dtype=np.int64), count)
+        partitions.append(band << bits | exact.prefix(hashes[-1], bits))
+    table = pa.table(
+        {"hash": np.concatenate(hashes), "ref": np.concatenate(refs), "key": np.concatenate(keys)}
+    )
+    runs.write_run(output, table, np.concatenate(partitions))
+
+
+def band_matrix(column: pa.ChunkedArray) -> np.ndarray:
+    """A fixed_size_list<uint64>[B] column as an (n, B) array."""
+    array = hashing.one_array(column)
+    matrix: np.ndarray = array.flatten().to_numpy().reshape(len(array), array.type.list_size)
+    return matrix
+
+
+@numba.njit(cache=True)
+def _pairs(hashes, refs, new, all_pairs, neighbours):  # type: ignore[no-untyped-def]
+    """Pairs within runs of equal hash, old documents first in each; never two old ones."""
+    left = np.empty(1024, np.uint64)
+    right = np.empty(1024, np.uint64)
+    used = 0
+    start = 0
+    for i in range(len(hashes)):
+        if hashes[i] != hashes[start]:
+            start = i
+        if not new[i]:
+            continue
+        end = start
+        while end < len(hashes) and end - start <= all_pairs and hashes[end] == hashes[start]:
+            end += 1
+        whole = end - start <= all_pairs
+        # Below `head` and from `tail` on; in a small bucket the two meet.
+        head = i if whole else min(i, start + neighbours)
+        tail = max(head, i - neighbours)
+        for k in range((head - start) + (i - tail)):
+            j = start + k if start + k < head else tail + k - (head - start)
+            if used == len(left):
+                left = np.concatenate((left, np.empty(used, np.uint64)))
+                right = np.concatenate((right, np.empty(used, np.uint64)))
+            left[used] = min(refs[i], refs[j])
+            right[used] = max(refs[i], refs[j])
+            used += 1
+    return left[:used], right[:used]
+
+
+def find(
+    catalog: Catalog,
+    run_urls: list[str],
+    partitions: list[int],
+    bits: int,
+    indexes: list[str],
+    shares: int,
+    output: str,
+) -> None:
+    """Write the pairs (left < right) of some (band, prefix) partitions as a run of `shares` partitions."""
+    lefts, rights = [], []
+    for partition in partitions:
+        table = runs.read_partitions(run_urls, [partition])
+        hashes, refs, keys = (table[name].to_numpy() for name in ("hash", "ref", "key"))
+        old_hashes, old_refs = index.find_band(catalog, indexes, partition >> bits, np.unique(hashes))
+        hashes = np.concatenate([hashes, old_hashes])
+        refs = np.concatenate([refs, old_refs])
+        keys = np.concatenate([keys, old_refs])
+        new = catalog.is_new(refs)
+        order = np.lexsort((refs, keys, new, hashes))
+        left, right = _pairs(hashes[order], refs[order], new[order], ALL_PAIRS, NEIGHBOURS)
+        lefts.append(left)
+        rights.append(right)
+    left, right = distinct(np.concatenate(lefts), np.concatenate(rights))
+    share = (left * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(33)).astype(np.int64) % shares
+    runs.write_run(output, pa.table({"left": left, "right": right}), share)
+
+
+def distinct(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct pairs, sorted."""
+    order = np.lexsort((right, left))
+    left, right = left[order], right[order]
+    first = np.ones(len(left), np.bool_)
+    first[1:] = (left[1:] != left[:-1]) | (right[1:] != right[:-1])
+    return left[first], right[first]

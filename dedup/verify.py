@@ -1,0 +1,50 @@
+"""Verification of candidate pairs by the exact Jaccard similarity of their shingle sets."""
+
+import numpy as np
+import pyarrow as pa
+
+from base import files
+from dedup import candidates, minhash, runs
+from dedup import catalog as catalogs
+from dedup.catalog import Catalog
+from dedup.config import DedupConfig, MinHashConfig
+
+BATCH_BYTES = 32 * 2**20
+"""Text that is compared at a time; its shingles need up to about twice as much."""
+
+
+def similarities(catalog: Catalog, left: np.ndarray, right: np.ndarray, config: MinHashConfig) -> np.ndarray:
+    """Jaccard similarity float32 of the pairs of refs, which must be sorted by (left, right)."""
+    result = np.empty(len(left), np.float32)
+    if len(left) == 0:
+        return result
+    known = np.unique(np.concatenate([left, right]))
+    lengths = catalogs.lookup(catalog, known)["length"].to_numpy()
+    cost = lengths[np.searchsorted(known, right)]
+    starts = np.append(True, left[1:] != left[:-1])
+    cost = cost + np.where(starts, lengths[np.searchsorted(known, left)], 0)
+    batch = np.cumsum(cost) // BATCH_BYTES
+    bounds = np.flatnonzero(np.append(True, batch[1:] != batch[:-1]))
+    for first, end in zip(bounds, [*bounds[1:], len(left)], strict=True):
+        one, other = left[first:end], right[first:end]
+        refs = np.unique(np.concatenate([one, other]))
+        offsets, values = minhash.shingle_sets(catalogs.fetch_texts(catalog, refs), config)
+        minhash.jaccard(
+            offsets, values, np.searchsorted(refs, one), np.searchsorted(refs, other), result[first:end]
+        )
+    return result
+
+
+def verify(
+    catalog: Catalog, run_urls: list[str], shares: list[int], config: DedupConfig, output: str
+) -> None:
+    """Write the distinct candidate pairs of some shares that reach the threshold: left, right, similarity.
+
+    The number of pairs compared is in the schema metadata as `candidates`.
+    """
+    table = runs.read_partitions(run_urls, shares)
+    left, right = candidates.distinct(table["left"].to_numpy(), table["right"].to_numpy())
+    similarity = similarities(catalog, left, right, config.minhash)
+    enough = similarity >= np.float32(config.threshold)
+    edges = pa.table({"left": left[enough], "right": right[enough], "similarity": similarity[enough]})
+    files.write_parquet(output, edges.replace_schema_metadata({"candidates": str(len(left))}))

@@ -1,0 +1,346 @@
+import hashlib
+import itertools
+import json
+import re
+import uuid
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from base import files
+from base.errors import UserError
+from dedup import minhash
+from dedup.config import DedupConfig, MinHashConfig
+from pipelines.cluster import worker_environment
+from pipelines.deduplicate import deduplicate, write_index
+
+# Rows of one: nearly every pair with any similarity is a candidate.
+THOROUGH = DedupConfig(minhash=MinHashConfig(ngram=1, bands=64, rows=1), threshold=0.6)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    if not ray.is_initialized():
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            runtime_env={"env_vars": worker_environment()},
+        )
+    yield
+    ray.shutdown()
+
+
+def write_part(folder, name, documents, config, batch=3):
+    """Write documents (dicts with text, and source, rank, quality if not the default) as a part."""
+    texts = pa.array([document["text"] for document in documents], pa.large_string())
+    sources = pa.array([document.get("source", "web") for document in documents], pa.string())
+    ids = pa.array(
+        [
+            hashlib.md5(f"{document.get('name', document['text'])}".encode()).digest()
+            for document in documents
+        ],
+        pa.binary(16),
+    )
+    url = str(folder / f"{name}.arrow")
+    table = pa.table({"document_id": ids, "record": range(len(texts)), "text": texts})
+    with files.atomic_writer(url) as file, pa.ipc.new_file(file, table.schema) as writer:
+        for record_batch in table.to_batches(max_chunksize=batch):
+            writer.write_batch(record_batch)
+    bands, shingles = minhash.signatures(texts, config.minhash)
+    flat = pa.array(bands.ravel())
+    entries = pa.table(
+        {
+            "document_id": ids,
+            "part": pa.array([name] * len(texts), pa.string()).dictionary_encode(),
+            "row": pa.array(range(len(texts)), pa.uint32()),
+            "source": sources.dictionary_encode(),
+            "text_hash": minhash.text_hash(texts),
+            "rank": pa.array([document.get("rank", 0) for document in documents], pa.int32()),
+            "quality": pa.array([document.get("quality", 0.0) for document in documents], pa.float32()),
+            "length": pa.array([len(text.as_py().encode()) for text in texts], pa.int64()),
+            "bands": pa.FixedSizeListArray.from_arrays(flat, config.minhash.bands),
+            "shingles": shingles,
+        }
+    )
+    entries_url = str(folder / f"{name}.parquet")
+    files.write_parquet(entries_url, entries)
+    return entries_url, url
+
+
+def write_parts(folder, documents, config, parts=2):
+    folder.mkdir(exist_ok=True)
+    entries, urls = [], {}
+    for number in range(parts):
+        name = f"{number:016x}"
+        entry, url = write_part(folder, name, documents[number::parts], config)
+        entries.append(entry)
+        urls[name] = url
+    return entries, urls
+
+
+def run(entries, urls, work, config, indexes=(), workers=2):
+    outcome = deduplicate(entries, urls, str(work), config, list(indexes), lambda *_: None, workers)
+    tables = [files.read_parquet(url) for url in outcome.dropped]
+    rows = list(itertools.chain.from_iterable(table.to_pylist() for table in tables))
+    assert sum(outcome.counts.values()) == len(rows)
+    assert sum(outcome.bytes.values()) == sum(row["bytes"] for row in rows)
+    return outcome, {row["document_id"]: row for row in rows}
+
+
+def words(text):
+    return set(re.findall(r"\w+", text.lower()))
+
+
+def similarity(one, other):
+    one, other = words(one), words(other)
+    return len(one & other) / max(len(one | other), 1)
+
+
+def document_id(document):
+    return hashlib.md5(document.get("name", document["text"]).encode()).digest()
+
+
+def brute_force(documents, threshold):
+    """{id: kept id} of what is dropped, over all pairs."""
+
+    def policy(document):
+        return (
+            -document.get("rank", 0),
+            -document.get("quality", 0.0),
+            -len(document["text"].encode()),
+            document_id(document),
+        )
+
+    ordered = sorted(documents, key=policy)
+    exact, dropped = {}, {}
+    for document in ordered:
+        key = " ".join(document["text"].split())
+        if key in exact:
+            dropped[document_id(document)] = exact[key]
+        else:
+            exact[key] = document
+    kept = []
+    for document in exact.values():
+        match = next(
+            (
+                other
+                for other in kept
+                if np.float32(similarity(document["text"], other["text"])) >= np.float32(threshold)
+            ),
+            None,
+        )
+        if match:
+            dropped[document_id(document)] = match
+        else:
+            kept.append(document)
+    final = {}
+    for identifier, match in dropped.items():
+        match_id = document_id(match)
+        final[identifier] = document_id(dropped[match_id]) if match_id in dropped else match_id
+    return final
+
+
+LETTERS = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8).map(" ".join)
+CORPUS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "text": LETTERS | st.just("") | LETTERS.map(str.upper),
+            "rank": st.integers(0, 1),
+            "quality": st.sampled_from([0.0, 0.5, float("inf")]),
+            "source": st.sampled_from(["web", "books"]),
+        }
+    ),
+    min_size=1,
+    max_size=24,
+).map(lambda corpus: [{**document, "name": f"{i}"} for i, document in enumerate(corpus)])
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(CORPUS, st.randoms())
+def test_same_survivors_as_brute_force_in_any_order(tmp_path, corpus, random):
+    folder = tmp_path / uuid.uuid4().hex
+    outcome, rows = run(*write_parts(folder, corpus, THOROUGH), folder / "work", THOROUGH)
+    assert {identifier: row["kept_id"] for identifier, row in rows.items()} == brute_force(corpus, 0.6)
+    texts = {document_id(document): document for document in corpus}
+    for identifier, row in rows.items():
+        text, kept = texts[identifier]["text"], texts[row["kept_id"]]["text"]
+        same = " ".join(text.split()) == " ".join(kept.split())
+        assert row["similarity"] == (1.0 if same else np.float32(similarity(text, kept)))
+        assert row["cluster"] == row["kept_id"] and row["kept_version"] is None
+        assert row["source"] == texts[identifier]["source"]
+    random.shuffle(corpus)
+    other = tmp_path / uuid.uuid4().hex
+    entries, urls = write_parts(other, corpus, THOROUGH, parts=3)
+    _, again = run(entries[::-1], urls, other / "work", THOROUGH, workers=1)
+    assert {i: row["kept_id"] for i, row in again.items()} == {i: row["kept_id"] for i, row in rows.items()}
+
+
+def corpus_of(seed, count, vocabulary=400):
+    """Random documents, most of them followed by edited copies."""
+    generator = np.random.default_rng(seed)
+    corpus = []
+    while len(corpus) < count:
+        base = generator.integers(0, vocabulary, 60)
+        for _ in range(generator.integers(1, 6)):
+            edited = base.copy()
+            edited[generator.integers(0, 60, generator.integers(0, 9))] = generator.integers(0, vocabulary)
+            corpus.append({"text": " ".join(f"w{word}" for word in edited), "name": f"{seed}-{len(corpus)}"})
+    return corpus[:count]
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.parquet")}
+
+
+def test_restart_finishes_with_the_same_bytes_for_any_number_of_workers(tmp_path, monkeypatch):
+    for name in ("ROUTE_ROWS", "SHARE_ROWS", "PARTITION_ROWS", "TASK_ROWS"):
+        monkeypatch.setattr(f"pipelines.deduplicate.{name}", 40)
+    entries, urls = write_parts(tmp_path / "in", corpus_of(1, 200), THOROUGH, parts=12)
+    outcome, rows = run(entries, urls, tmp_path / "one", THOROUGH, workers=1)
+    expected = content(tmp_path / "one")
+    assert len(expected) > 50 and len(rows) > 50
+    run(entries[::-1], urls, tmp_path / "two", THOROUGH, workers=2)
+    assert content(tmp_path / "two") == expected
+    generator = np.random.default_rng(0)
+    for path in sorted(expected):
+        if generator.random() < 0.5:
+            (tmp_path / "two" / path).unlink()
+    seen = []
+    again = deduplicate(
+        entries, urls, str(tmp_path / "two"), THOROUGH, [], lambda *progress: seen.append(progress), 2
+    )
+    assert content(tmp_path / "two") == expected
+    assert any(0 < done < total for _, done, total in seen)
+    assert again.counts == outcome.counts and again.cluster_sizes == outcome.cluster_sizes
+    one_folder, one_rows = run(
+        *write_parts(tmp_path / "whole", corpus_of(1, 200), THOROUGH), tmp_path / "w", THOROUGH
+    )
+    assert {i: row["kept_id"] for i, row in one_rows.items()} == {
+        i: row["kept_id"] for i, row in rows.items()
+    }
+
+
+def test_index_drops_only_new_documents_and_names_the_old_one(tmp_path):
+    old, new = corpus_of(2, 60), corpus_of(3, 30)
+    entries, urls = write_parts(tmp_path / "old", old, THOROUGH)
+    outcome, first = run(entries, urls, tmp_path / "work-old", THOROUGH)
+    write_index(entries, urls, outcome.dropped, "v0001", str(tmp_path / "v0001"), THOROUGH, 2)
+    survivors = [document for document in old if document_id(document) not in first]
+    copies = [{"text": d["text"].upper(), "name": f"c{i}", "rank": 9} for i, d in enumerate(survivors[:10])]
+    exact = [{"text": d["text"] + " \n", "name": f"e{i}", "rank": 9} for i, d in enumerate(survivors[:7])]
+    more = [d for d in new if all(similarity(d["text"], o["text"]) < 0.6 for o in old)]
+    entries2, urls2 = write_parts(tmp_path / "new", copies + exact + more, THOROUGH)
+    second, rows = run(entries2, urls2, tmp_path / "work-new", THOROUGH, [str(tmp_path / "v0001")])
+    for i, document in enumerate(survivors[:10]):
+        row = rows[document_id(copies[i])]
+        assert row["kept_id"] == document_id(document) and row["kept_version"] == "v0001"
+        assert row["reason"] == "near_duplicate" and row["similarity"] == 1
+    for i in range(7):
+        row = rows[document_id(exact[i])]
+        assert row["kept_id"] == document_id(survivors[i]) and row["kept_version"] == "v0001"
+        assert row["reason"] == "exact_duplicate"
+    assert {i for i in rows if i not in {document_id(d) for d in copies + exact}} == set(
+        brute_force(more, 0.6)
+    )
+    # A third build sees both versions.
+    write_index(entries2, urls2, second.dropped, "v0002", str(tmp_path / "v0002"), THOROUGH, 2)
+    left = [d for d in more if document_id(d) not in rows]
+    third = [{"text": d["text"], "name": f"t{i}"} for i, d in enumerate([survivors[0], left[0]])]
+    entries3, urls3 = write_parts(tmp_path / "third", third, THOROUGH)
+    indexes = [str(tmp_path / "v0001"), str(tmp_path / "v0002")]
+    _, rows = run(entries3, urls3, tmp_path / "work-third", THOROUGH, indexes)
+    assert [rows[document_id(d)]["kept_version"] for d in third] == ["v0001", "v0002"]
+    assert [rows[document_id(d)]["kept_id"] for d in third] == [
+        document_id(survivors[0]),
+        document_id(left[0]),
+    ]
+
+
+def test_settings_that_do_not_fit_the_index_are_refused(tmp_path):
+    entries, urls = write_parts(tmp_path / "in", corpus_of(2, 5), THOROUGH)
+    write_index(entries, urls, [], "v0001", str(tmp_path / "v0001"), THOROUGH, 1)
+    with pytest.raises(UserError, match="dedup.minhash.ngram = 5, but the index .* was made with 1"):
+        run(entries, urls, tmp_path / "work", DedupConfig(), [str(tmp_path / "v0001")])
+    with pytest.raises(UserError, match="not there"):
+        run(entries, urls, tmp_path / "work", DedupConfig(), [str(tmp_path / "v0009")])
+
+
+def test_nothing_and_stages_switched_off(tmp_path):
+    outcome, rows = run([], {}, tmp_path / "none", THOROUGH)
+    assert rows == {} and outcome.dropped == []
+    write_index([], {}, [], "v0001", str(tmp_path / "v0001"), THOROUGH, 1)
+    corpus = [{"text": text, "name": f"{i}"} for i, text in enumerate(["a b c", "a b c", "A B C", "x"])]
+    entries, urls = write_parts(tmp_path / "in", corpus, THOROUGH)
+    index = [str(tmp_path / "v0001")]
+    for exact, fuzzy, expected in [(True, True, 2), (True, False, 1), (False, True, 2), (False, False, 0)]:
+        config = THOROUGH.model_copy(update={"exact": exact, "fuzzy": fuzzy})
+        _, rows = run(entries, urls, tmp_path / f"{exact}{fuzzy}", config, index)
+        assert len(rows) == expected
+
+
+def test_a_chain_is_split_where_documents_do_not_resemble_the_kept_one(tmp_path):
+    corpus = [
+        {"text": " ".join(f"w{w}" for w in range(i * 2, i * 2 + 20)), "name": f"{i}", "rank": 100 - i}
+        for i in range(40)
+    ]
+    _, rows = run(*write_parts(tmp_path / "in", corpus, THOROUGH), tmp_path / "work", THOROUGH)
+    assert {i: row["kept_id"] for i, row in rows.items()} == brute_force(corpus, 0.6)
+    assert all(row["similarity"] >= np.float32(0.6) for row in rows.values())
+
+
+def test_large_buckets_stay_bounded(tmp_path):
+    corpus = [{"text": "the same words" + " !" * i, "name": f"{i}"} for i in range(500)]
+    outcome, rows = run(*write_parts(tmp_path / "in", corpus, THOROUGH), tmp_path / "work", THOROUGH)
+    assert len(rows) == 499 and outcome.cluster_sizes == {500: 1}
+    assert outcome.candidates <= 16 * 500
+
+
+def test_recall_on_real_pairs(tmp_path, shared_data):
+    config = DedupConfig()
+    documents, places = [], {}
+    for path in sorted((shared_data / "pile_messy").glob("*.zst")):
+        lines = []
+        try:
+            with zstandard.open(path, "rb") as file:
+                for line in file:
+                    lines.append(line)
+        except zstandard.ZstdError:
+            pass
+        for number, line in enumerate(lines):
+            try:
+                text = json.loads(line)["text"]
+                text.encode()
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
+            places[path.name, number] = len(documents)
+            documents.append({"text": text, "name": f"{path.name}:{number}"})
+    entries, urls = write_parts(tmp_path / "in", documents, config)
+    _, rows = run(entries, urls, tmp_path / "work", config)
+    found = total = 0
+    for line in (shared_data / "pile_messy/truth/all_pairs_j30.jsonl").open():
+        pair = json.loads(line)
+        if pair["j_word5"] < 0.8:
+            continue
+        for a, b in itertools.product(pair["a"], pair["b"]):
+            one, other = (
+                documents[places[place["file"], place["line"]]]
+                for place in (a, b)
+                if (place["file"], place["line"]) in places
+            )
+            total += 1
+            found += document_id(one) in rows or document_id(other) in rows
+    assert total > 100 and found / total >= 0.99
+    for line in (shared_data / "pile_messy/truth/exact_groups.jsonl").open():
+        group = json.loads(line)
+        members = [
+            documents[places[place["file"], place["line"]]]
+            for place in group["docs"]
+            if (place["file"], place["line"]) in places
+        ]
+        assert sum(document_id(member) not in rows for member in members) <= 1
