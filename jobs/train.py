@@ -1,0 +1,54 @@
+"""A corpus version to checkpoints and a model in Hugging Face format."""
+
+from typing import Annotated
+
+import typer
+
+from jobs.common import ConfigOption, SetOption, VerboseOption, check_storage, run
+
+
+def main(
+    config: ConfigOption,
+    set_: SetOption = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="Corpus version, such as v0001; default: the newest.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--run", help="Name of the run; default: made from corpus and settings.")
+    ] = None,
+    verbose: VerboseOption = False,
+) -> None:
+    r"""Pretrain a GPT-NeoX model on a corpus version with Ray Train and DeepSpeed.
+
+    Running it again resumes from the newest whole checkpoint, or finds the finished run.
+
+    \b
+    Examples:
+      python -m jobs.train --config configs/quickstart.yaml
+      python -m jobs.train --config configs/quickstart.yaml --corpus v0001 --set train.steps=1000
+      ray job submit --working-dir . -- python -m jobs.train --config my.yaml --set storage=/data/p
+    """
+    from pipelines.config import load
+
+    settings = load(config, set_)
+    check_storage(settings.storage)
+    from pipelines import manifest
+
+    version = manifest.require(settings.storage, corpus)
+    from pipelines import cluster, pretrain
+
+    pretrain.check_fits(settings, version)
+    cluster.start(settings.ray, verbose)
+    chosen = name or pretrain.run_name(settings, version)
+    result = pretrain.pretrain(settings, version, chosen)
+    speed = result["tokens_per_second"]
+    print(
+        f"run {chosen}: {result['step']} steps, {result['tokens']:,} tokens; loss {result['first_loss']:.4f} "
+        f"→ {result['last_loss']:.4f}; unigram entropy {result['unigram_entropy']:.4f} nats"
+        + (f"; {speed:,.0f} tokens/s" if speed else "")
+    )
+    print(f"model {result['model']}" + ("" if result["new"] else " (already finished)"))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,97 @@
+"""jobs.train below the command line: name the run, launch it, export the model, record all in MLflow."""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from base import files
+from base.errors import UserError
+from pipelines import charts, tracking, trained
+from pipelines.config import Config
+from pipelines.manifest import Version
+from pipelines.training import export, run_training
+
+ENTROPY_TOKENS = 20_000_000
+CURVE_FIELDS = {"steps", "global_batch_size", "seed", "precision", "optimizer", "loss_scale"}
+"""The training settings that decide the curve; others may change when a run is continued."""
+
+
+def run_name(config: Config, version: Version) -> str:
+    """The name of the run that this configuration makes on this corpus version."""
+    train = config.train.model_dump(mode="json", include=CURVE_FIELDS)
+    key = files.key_of(version.hash, config.model.model_dump(mode="json"), train, config.mixture)
+    return f"{version.name}-{key[:8]}"
+
+
+def check_fits(config: Config, version: Version) -> None:
+    """Raise UserError if the corpus cannot train this model: too few tokens, or unknown sources."""
+    from model.train import TrainJob, check
+
+    check(TrainJob(config.model, config.train, version.manifest_url, "memory://none", config.mixture))
+
+
+def pretrain(config: Config, version: Version, run: str) -> dict[str, Any]:
+    """Train to the last step, or find the finished run.
+
+    Returns the training summary with `version`, `manifest_hash`, `model` (the Hugging Face folder),
+    `unigram_entropy` (nats a token, of the training mixture) and `new`.
+    """
+    found = trained.finished(config.storage, run)
+    if found:
+        if found["manifest_hash"] != version.hash:
+            raise UserError(f"run {run} was trained on another corpus version ({found['version']})")
+        return {**found, "new": False}
+    url = trained.run_url(config.storage, run)
+    place = tracking.Tracking.of(config)
+    tags = {"training_run": run, "corpus": version.hash, "version": version.name}
+    command = "refresh" if version.manifest["parent"] else "prepare"
+    tags |= tracking.upstream(place, command, corpus=version.hash)
+    with tracking.run(place, "train", run, tags) as opened:
+        opened.params({"model": config.model.model_dump(), "train": config.train.model_dump()})
+        ship = functools.partial(tracking.ship_journal, place, opened.id) if opened.id else None
+        summary = run_training(config, version.manifest_url, url, ship)
+        model = export(config, version, summary["checkpoint_url"], files.join(url, "hf"))
+        entropy = unigram_entropy(version, config.mixture)
+        picture = files.join(url, "training.png")
+        title = f"{config.name} {run}"
+        files.write_bytes(picture, charts.training(_journal(url), title, entropy))
+        opened.artifact(picture)
+        opened.metrics({"unigram_entropy": entropy})
+        result = {
+            **summary,
+            "version": version.name,
+            "manifest_hash": version.hash,
+            "model": model,
+            "unigram_entropy": entropy,
+        }
+        trained.record(config.storage, run, result)
+        opened.artifact(files.join(url, "result.json"))
+    return {**result, "new": True}
+
+
+def unigram_entropy(version: Version, mixture: dict[str, float]) -> float:
+    """Entropy in nats a token of the training mixture's token frequencies.
+
+    It is the lowest loss of a model that ignores all context. Sources are weighted as in training; at most
+    ENTROPY_TOKENS of each are counted.
+    """
+    from model.loader import Corpus
+
+    corpus = Corpus.open(version.manifest_url)
+    shares = np.zeros(corpus.tokenizer["vocab_size"])
+    for source in corpus.sources("train"):
+        counts = np.zeros(len(shares))
+        for number in corpus.shard_numbers(source, "train"):
+            if counts.sum() < ENTROPY_TOKENS:
+                counts += np.bincount(corpus.shard(number).tokens, minlength=len(shares))
+        weight = mixture.get(source, 0.0) if mixture else counts.sum()
+        shares += weight * counts / max(counts.sum(), 1)
+    shares = shares[shares > 0] / shares.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def _journal(url: str) -> list[dict[str, Any]]:
+    from model.journal import read
+
+    return read(url)
