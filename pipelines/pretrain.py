@@ -8,9 +8,10 @@ import numpy as np
 from base import files
 from base.errors import UserError
 from pipelines import charts, tracking, trained
+from pipelines.cluster import run_tasks
 from pipelines.config import Config
 from pipelines.manifest import Version
-from pipelines.training import export, run_training
+from pipelines.training import run_training
 
 ENTROPY_TOKENS = 20_000_000
 CURVE_FIELDS = {"steps", "global_batch_size", "seed", "precision", "optimizer", "loss_scale"}
@@ -51,7 +52,8 @@ def pretrain(config: Config, version: Version, run: str) -> dict[str, Any]:
         opened.params({"model": config.model.model_dump(), "train": config.train.model_dump()})
         ship = functools.partial(tracking.ship_journal, place, opened.id) if opened.id else None
         summary = run_training(config, version.manifest_url, url, ship)
-        model = export(config, version, summary["checkpoint_url"], files.join(url, "hf"))
+        model = files.join(url, "hf")
+        run_tasks(_export, [(config, version, summary["checkpoint_url"], model)], 1)
         entropy = unigram_entropy(version, config.mixture)
         picture = files.join(url, "training.png")
         title = f"{config.name} {run}"
@@ -68,6 +70,23 @@ def pretrain(config: Config, version: Version, run: str) -> dict[str, Any]:
         trained.record(config.storage, run, result)
         opened.artifact(files.join(url, "result.json"))
     return {**result, "new": True}
+
+
+def _export(task: tuple[Config, Version, str, str]) -> None:
+    """Write the model of a checkpoint as a Hugging Face folder."""
+    from model.checkpoint import consolidated_state
+    from model.convert import export_hf
+
+    config, version, checkpoint, folder = task
+    facts = version.manifest["tokenizer"]
+    export_hf(
+        consolidated_state(checkpoint),
+        config.model,
+        facts["vocab_size"],
+        folder,
+        files.join(version.url, facts["file"]),
+        facts["end_of_document"],
+    )
 
 
 def unigram_entropy(version: Version, mixture: dict[str, float]) -> float:
