@@ -80,7 +80,7 @@ def chunked_cross_entropy(
     gradient. `chunk` positions are processed at a time. The loss and the gradient of `weight` are summed in
     float32.
     """
-    loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, vocab_size, chunk)
+    loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, vocab_size, chunk)  # type: ignore[no-untyped-call]
     return loss
 
 

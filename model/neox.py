@@ -66,7 +66,7 @@ def rotate(vectors: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     Dimension i is paired with i + size / 2, the layout of GPT-NeoX.
     """
     half = cosines.shape[-1]
-    first, second, rest = vectors.split([half, half, vectors.shape[-1] - 2 * half], dim=-1)
+    first, second, rest = vectors.tensor_split([half, 2 * half], dim=-1)
     return torch.cat((first * cosines - second * sines, second * cosines + first * sines, rest), dim=-1)
 
 
@@ -267,7 +267,8 @@ class NeoX(nn.Module):
         keys = torch.arange(tokens.shape[1], device=input_ids.device)
         mask = keys <= positions.unsqueeze(-1)
         if self.config.attention_reset:
-            ends = tokens == self.end_of_document_id
+            assert self.end_of_document_id is not None
+            ends = tokens.eq(self.end_of_document_id)
             documents = ends.cumsum(1) - ends.long()  # an end belongs to the document that it ends
             here = documents.gather(1, positions.expand_as(input_ids))
             mask = mask & (here.unsqueeze(2) == documents.unsqueeze(1))
@@ -317,7 +318,8 @@ class NeoX(nn.Module):
 
 def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Parameter groups for an optimizer: matrices and embeddings decay, norms and biases do not."""
-    decayed, others = [], []
+    decayed: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_other = name.endswith(".bias") or "norm." in name
         (others if is_other else decayed).append(parameter)

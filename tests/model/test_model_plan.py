@@ -73,7 +73,7 @@ def test_activations_kept_are_those_predicted(checkpointing, parallel, dtype):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model.hidden_states(torch.zeros(4, 128, dtype=torch.int64))
+        model.hidden_states(torch.zeros(4, 128, dtype=torch.int64)).square()
     predicted = activation_bytes(config, 4, 128, dtype.itemsize, checkpointing)
     if checkpointing:  # less the one layer that is recomputed at a time: it is not kept
         one, two = (config.model_copy(update={"num_layers": layers}) for layers in (1, 2))
