@@ -31,6 +31,7 @@ MAX_EXAMPLES = 150
 MAX_LINES = 1000
 """Lines of the inputs and shards tables that are shown."""
 LARGEST_CLUSTERS = 15
+ALL = "all sources"
 
 STAGE_TITLES = {
     "read": "reading",
@@ -58,16 +59,18 @@ def write_report(
     """
     ledger = Ledger.from_json(manifest["ledger"])
     names = sorted(ledger.sources, key=lambda name: (-_stage(ledger, name, "read").bytes_in, name))
+    total = _total(ledger)
     sample = _sample_attributes(attributes)
     origins = {item["part"]: item["file"] for item in manifest["inputs"]}
     context = {
         "manifest": manifest,
         "manifest_hash": extra.get("manifest_hash"),
         "cards": _cards(manifest, ledger),
-        "summary": _summary(ledger),
-        "funnel": _funnel(ledger, names),
+        "summary": _summary(total),
+        "funnel": _funnel(total, ledger, names, _new_tokens(manifest)),
         "funnel_picture": _funnel_picture(ledger, names),
-        "reasons": _reasons(ledger, names),
+        "reasons": _reasons(total, [ALL]),
+        "reasons_by_source": _reasons(ledger, names),
         "changes": _changes(ledger, names),
         "examples": _examples(rejects, dropped, origins),
         "lengths": _lengths(sample, manifest, url.rsplit("/", 2)[0], names),
@@ -146,28 +149,42 @@ def _cards(manifest: dict[str, Any], ledger: Ledger) -> list[dict[str, str]]:
     ]
 
 
-def _summary(ledger: Ledger) -> list[dict[str, Any]]:
-    """Documents dropped in each stage, all sources together, as a share of those read."""
-    read = sum(_stage(ledger, source, "read").documents_in for source in ledger.sources)
-    lines = []
-    for stage in STAGES:
-        lost = sum(_stage(ledger, source, stage).documents_dropped for source in ledger.sources)
-        if lost:
-            lines.append({"stage": STAGE_TITLES[stage], "documents": lost, "share": _share(lost, read)})
-    return lines
+def _total(ledger: Ledger) -> Ledger:
+    """The sums over all sources, as those of one source named ALL."""
+    total = Ledger()
+    total.sources[ALL] = {}
+    for stages in ledger.sources.values():
+        for stage, counts in stages.items():
+            total.stage(ALL, stage).add(counts)
+    return total
 
 
-def _funnel(ledger: Ledger, names: list[str]) -> dict[str, Any]:
+def _summary(total: Ledger) -> list[dict[str, Any]]:
+    """Documents dropped in each stage as a share of those read."""
+    counts = {stage: total.stage(ALL, stage) for stage in STAGES}
+    read = counts["read"].documents_in
+    return [
+        {"stage": STAGE_TITLES[stage], "documents": lost, "share": _share(lost, read)}
+        for stage in STAGES
+        if (lost := counts[stage].documents_dropped)
+    ]
+
+
+def _new_tokens(manifest: dict[str, Any]) -> dict[str, int]:
+    """Tokens of every source and of ALL in the shards that this version added."""
+    tokens = {ALL: 0}
+    for shard in manifest["shards"]:
+        if shard["version"] == manifest["version"]:
+            for name in (shard["source"], ALL):
+                tokens[name] = tokens.get(name, 0) + shard["tokens"]
+    return tokens
+
+
+def _funnel(total: Ledger, ledger: Ledger, names: list[str], tokens: dict[str, int]) -> dict[str, Any]:
     """One row a source and one for all, one cell a stage: what is left after it."""
     stages = [name for name in STAGES if any(name in ledger.sources[source] for source in names)]
-    total = Ledger()
-    for source in names:
-        for stage in stages:
-            total.stage("all sources", stage).add(_stage(ledger, source, stage))
     rows = []
-    for book, source in [(total, "all sources"), *((ledger, name) for name in names)]:
-        if source not in book.sources:
-            continue
+    for book, source in [(total, ALL), *((ledger, name) for name in names)]:
         read = _stage(book, source, "read")
         cells = [_stage(book, source, stage) for stage in stages]
         rows.append(
@@ -175,6 +192,7 @@ def _funnel(ledger: Ledger, names: list[str]) -> dict[str, Any]:
                 "source": source,
                 "documents": read.documents_in,
                 "bytes": read.bytes_in,
+                "tokens": tokens.get(source, 0),
                 "cells": [
                     {
                         "documents": cell.documents_out,

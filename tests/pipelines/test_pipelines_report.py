@@ -108,7 +108,7 @@ def make_version(folder, rng, documents=3000):
             "source": pa.array(names).dictionary_encode(),
             "reason": pa.array(np.where(near, "near_duplicate", "exact_duplicate")).dictionary_encode(),
             "kept_id": identifiers,
-            "kept_version": pa.array(["v0001" if value % 5 == 0 else "v0002" for value in cluster]),
+            "kept_version": pa.array(["v0001" if value % 5 == 0 else None for value in cluster]),
             "similarity": pa.array(np.where(near, rng.uniform(0.8, 1, documents), 1.0), pa.float32()),
             "cluster": identifiers,
             "bytes": size,
