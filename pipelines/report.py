@@ -301,13 +301,14 @@ def _hex(identifier: Any) -> str:
 
 
 def _tables(url: str, columns: list[str]) -> Iterator[pa.Table]:
-    """The row groups of a parquet file, restricted to those columns it has."""
+    """The row groups of a parquet file that hold rows, restricted to those columns it has."""
     filesystem, path = files.split(url)
     with filesystem.open(path, "rb") as stream:
         reader = pq.ParquetFile(stream)
         present = [name for name in columns if name in reader.schema_arrow.names]
         for group in range(reader.num_row_groups):
-            yield reader.read_row_group(group, columns=present)
+            if reader.metadata.row_group(group).num_rows:
+                yield reader.read_row_group(group, columns=present)
 
 
 def _rows(url: str) -> int:

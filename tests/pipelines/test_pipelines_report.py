@@ -219,7 +219,9 @@ def test_equal_inputs_give_equal_bytes(tmp_path):
 def test_a_corpus_with_nothing_in_it_still_gives_a_report(tmp_path):
     manifest, _, _, _, url, _ = make_version(str(tmp_path), np.random.default_rng(3), documents=10)
     manifest |= {"shards": [], "sources": {}, "inputs": [], "ledger": {}, "parent": None}
-    report.write_report(manifest, {}, [], [], url, {})
+    empty = files.join(str(tmp_path), "empty.parquet")
+    files.write_parquet(empty, pa.table({}))
+    report.write_report(manifest, {"quality": [empty]}, [], [empty], url, {})
     assert "Nothing was dropped" in files.read_bytes(url).decode()
 
 
