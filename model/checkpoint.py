@@ -214,8 +214,18 @@ def local_copy(checkpoint_url: str) -> Any:
 
 
 def needs_conversion(description: dict[str, Any], world: int, zero_stage: int) -> bool:
-    """Whether a checkpoint was written by another number of workers or ZeRO stage."""
-    return bool(description["world_size"] != world or description["zero_stage"] != zero_stage)
+    """Whether a checkpoint has another layout than so many workers at a ZeRO stage write.
+
+    Raises UserError between ZeRO 0 and the others: the former has no universal form.
+    """
+    before = description["zero_stage"]
+    if before != zero_stage and 0 in (before, zero_stage):
+        raise UserError(
+            f"train.zero_stage = {zero_stage}: the run's checkpoint was written with train.zero_stage {before}, "
+            "and DeepSpeed cannot convert between 0 and the other stages; keep the stage or train under another "
+            "run name"
+        )
+    return bool(zero_stage and (description["world_size"] != world or before != zero_stage))
 
 
 def load(engine: Any, checkpoint_url: str, convert: bool) -> None:
@@ -228,7 +238,7 @@ def load(engine: Any, checkpoint_url: str, convert: bool) -> None:
     description = files.read_json(files.join(checkpoint_url, DESCRIPTION))
     with local_copy(checkpoint_url) as path, contextlib.ExitStack() as stack:
         if convert:
-            path = stack.enter_context(_universal(path, description))
+            path = stack.enter_context(_universal(path, engine))
         loaded, _ = engine.load_checkpoint(path, tag=STATE)
         _barrier()
         if loaded is None or engine.global_steps != description["step"]:
@@ -238,17 +248,12 @@ def load(engine: Any, checkpoint_url: str, convert: bool) -> None:
 
 
 @contextlib.contextmanager
-def _universal(path: str, description: dict[str, Any]) -> Any:
-    """A temporary universal checkpoint made of the one in the local folder `path`."""
+def _universal(path: str, engine: Any) -> Any:
+    """A temporary universal checkpoint, for `engine` to load, made of the one in the local folder `path`."""
     from argparse import Namespace
 
     from deepspeed.checkpoint.ds_to_universal import main
 
-    if description["zero_stage"] == 0:
-        raise UserError(
-            f"checkpoint {path} was written with train.zero_stage 0, which has no universal form: continue "
-            f"with train.zero_stage 0 and {description['world_size']} workers"
-        )
     leader = int(os.environ.get("LOCAL_RANK", "0")) == 0
     target = path.rstrip("/") + ".universal"
     if leader:
@@ -264,6 +269,13 @@ def _universal(path: str, description: dict[str, Any]) -> Any:
         )
         with contextlib.redirect_stdout(None):
             main(arguments)
+        # DeepSpeed reads the step from a file that its stages name differently, and the weights from elsewhere.
+        root = Path(target, STATE)
+        facts = min(root.glob("*_model_states.pt"))
+        for worker in range(torch.distributed.get_world_size()):
+            name = f"zero_pp_rank_{worker}_" if engine.zero_optimization_partition_weights() else ""
+            if not (wanted := root / f"{name}mp_rank_00_model_states.pt").exists():
+                wanted.symlink_to(facts.resolve())
     _barrier()
     try:
         yield target

@@ -3,12 +3,18 @@
 import json
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from model import journal
 from model.config import ModelConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -71,8 +77,6 @@ def run_processes(world: int, manifest_url: str, runs: list[dict[str, Any]]) -> 
 
 def _kill_in_save(step: int, point: str) -> None:
     """Let this process die of SIGKILL during the save at `step`, before or after DeepSpeed has written."""
-    import signal
-
     from model import checkpoint
 
     original = checkpoint._flush if point == "files" else checkpoint._prune
@@ -88,10 +92,29 @@ def _kill_in_save(step: int, point: str) -> None:
     setattr(checkpoint, name, fatal)
 
 
+class KillOnce:
+    """Kills rank 0's process, once, when the journal reaches a step, and notes that it was started."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.folder, self.step = folder, step
+
+    @contextmanager
+    def __call__(self, journal_url: str) -> Iterator[None]:
+        marks = self.folder / "starts"
+        with marks.open("a") as file:
+            file.write(f"{journal_url} {time.time()}\n")
+        if len(marks.read_text().splitlines()) == 1:
+            threading.Thread(target=self.watch, args=(os.path.dirname(journal_url),), daemon=True).start()
+        yield
+
+    def watch(self, run_url: str) -> None:
+        while len(journal.read(run_url)) < self.step:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main() -> None:
     """Do the runs of the command line; this is what `start` starts."""
-    import signal
-
     manifest_url, runs = sys.argv[1], json.loads(sys.argv[2])
     for run in runs:
         kill_at = run.pop("kill_at", None)

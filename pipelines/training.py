@@ -1,0 +1,100 @@
+"""Training on a Ray cluster: Ray Train places, starts, watches and restarts the workers of model.train."""
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from base import files
+from base.errors import UserError
+from model.journal import NAME
+from pipelines.config import Config
+
+OnStart = Callable[[str], AbstractContextManager[Any]]
+"""Given the journal's URL, what rank 0 does around training (shipping the journal); it must be picklable."""
+
+
+def run_training(
+    config: Config, manifest_url: str, run_url: str, on_start: OnStart | None = None
+) -> dict[str, Any]:
+    """Train on the corpus version `manifest_url` into the folder `run_url`, continuing what is there.
+
+    Ray must be initialised. Returns the summary that model.train.train describes. Raises UserError for
+    settings that do not fit the corpus, an earlier part of the run or the cluster.
+    """
+    from model.train import SUMMARY, TrainJob, check
+
+    train = config.train
+    job = TrainJob(config.model, train, manifest_url, run_url, config.mixture)
+    check(job)
+    available = ray.cluster_resources()
+    use_gpu = train.use_gpu == "yes" or (train.use_gpu == "auto" and available.get("GPU", 0) >= train.workers)
+    _check_resources(config, available, use_gpu)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"job": job, "on_start": on_start, "threads": train.cpus_per_worker},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=train.workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": train.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=run_url,
+            failure_config=FailureConfig(max_failures=train.max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        mistake = _user_error(error)
+        if mistake is not None:
+            raise UserError(str(mistake)) from None
+        raise
+    summary: dict[str, Any] = files.read_json(files.join(run_url, SUMMARY))
+    return summary
+
+
+def _check_resources(config: Config, available: dict[str, float], use_gpu: bool) -> None:
+    train = config.train
+    wanted = {"CPU": train.workers * train.cpus_per_worker, "GPU": train.workers if use_gpu else 0}
+    for name, amount in wanted.items():
+        if amount > available.get(name, 0):
+            raise UserError(
+                f"train.workers = {train.workers} with train.cpus_per_worker = {train.cpus_per_worker} need "
+                f"{amount} {name}s, the Ray cluster has {available.get(name, 0):g}"
+            )
+
+
+def _user_error(error: BaseException) -> UserError | None:
+    """The UserError that made training fail, if one did."""
+    if isinstance(error, UserError):
+        return error
+    causes = list(getattr(error, "worker_failures", {}).values())
+    causes += [error.__cause__, getattr(error, "cause", None)]
+    for cause in causes:
+        found = _user_error(cause) if isinstance(cause, BaseException) and cause is not error else None
+        if found is not None:
+            return found
+    return None
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    """One worker of a training run."""
+    import torch
+
+    from model.train import train
+
+    logging.basicConfig(level=logging.INFO)
+    if not torch.cuda.is_available():
+        torch.set_num_threads(settings["threads"])
+    job, on_start = settings["job"], settings["on_start"]
+    leads = ray.train.get_context().get_world_rank() == 0
+    journal_url = files.join(job.run_url, NAME)
+    with on_start(journal_url) if on_start is not None and leads else nullcontext():
+        train(job)

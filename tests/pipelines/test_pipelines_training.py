@@ -1,0 +1,70 @@
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from synthetic_corpus import write_corpus
+from training_runs import MODEL, SOURCES, KillOnce, run_here, settings
+
+from base.errors import UserError
+from model import checkpoint, journal
+from pipelines.config import Config
+from pipelines.training import run_training
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    variables = {
+        "PYTHONPATH": paths,
+        "NUMBA_CACHE_DIR": os.environ["NUMBA_CACHE_DIR"],
+        "OMP_NUM_THREADS": "1",
+    }
+    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": variables}, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def _config(folder: Path, **train: object) -> Config:
+    return Config.model_validate(
+        {
+            "name": "tiny",
+            "storage": str(folder),
+            "sources": [{"name": "a", "urls": ["unused"]}],
+            "model": MODEL.model_dump(),
+            "train": settings(workers=2, **train).model_dump(),
+        }
+    )
+
+
+def test_two_workers_survive_the_death_of_one_with_the_same_losses(cluster: None, tmp_path: Path) -> None:
+    manifest = write_corpus(tmp_path, SOURCES)
+    same = {"steps": 40, "checkpoint": {"every": 10}}
+    expected = run_here(manifest, str(tmp_path / "alone"), **same)
+    run_url = str(tmp_path / "run")
+    result = run_training(_config(tmp_path, **same), manifest, run_url, KillOnce(tmp_path, 15))
+    starts = (tmp_path / "starts").read_text().splitlines()
+    assert len(starts) == 2 and starts[0].startswith(f"{run_url}/journal.jsonl ")
+    assert float(starts[1].split()[1]) - float(starts[0].split()[1]) < 60
+    lines = journal.read(run_url)
+    assert [line["step"] for line in lines] == list(range(1, 41))
+    reference = [line["loss"] for line in journal.read(str(tmp_path / "alone"))]
+    assert [line["loss"] for line in lines] == pytest.approx(reference, abs=1e-4)
+    assert result["step"] == 40 and result["resumed_from"] in (10, 20, 30) and result["run_url"] == run_url
+    assert result["last_loss"] == pytest.approx(expected["last_loss"], abs=1e-4)
+    assert checkpoint.latest(run_url) == result["checkpoint_url"]
+    shard = next((tmp_path / "corpus").rglob("train-00000.arrow"))
+    with pytest.raises(UserError, match="data.seed"):
+        run_training(_config(tmp_path, steps=50, seed=1), manifest, run_url)
+    shard.write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="train-00000.arrow is damaged"):
+        run_training(_config(tmp_path, max_failures=0), manifest, str(tmp_path / "broken"))
+
+
+def test_a_cluster_too_small_is_named(cluster: None, tmp_path: Path) -> None:
+    manifest = write_corpus(tmp_path, SOURCES)
+    with pytest.raises(UserError, match="need 6 CPUs, the Ray cluster has 2"):
+        run_training(_config(tmp_path, cpus_per_worker=3), manifest, str(tmp_path / "run"))
