@@ -30,7 +30,7 @@ def evaluation(sources: dict[str, dict[str, float]], title: str) -> bytes:
 def training(lines: list[dict[str, Any]], title: str, unigram_nats: float | None) -> bytes:
     """Loss, learning rate, gradient norm, throughput and loss scale by step, from the journal's lines."""
     figure = Figure(figsize=(11, 7), layout="constrained")
-    grid = figure.subplot_mosaic(
+    grid: dict[str, Axes] = figure.subplot_mosaic(
         [["loss", "loss", "learning_rate"], ["gradient_norm", "tokens_per_second", "loss_scale"]]
     )
     for name, axis in grid.items():

@@ -124,7 +124,8 @@ def _by_source(names: pa.DictionaryArray) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _sizes(text: pa.LargeStringArray) -> np.ndarray:
-    return pc.binary_length(text).to_numpy(zero_copy_only=False).astype(np.int64)
+    sizes: np.ndarray = pc.binary_length(text).to_numpy(zero_copy_only=False)
+    return sizes.astype(np.int64)
 
 
 def _measure_batch(

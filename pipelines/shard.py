@@ -26,7 +26,8 @@ def _mix(values: np.ndarray) -> np.ndarray:
     """SplitMix64's finaliser (Steele, Lea, Flood 2014), element by element."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    mixed: np.ndarray = values ^ (values >> np.uint64(31))
+    return mixed
 
 
 def shuffle_keys(identifiers: pa.FixedSizeBinaryArray, seed: int) -> np.ndarray:
