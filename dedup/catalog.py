@@ -4,6 +4,7 @@ A *ref* names a document in 64 bits: number of its part in the catalog << 32 | r
 New parts come first, sorted by name, so that a ref does not depend on the order in which parts are given.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,15 +77,21 @@ def refs_of(part: int, rows: pa.ChunkedArray | np.ndarray) -> np.ndarray:
     return (np.uint64(part) << np.uint64(32)) | np.asarray(rows).astype(np.uint64)
 
 
+def _by_part(refs: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """(part number, rows uint64) of sorted refs."""
+    numbers, starts = np.unique(refs >> np.uint64(32), return_index=True)
+    for number, rows in zip(numbers, np.split(refs & np.uint64(0xFFFFFFFF), starts[1:]), strict=True):
+        yield int(number), rows
+
+
 def lookup(catalog: Catalog, refs: np.ndarray) -> pa.Table:
     """document_id, source (null for old documents), rank, quality, length of `refs`, which must be sorted.
 
     Old documents have the largest rank: they beat every new one.
     """
     tables = []
-    for number in np.unique(refs >> np.uint64(32)):
-        part = catalog.parts[int(number)]
-        rows = refs[(refs >> np.uint64(32)) == number] & np.uint64(0xFFFFFFFF)
+    for number, rows in _by_part(refs):
+        part = catalog.parts[number]
         if part.version is None:
             table = files.read_parquet(
                 part.table, ["row", "document_id", "source", "rank", "quality", "length"]
@@ -123,11 +130,10 @@ def policy_order(catalog: Catalog, refs: np.ndarray, table: pa.Table) -> np.ndar
 
 
 def fetch_texts(catalog: Catalog, refs: np.ndarray) -> pa.Array:
-    """The text of each of the sorted `refs`, large_string; reads only the record batches that hold them."""
+    """The text of each of the sorted `refs`, large_string; local files are memory-mapped."""
     chunks = []
-    for number in np.unique(refs >> np.uint64(32)):
-        rows = (refs[(refs >> np.uint64(32)) == number] & np.uint64(0xFFFFFFFF)).astype(np.int64)
-        chunks += _texts_of(catalog.parts[int(number)].documents, rows)
+    for number, rows in _by_part(refs):
+        chunks += _texts_of(catalog.parts[number].documents, rows.astype(np.int64))
     return pa.concat_arrays(chunks) if chunks else pa.array([], pa.large_string())
 
 

@@ -1,0 +1,131 @@
+"""Recall and precision of deduplication on pile_messy, whose similar pairs are all known.
+
+    python -m benchmarks.dedup_accuracy [--data ../shared/data]
+
+For every threshold: *candidates* is the share of the true pairs with a word-5-gram Jaccard similarity of at
+least the threshold that agree in a band, *expected* the mean of 1 - (1 - s^r)^b over the same pairs, and
+*dropped* the share of the pairs of which not both documents stay. Precision is the share of the dropped
+documents whose exact Jaccard similarity with the kept document, recomputed here with Python sets, reaches
+the threshold; *candidate precision* is edges / candidates, before verification.
+"""
+
+import argparse
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "numba"))
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from base import files
+from benchmarks.dedup_inputs import DATA, circumstances, read_texts, record, write_part
+from dedup import minhash
+from dedup.config import DedupConfig
+from pipelines.cluster import worker_environment
+from pipelines.deduplicate import deduplicate
+
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def shingles(text: str) -> set[tuple[str, ...]]:
+    """The set of word 5-grams, one of all words if there are fewer."""
+    words = re.findall(r"\w+", text.lower())
+    if 0 < len(words) < 5:
+        return {tuple(words)}
+    return {tuple(words[i : i + 5]) for i in range(len(words) - 4)}
+
+
+def true_pairs(data: Path, rows: dict[tuple[str, int], int]) -> list[tuple[int, int, float]]:
+    """(row, row, similarity) of every known pair of which both documents could be read."""
+    pairs = []
+    for line in (data / "pile_messy/truth/all_pairs_j30.jsonl").open():
+        pair = json.loads(line)
+        left, right = (
+            [rows[key] for place in pair[side] if (key := (place["file"], place["line"])) in rows]
+            for side in "ab"
+        )
+        pairs += [(a, b, pair["j_word5"]) for a in left for b in right]
+    for line in (data / "pile_messy/truth/exact_groups.jsonl").open():
+        group = json.loads(line)
+        members = [rows[key] for place in group["docs"] if (key := (place["file"], place["line"])) in rows]
+        if not group["empty"]:
+            pairs += [(a, b, 1.0) for i, a in enumerate(members) for b in members[:i]]
+    return pairs
+
+
+def accuracy(texts: list[str], pairs: list[tuple[int, int, float]], threshold: float) -> dict[str, Any]:
+    """One line of the table."""
+    config = DedupConfig(threshold=threshold)
+    column = pa.array(texts, pa.large_string())
+    bands, _ = minhash.signatures(column, config.minhash)
+    chosen = [pair for pair in pairs if pair[2] >= threshold]
+    left, right = np.array([pair[0] for pair in chosen]), np.array([pair[1] for pair in chosen])
+    similarity = np.array([pair[2] for pair in chosen])
+    agree = (bands[left] == bands[right]).any(axis=1)
+    expected = 1 - (1 - similarity**config.minhash.rows) ** config.minhash.bands
+    with tempfile.TemporaryDirectory() as folder:
+        entries, documents = write_part(folder, f"{0:016x}", column, config.minhash)
+        arguments = [entries], {f"{0:016x}": documents}, f"{folder}/work", config, []
+        outcome = deduplicate(*arguments, lambda *_: None, 1)
+        dropped = pa.concat_tables([files.read_parquet(url) for url in outcome.dropped])
+        numbers = {
+            identifier: row
+            for row, identifier in enumerate(files.read_parquet(entries, ["document_id"])[0].to_pylist())
+        }
+    gone = {
+        row: numbers[kept]
+        for row, kept in zip(
+            *map(pa.ChunkedArray.to_pylist, (dropped["row"], dropped["kept_id"])), strict=True
+        )
+    }
+    right_ones = 0
+    for row, kept in gone.items():
+        one, other = shingles(texts[row]), shingles(texts[kept])
+        same = " ".join(texts[row].split()) == " ".join(texts[kept].split())
+        right_ones += same or len(one & other) / max(len(one | other), 1) >= np.float32(threshold)
+    covered = sum(a in gone or b in gone for a, b, _ in chosen)
+    return {
+        "threshold": threshold,
+        "true pairs": len(chosen),
+        "candidates": round(float(agree.mean()), 4),
+        "expected": round(float(expected.mean()), 4),
+        "dropped": round(covered / len(chosen), 4),
+        "dropped documents": len(gone),
+        "precision": right_ones / len(gone),
+        "candidate precision": round(outcome.edges / outcome.candidates, 4),
+        "by reason": outcome.counts,
+        "clusters by size": dict(sorted(outcome.cluster_sizes.items())),
+    }
+
+
+def main() -> None:
+    """Measure every threshold and record the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=DATA)
+    options = parser.parse_args()
+    places = read_texts(options.data / "pile_messy")
+    rows = {place: row for row, place in enumerate(places)}
+    texts, pairs = list(places.values()), true_pairs(options.data, rows)
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": worker_environment()},
+    )
+    lines = [accuracy(texts, pairs, threshold) for threshold in THRESHOLDS]
+    ray.shutdown()
+    settings = DedupConfig().minhash.model_dump()
+    record(
+        "dedup_accuracy",
+        {"circumstances": circumstances(), "documents": len(texts), "minhash": settings, "thresholds": lines},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""What the deduplication benchmarks share: reading sample files, writing parts, describing the machine."""
+
+import contextlib
+import io
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import zstandard
+
+from base import files
+from dedup import hashing, minhash
+from dedup.config import MinHashConfig
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared" / "data"
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """The lines of a jsonl.zst file, as far as it can be read."""
+    lines = []
+    with path.open("rb") as file:
+        reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+        with contextlib.suppress(zstandard.ZstdError):
+            lines.extend(io.BufferedReader(reader))
+    return lines
+
+
+def read_texts(folder: Path) -> dict[tuple[str, int], str]:
+    """Text by (file name, 0-based line) of every record that has a text in valid Unicode."""
+    texts = {}
+    for path in sorted(folder.glob("*.zst")):
+        for number, line in enumerate(read_lines(path)):
+            try:
+                text = json.loads(line.removeprefix(b"\xef\xbb\xbf"))["text"]
+                text.encode()
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
+            texts[path.name, number] = text
+    return texts
+
+
+def write_part(folder: str, name: str, text: pa.Array, config: MinHashConfig) -> tuple[str, str]:
+    """Write documents and entries of one part; returns (entries URL, documents URL).
+
+    The document id is the hash of the part's name and the row, so that identical texts differ.
+    """
+    labels = pa.array([f"{name}/{row}" for row in range(len(text))], pa.large_string())
+    ids = hashing.hash128(labels)
+    documents = files.join(folder, f"{name}.arrow")
+    table = pa.table({"document_id": ids, "record": np.arange(len(text)), "text": text})
+    with files.atomic_writer(documents) as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=1000)
+    bands, shingles = minhash.signatures(text, config)
+    count = len(text)
+    entries = pa.table(
+        {
+            "document_id": ids,
+            "part": pa.array([name] * count).dictionary_encode(),
+            "row": np.arange(count, dtype=np.uint32),
+            "source": pa.array(["sample"] * count).dictionary_encode(),
+            "text_hash": minhash.text_hash(text),
+            "rank": np.zeros(count, np.int32),
+            "quality": np.zeros(count, np.float32),
+            "length": np.diff(hashing.string_buffers(text)[1]),
+            "bands": pa.FixedSizeListArray.from_arrays(pa.array(bands.ravel()), config.bands),
+            "shingles": shingles,
+        }
+    )
+    url = files.join(folder, f"{name}.parquet")
+    files.write_parquet(url, entries)
+    return url, documents
+
+
+def circumstances() -> dict[str, Any]:
+    """Processor, commit and command of a result."""
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "cores": len(names),
+        "python": platform.python_version(),
+        "commit": commit.stdout.strip(),
+        "command": "python -m " + " ".join([f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+    }
+
+
+def record(name: str, result: dict[str, Any]) -> None:
+    """Print a result and write it to benchmarks/results/<name>.json."""
+    print(json.dumps(result, indent=1))
+    files.write_json(str(ROOT / "benchmarks" / "results" / f"{name}.json"), result)

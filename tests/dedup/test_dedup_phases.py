@@ -1,0 +1,155 @@
+"""Runs, candidate pairs, verification, components and the decision, each against an obvious reference."""
+
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from base import files
+from base.errors import UserError
+from dedup import candidates, catalog, components, hashing, minhash, runs, verify
+from dedup.config import DedupConfig, MinHashConfig
+
+
+def make_part(folder, name, texts, config, **columns):
+    count = len(texts)
+    text = pa.array(texts, pa.large_string())
+    ids = hashing.hash128(pa.array([f"{name}{i}" for i in range(count)], pa.large_string()))
+    documents = str(folder / f"{name}.arrow")
+    table = pa.table({"document_id": ids, "text": text})
+    with files.atomic_writer(documents) as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    bands, shingles = minhash.signatures(text, config)
+    entries = {
+        "document_id": ids,
+        "part": pa.array([name] * count, pa.string()).dictionary_encode(),
+        "row": np.arange(count, dtype=np.uint32),
+        "source": pa.array(["s"] * count, pa.string()).dictionary_encode(),
+        "text_hash": minhash.text_hash(text),
+        "rank": np.zeros(count, np.int32),
+        "quality": np.zeros(count, np.float32),
+        "length": np.array([len(one.encode()) for one in texts], np.int64),
+        "bands": pa.FixedSizeListArray.from_arrays(pa.array(bands.ravel()), config.bands),
+        "shingles": shingles,
+    }
+    url = str(folder / f"{name}.parquet")
+    files.write_parquet(url, pa.table(entries | columns))
+    return url, {name: documents}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 5), max_size=30), min_size=1, max_size=3))
+def test_a_partition_is_read_from_all_runs_in_order(partitions):
+    urls = [f"memory://runs/{i}.parquet" for i in range(len(partitions))]
+    for number, (url, run) in enumerate(zip(urls, partitions, strict=True)):
+        values = np.arange(len(run), dtype=np.int64) + 100 * number
+        runs.write_run(url, pa.table({"value": values}), np.array(run, np.int64))
+    for partition in range(6):
+        expected = [
+            100 * number + i
+            for number, run in enumerate(partitions)
+            for i, p in enumerate(run)
+            if p == partition
+        ]
+        assert runs.read_partitions(urls, [partition])["value"].to_pylist() == expected
+
+
+def test_only_row_groups_that_can_match_are_read(tmp_path):
+    url = str(tmp_path / "sorted.parquet")
+    values = np.arange(1000, dtype=np.uint64) * np.uint64(2**54)
+    files.write_parquet(url, pa.table({"value": values}), row_group_size=100)
+    wanted = np.array([values[5], values[998]], np.uint64)
+    result = runs.read_between(url, "value", wanted, ["value"])["value"].to_numpy()
+    assert len(result) == 200 and np.isin(wanted, result).all()
+    assert len(runs.read_between(url, "value", wanted[:0], ["value"])) == 0
+
+
+def test_candidates_are_the_pairs_that_agree_in_a_band(tmp_path):
+    config = MinHashConfig(ngram=1, bands=6, rows=1)
+    generator = np.random.default_rng(4)
+    parts = [[" ".join(map(str, generator.integers(0, 30, 8))) for _ in range(25)] + [""] for _ in range(2)]
+    made = [make_part(tmp_path, f"p{i}", texts, config) for i, texts in enumerate(parts)]
+    catalogue = catalog.open_catalog([url for url, _ in made], made[0][1] | made[1][1], [])
+    bits = 1
+    run, output = str(tmp_path / "run.parquet"), str(tmp_path / "pairs.parquet")
+    candidates.write_run(catalogue, [0, 1], [], bits, run)
+    candidates.find(catalogue, [run], list(range(12)), bits, [], 3, output)
+    table = runs.read_partitions([output], [0, 1, 2])
+    pairs = set(zip(table["left"].to_pylist(), table["right"].to_pylist(), strict=True))
+    bands = np.concatenate([minhash.signatures(pa.array(texts), config)[0] for texts in parts])
+    refs = [(part << 32) | row for part in range(2) for row in range(26)]
+    real = [i for i in range(52) if i not in (25, 51)]
+    expected = {
+        (refs[i], refs[j]) for i, j in itertools.combinations(real, 2) if (bands[i] == bands[j]).any()
+    }
+    assert pairs == expected and len(table) == len(expected) > 20
+
+
+@pytest.mark.parametrize("batch", [1, 100, 2**25])
+def test_similarities_do_not_depend_on_the_batches(tmp_path, monkeypatch, batch):
+    monkeypatch.setattr(verify, "BATCH_BYTES", batch)
+    config = MinHashConfig(ngram=1)
+    generator = np.random.default_rng(5)
+    texts = [" ".join(map(str, generator.integers(0, 12, 8))) for _ in range(20)]
+    url, documents = make_part(tmp_path, "p", texts, config)
+    catalogue = catalog.open_catalog([url], documents, [])
+    pairs = list(itertools.combinations(range(20), 2))
+    left, right = (np.array(side, np.uint64) for side in zip(*pairs, strict=True))
+    result = verify.similarities(catalogue, left, right, config)
+    sets = [set(text.split()) for text in texts]
+    assert result.tolist() == [np.float32(len(sets[a] & sets[b]) / len(sets[a] | sets[b])) for a, b in pairs]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=40), st.integers(1, 4))
+def test_components_merged_in_a_tree_are_those_of_all_edges(edges, split):
+    urls = [f"memory://components/{i}.parquet" for i in range(split)]
+    for i, url in enumerate(urls):
+        part = edges[i::split]
+        sides = [pa.array([edge[side] for edge in part], pa.uint64()) for side in (0, 1)]
+        files.write_parquet(url, pa.table(sides, ["left", "right"]))
+        components.merge(None, [url], ("left", "right"), url + "-merged")
+    components.merge(None, [url + "-merged" for url in urls], ("ref", "component"), "memory://components/all")
+    table = files.read_parquet("memory://components/all")
+    label = {node: node for edge in edges for node in edge}
+    for _ in label:
+        for a, b in edges:
+            label[a] = label[b] = min(label[a], label[b])
+    result = dict(zip(table["ref"].to_pylist(), table["component"].to_pylist(), strict=True))
+    assert result == label
+
+
+def test_policy_is_rank_then_quality_then_length_then_id(tmp_path):
+    config = MinHashConfig(bands=1, rows=1)
+    columns = {
+        "rank": pa.array([0, 1, 1, 1, 1, 1], pa.int32()),
+        "quality": pa.array([9, 0, 2, 2, 2, float("nan")], pa.float32()),
+    }
+    texts = ["x" * 9, "x" * 9, "x", "xxx", "yyy", "x" * 9]
+    url, documents = make_part(tmp_path, "p", texts, config, **columns)
+    catalogue = catalog.open_catalog([url], documents, [])
+    refs = np.arange(6, dtype=np.uint64)
+    table = catalog.lookup(catalogue, refs)
+    ids = table["document_id"].to_pylist()
+    tied = sorted([3, 4], key=lambda i: ids[i])
+    assert catalog.policy_order(catalogue, refs, table).tolist() == [*tied, 2, 1, 5, 0]
+
+
+def test_entries_that_do_not_fit_are_refused(tmp_path):
+    config = MinHashConfig(bands=1, rows=1)
+    url, _ = make_part(tmp_path, "p", ["a", "b"], config)
+    with pytest.raises(UserError, match="names part p, which has no documents file"):
+        catalog.open_catalog([url], {}, [])
+    names = pa.array(["p", "q"]).dictionary_encode()
+    url, _ = make_part(tmp_path, "q", ["a", "b"], config, part=names)
+    with pytest.raises(UserError, match="holds 2 parts"):
+        catalog.open_catalog([url], {}, [])
+
+
+def test_no_part_is_lost_when_there_is_nothing_to_do(tmp_path):
+    config = DedupConfig()
+    url, documents = make_part(tmp_path, "p", [], config.minhash)
+    assert catalog.open_catalog([url], documents, []).parts == []
