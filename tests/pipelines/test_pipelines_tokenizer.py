@@ -112,7 +112,7 @@ quick = settings(max_examples=200, deadline=None, suppress_health_check=list(Hea
 
 @quick
 @given(st.lists(documents, min_size=1, max_size=4))
-@example(["", " ", "  ", "a ", " a", "  a", "\n\n", "\n a", "'", "''s"])
+@example(["", " ", "  ", "a ", " a", "  a", "\n\n", "\n a", "'", "''s", "\n'set", "\t're"])
 def test_ids_equal_tokenizers_for_a_trained_tokenizer(small: Tokenizer, texts: list[str]) -> None:
     assert_equal(small, texts)
 
