@@ -221,9 +221,8 @@ def needs_conversion(description: dict[str, Any], world: int, zero_stage: int) -
     before = description["zero_stage"]
     if before != zero_stage and 0 in (before, zero_stage):
         raise UserError(
-            f"train.zero_stage = {zero_stage}: the run's checkpoint was written with train.zero_stage {before}, "
-            "and DeepSpeed cannot convert between 0 and the other stages; keep the stage or train under another "
-            "run name"
+            f"train.zero_stage = {zero_stage}: the run's checkpoint was written with stage {before}, and "
+            "DeepSpeed cannot convert between 0 and the other stages; keep the stage or train under another run name"
         )
     return bool(zero_stage and (description["world_size"] != world or before != zero_stage))
 
@@ -239,11 +238,22 @@ def load(engine: Any, checkpoint_url: str, convert: bool) -> None:
     with local_copy(checkpoint_url) as path, contextlib.ExitStack() as stack:
         if convert:
             path = stack.enter_context(_universal(path, engine))
+        groups = engine.optimizer.param_groups
+        settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
         loaded, _ = engine.load_checkpoint(path, tag=STATE)
+        # DeepSpeed's universal ZeRO-3 gives the first group's settings to every group (norms would decay) and
+        # one step counter to all of them, which then counts once for each.
+        for group, values in zip(engine.optimizer.param_groups, settings, strict=True):
+            group.update(values)
+        for state in getattr(engine.optimizer, "optimizer", engine.optimizer).state.values():
+            if isinstance(state.get("step"), Tensor):
+                state["step"] = state["step"].clone()
+        if convert:
+            _check_loaded(Path(path, STATE), engine)
         _barrier()
         if loaded is None or engine.global_steps != description["step"]:
             raise RuntimeError(
-                f"checkpoint {checkpoint_url} was not loaded: DeepSpeed is at {engine.global_steps}"
+                f"checkpoint {checkpoint_url} was not loaded: DeepSpeed is at step {engine.global_steps}"
             )
 
 
@@ -269,13 +279,7 @@ def _universal(path: str, engine: Any) -> Any:
         )
         with contextlib.redirect_stdout(None):
             main(arguments)
-        # DeepSpeed reads the step from a file that its stages name differently, and the weights from elsewhere.
-        root = Path(target, STATE)
-        facts = min(root.glob("*_model_states.pt"))
-        for worker in range(torch.distributed.get_world_size()):
-            name = f"zero_pp_rank_{worker}_" if engine.zero_optimization_partition_weights() else ""
-            if not (wanted := root / f"{name}mp_rank_00_model_states.pt").exists():
-                wanted.symlink_to(facts.resolve())
+        _complete(Path(target, STATE), engine)
     _barrier()
     try:
         yield target
@@ -283,6 +287,48 @@ def _universal(path: str, engine: Any) -> Any:
         _barrier()
         if leader:
             shutil.rmtree(target, ignore_errors=True)
+
+
+def _complete(root: Path, engine: Any) -> None:
+    """Make a universal checkpoint readable by any ZeRO stage; as converted, only the one that wrote it can."""
+    # The step and the like are read from a file that the stages name differently; weights come from zero/.
+    facts = min(root.glob("*_model_states.pt"))
+    for worker in range(torch.distributed.get_world_size()):
+        prefix = f"zero_pp_rank_{worker}_" if engine.zero_optimization_partition_weights() else ""
+        wanted = root / f"{prefix}mp_rank_00_model_states.pt"
+        if not wanted.exists():
+            wanted.symlink_to(facts.resolve())
+    common = torch.load(root / "zero" / "optimizer_state.pt", weights_only=False)
+    for name, parameter in engine.module.named_parameters():
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        for key in ("fp32", "exp_avg", "exp_avg_sq"):
+            path = root / "zero" / name / f"{key}.pt"
+            content = torch.load(path, weights_only=False)
+            if isinstance(content, Tensor):  # ZeRO-3 leaves them flat
+                values = content.detach()[: shape.numel()].view(shape).clone()
+                torch.save({"param": values, "cat_dim": 0}, path)
+        if (path := root / "zero" / name / "step.pt").exists():
+            updates = torch.load(path, weights_only=False)
+        else:
+            updates = common["optimizer_state_dict"]["state"][0]["step"].clone()
+            torch.save(updates, path)
+    common["optimizer_state_dict"] = {"state": {0: {"step": updates}}, "param_groups": common["param_groups"]}
+    from deepspeed import __version__
+
+    common.setdefault("ds_version", __version__)
+    common.pop("fp32_flat_groups", None)
+    torch.save(common, root / "zero" / "optimizer_state.pt")
+
+
+def _check_loaded(root: Path, engine: Any) -> None:
+    """Compare all master weights with the universal checkpoint; RuntimeError names one that differs."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    for name, parameter in engine.module.named_parameters():
+        values = safe_get_full_fp32_param(parameter)
+        expected = torch.load(root / "zero" / name / "fp32.pt", weights_only=False)["param"]
+        if values is None or not torch.equal(values.cpu().view(-1), expected.view(-1)):
+            raise RuntimeError(f"DeepSpeed did not load {name} from the universal checkpoint {root}")
 
 
 def consolidated_state(checkpoint_url: str) -> dict[str, Tensor]:

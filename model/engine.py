@@ -99,7 +99,8 @@ def deepspeed_config(config: TrainConfig, world: int, parameters: int, universal
     }
     if config.zero_stage == 3:
         zero["stage3_prefetch_bucket_size"] = bucket // 10
-        zero["stage3_param_persistence_threshold"] = 100_000
+        # Its replacement of torch's linear stays in the process, adds biases apart and rounds once more for it.
+        zero["memory_efficient_linear"] = False
         zero.pop("allgather_bucket_size")
     if config.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
@@ -219,7 +220,7 @@ def loss_scale(engine: Any) -> float:
 def backward(engine: Any, loss: Tensor) -> None:
     """The backward pass of one micro batch's loss."""
     if isinstance(engine.optimizer, FP16_UnfusedOptimizer) and engine.fp16_enabled():
-        # DeepSpeed 0.19 divides the gradients of its ZeRO-0 FP16 optimizer by the scale without having scaled.
+        # DeepSpeed 0.19 divides the gradients of its ZeRO-0 FP16 optimizer by a scale it never applied.
         loss = loss.float() * engine.optimizer.loss_scale
     engine.backward(loss)
 

@@ -19,6 +19,7 @@ from base import files
 from base.errors import UserError
 from model import checkpoint
 from model.config import ModelConfig, TrainConfig
+from model.convert import export_hf
 from model.engine import (
     DTYPES,
     apply_step,
@@ -29,7 +30,7 @@ from model.engine import (
     loss_scale,
     precision_of,
 )
-from model.journal import Journal
+from model.journal import Journal, read
 from model.loader import Corpus, Loader, bits_per_byte
 from model.loss import IGNORE
 
@@ -56,8 +57,8 @@ class TrainJob:
 def flops_per_token(config: ModelConfig, vocab_size: int, length: int) -> float:
     """FLOPs of a forward and a backward pass per token (Chowdhery et al. 2022, PaLM, appendix B).
 
-    6 for every weight of a matrix product (the output layer included, the embedding not) and 12 · layers · hidden ·
-    length for attention. Recomputation does not count.
+    6 for every weight of a matrix product (the output layer included, the embedding not) and 12 · layers ·
+    hidden · length for attention. Recomputation does not count.
     """
     hidden, layers = config.hidden_size, config.num_layers
     weights = layers * (4 * hidden * hidden + 2 * hidden * config.mlp_size)
@@ -112,7 +113,7 @@ def describe(job: TrainJob, loader: Loader) -> dict[str, Any]:
 
 
 def heldout_batches(corpus: Corpus, source: str, length: int, rows: int) -> NDArray[np.int64]:
-    """The first `rows` windows of a source's held-out stream, [rows, length + 1]; IGNORE where there is no token."""
+    """The first windows of a source's held-out stream, [rows, length + 1]; IGNORE where there is no token."""
     tokens = corpus.heldout(source).input_ids[: rows * length + 1].astype(np.int64)
     windows = np.full((rows, length + 1), IGNORE, np.int64)
     for row in range(rows):
@@ -181,9 +182,10 @@ def train(
 ) -> dict[str, Any]:
     """Train to the last step, from the newest whole checkpoint if the run has one. Every rank calls it.
 
-    The process group is taken from the environment (torchrun) or is there already (Ray Train). on_metrics gets
-    each journal line, on rank 0. Returns the run's summary (also written to <run>/summary.json): step, first
-    and last loss, tokens, tokens per second over this launch, skipped steps, evaluation, checkpoint URL.
+    The process group is taken from the environment (torchrun) or is there already (Ray Train). on_metrics
+    gets each journal line, on rank 0. After the last step the model is written to <run>/hf. Returns the run's
+    summary (also written to <run>/summary.json): step, first and last loss, tokens, tokens per second over this
+    launch, skipped steps, evaluation, checkpoint_url, hf_url; other ranks get an empty one.
     Raises UserError for settings that do not fit the corpus or an earlier part of the run.
     """
     rank, world = initialize_distributed()
@@ -250,7 +252,7 @@ class _Loop:
             self.journal.close()
 
     def batch(self, step: int) -> NDArray[np.int64]:
-        """This rank's rows of a step."""
+        """The rows of a step that are this rank's."""
         size = self.job.train.global_batch_size
         return self.loader.batch(step * size, size, self.rank, self.world)
 
@@ -271,7 +273,7 @@ class _Loop:
             scale = loss_scale(self.engine)
             rate = learning_rate(config.optimizer, step, config.steps)
             loss = self.accumulate(step, rows)
-            norm, skipped = apply_step(self.engine, rate)
+            norm, skipped = self.apply(step, rate)
             self.clock.steps += 1
             step += 1
             last = step == config.steps
@@ -289,6 +291,20 @@ class _Loop:
                     saved = step
                 self.clock.reset()
         return self.summary(step, first, time.perf_counter() - begin, evaluation, saved)
+
+    def apply(self, step: int, rate: float) -> tuple[float, bool]:
+        """The optimizer's step. Raises UserError when overflow does not end at the smallest loss scale."""
+        try:
+            return apply_step(self.engine, rate)
+        except Exception as error:
+            if "loss scale already at minimum" not in str(error):
+                raise
+            size = self.job.train.global_batch_size
+            raise UserError(
+                f"step {step + 1} (samples {step * size} to {(step + 1) * size - 1}) overflows at "
+                f"train.loss_scale.minimum = {self.job.train.loss_scale.minimum:g}; lower the learning "
+                "rate or train in bf16"
+            ) from None
 
     def accumulate(self, step: int, rows: NDArray[np.int64]) -> Tensor:
         """Forward and backward passes of one step; this rank's mean loss, on the device."""
@@ -353,8 +369,6 @@ class _Loop:
         """Write and return the run's summary, on rank 0; other ranks return an empty one."""
         if self.journal is None:
             return {}
-        from model.journal import read
-
         self.journal.sync()
         lines = read(self.job.run_url)
         losses = [line["loss"] for line in lines if line["loss"] is not None]
@@ -373,5 +387,22 @@ class _Loop:
             or next((ln["evaluation"] for ln in lines[::-1] if "evaluation" in ln), {}),
             "checkpoint_url": checkpoint.folder(self.job.run_url, saved) if saved is not None else None,
         }
+        if saved == step:
+            content["hf_url"] = self.export(checkpoint.folder(self.job.run_url, step))
         files.write_json(files.join(self.job.run_url, SUMMARY), content)
         return content
+
+    def export(self, checkpoint_url: str) -> str:
+        """Write a checkpoint in Hugging Face's format to <run>/hf."""
+        corpus, url = self.loader.corpus, files.join(self.job.run_url, "hf")
+        facts = corpus.tokenizer
+        options = {}
+        if "file" in facts:
+            folder = corpus.manifest_url.rsplit("/", 1)[0]
+            options = {
+                "tokenizer": files.join(folder, facts["file"]),
+                "end_of_document": facts["end_of_document"],
+            }
+        state = checkpoint.consolidated_state(checkpoint_url)
+        export_hf(state, self.job.model, facts["vocab_size"], url, **options)
+        return url

@@ -142,8 +142,8 @@ def test_remote_shards_go_through_a_bounded_cache(tmp_path: Path) -> None:
 
 def test_a_trillion_tokens_start_at_once(tmp_path: Path) -> None:
     shards = [
-        {"path": f"v1/shards/{number:05d}.arrow", "source": f"s{number % 35}", "split": "train", "documents": 1,
-         "tokens": 2**26, "bytes": 2**27, "digest": "", "version": "v1"}
+        {"path": f"v1/shards/{number:05d}.arrow", "source": f"s{number % 35}", "split": "train",
+         "documents": 1, "tokens": 2**26, "bytes": 2**27, "digest": "", "version": "v1"}
         for number in range(15000)
     ]  # fmt: skip
     manifest = {"shards": shards, "sources": {}, "tokenizer": {"vocab_size": 50277, "dtype": "uint16"}}

@@ -9,6 +9,7 @@ from training_runs import MODEL, SOURCES, run_here, run_processes, settings
 from base.errors import UserError
 from model import checkpoint, journal
 from model.config import OptimizerConfig
+from model.convert import import_hf
 from model.engine import learning_rate
 from model.train import TrainJob, check, flops_per_token
 
@@ -84,9 +85,8 @@ def test_scripted_overflows_are_skipped_and_the_loss_scale_follows_the_rule(
 ) -> None:
     overflows = (1, 2, 3, 9, 15, 16)
     rule = {"initial_power": 10, "window": 4, "hysteresis": 2}
-    result = run_here(
-        manifest, str(tmp_path / "run"), overflows, precision="fp16", zero_stage=stage, steps=18, loss_scale=rule
-    )  # fmt: skip
+    changes: dict[str, Any] = {"precision": "fp16", "zero_stage": stage, "steps": 18, "loss_scale": rule}
+    result = run_here(manifest, str(tmp_path / "run"), overflows, **changes)
     lines = journal.read(result["run_url"])
     assert [line["step"] - 1 for line in lines if line.get("skipped")] == list(overflows)
     assert [line["loss_scale"] for line in lines] == _scales(set(overflows), 18, 10, 4, 2)
@@ -133,6 +133,22 @@ def test_bad_settings_are_named_before_training(manifest: str, tmp_path: Path) -
     with pytest.raises(UserError, match="train.offload_optimizer needs"):
         run_here(manifest, str(tmp_path / "run"), zero_stage=0, offload_optimizer=True)
     assert not (tmp_path / "run").exists() or not journal.read(str(tmp_path / "run"))
+
+
+def test_endless_overflow_stops_with_the_samples_named(manifest: str, tmp_path: Path) -> None:
+    rule = {"initial_power": 1, "hysteresis": 1, "minimum": 1.0}
+    with pytest.raises(
+        UserError, match=r"step 3 \(samples 16 to 23\) overflows at train.loss_scale.minimum = 1"
+    ):
+        run_here(manifest, str(tmp_path / "run"), (1, 2, 3), precision="fp16", loss_scale=rule)
+
+
+def test_the_model_is_exported_for_hugging_face(manifest: str, tmp_path: Path) -> None:
+    result = run_here(manifest, str(tmp_path / "run"), steps=3)
+    config, vocab_size, state = import_hf(result["hf_url"])
+    assert vocab_size == 128 and config.hidden_size == 32
+    expected = checkpoint.consolidated_state(result["checkpoint_url"])
+    assert all(state[name].equal(expected[name]) for name in expected)
 
 
 def test_optimizer_offload_gives_the_same_curve(manifest: str, tmp_path: Path) -> None:
