@@ -113,11 +113,11 @@ def map_files(
         return {"index": index, "result": json.dumps(function(ray.get(shared)[index]))}
 
     dataset = ray.data.range(len(items), override_num_blocks=len(items)).map(
-        apply, num_cpus=1, concurrency=workers
+        apply, num_cpus=1, compute=ray.data.TaskPoolStrategy(workers)
     )
     results: list[dict[str, Any]] = [{}] * len(items)
     try:
-        for row in dataset.iter_rows(prefetch_batches=0):
+        for row in dataset.iter_rows():
             result = json.loads(row["result"])
             results[row["index"]] = result
             if on_done:
@@ -141,12 +141,12 @@ def map_actors(
     dataset = ray.data.range(count, override_num_blocks=count).map(
         actor,
         fn_constructor_kwargs=arguments,
-        concurrency=min(workers, count),
+        compute=ray.data.ActorPoolStrategy(size=min(workers, count)),
         num_cpus=1,
         num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
     )
     try:
-        for _ in dataset.iter_rows(prefetch_batches=0):
+        for _ in dataset.iter_rows():
             on_done()
     except ray.exceptions.RayTaskError as error:
         raise _cause(error) from None

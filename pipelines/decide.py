@@ -146,7 +146,7 @@ def decide_part(task: Decide) -> dict[str, Any]:
 def count_dropped(ledger: Ledger, stage: str, dropped: pa.Table) -> None:
     """Move dropped documents of a stage from its out counts to its drop counts."""
     totals = dropped.group_by(["source", "reason"]).aggregate([("bytes", "sum"), ("bytes", "count")])
-    for row in totals.sort_by([("source", "ascending"), ("reason", "ascending")]).to_pylist():
+    for row in sorted(totals.to_pylist(), key=lambda row: (row["source"], row["reason"])):
         counts = ledger.stage(row["source"], stage)
         counts.drop(row["reason"], row["bytes_count"], row["bytes_sum"])
         counts.documents_out -= row["bytes_count"]
