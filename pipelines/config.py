@@ -56,25 +56,127 @@ class IngestConfig(Section):
     """A truncated or corrupt file: keep what can be read and reject the rest, or stop."""
 
 
+class BasicRules(Section):
+    """What no kind of text should fail; mild enough for code, mathematics, licences and docstrings."""
+
+    min_characters: int = Field(32, ge=0)
+    """Shorter documents are dropped."""
+    min_words: int = Field(3, ge=0)
+    """Fewer words: dropped."""
+    max_control_fraction: float = Field(0.05, ge=0, le=1)
+    """Largest share of control characters (NUL apart) among the characters as read."""
+    max_replacement_fraction: float = Field(0.05, ge=0, le=1)
+    """Largest share of U+FFFD among the characters."""
+    max_duplicate_line_character_fraction: float = Field(0.6, ge=0, le=1)
+    """Largest share of characters in lines that repeat an earlier line."""
+    max_duplicate_5gram_character_fraction: float = Field(0.6, ge=0, le=1)
+    """Largest share of characters in word 5-grams that repeat an earlier one."""
+
+
+class GopherQualityRules(Section):
+    """Quality rules of Gopher with their published thresholds (Rae et al. 2021, arXiv 2112.11446, A.1.1)."""
+
+    min_words: int = Field(50, ge=0)
+    """Fewer words: dropped."""
+    max_words: int = Field(100_000, ge=0)
+    """More words: dropped."""
+    min_mean_word_length: float = Field(3, ge=0)
+    """Smallest mean length of words, in characters."""
+    max_mean_word_length: float = Field(10, ge=0)
+    """Largest mean length of words, in characters."""
+    max_hash_ratio: float = Field(0.1, ge=0)
+    """Largest number of hash signs per word or symbol."""
+    max_ellipsis_ratio: float = Field(0.1, ge=0)
+    """Largest number of ellipses per word or symbol."""
+    max_bullet_line_fraction: float = Field(0.9, ge=0, le=1)
+    """Largest share of lines that begin with a bullet."""
+    max_ellipsis_line_fraction: float = Field(0.3, ge=0, le=1)
+    """Largest share of lines that end with an ellipsis."""
+    min_alphabetic_word_fraction: float = Field(0.8, ge=0, le=1)
+    """Smallest share of words and symbols with an alphabetic character."""
+    min_stop_words: int = Field(2, ge=0)
+    """Fewer different words of: the, be, to, of, and, that, have, with."""
+
+
+class GopherRepetitionRules(Section):
+    """Repetition rules of Gopher with their published thresholds (Rae et al. 2021, table A1)."""
+
+    max_duplicate_line_fraction: float = Field(0.3, ge=0, le=1)
+    """Largest share of lines that repeat an earlier one."""
+    max_duplicate_paragraph_fraction: float = Field(0.3, ge=0, le=1)
+    """Largest share of paragraphs that repeat an earlier one."""
+    max_duplicate_line_character_fraction: float = Field(0.2, ge=0, le=1)
+    """The same for lines by characters."""
+    max_duplicate_paragraph_character_fraction: float = Field(0.2, ge=0, le=1)
+    """The same for paragraphs by characters."""
+    max_top_2gram_character_fraction: float = Field(0.2, ge=0)
+    """Largest share of characters in the most frequent word 2-gram."""
+    max_top_3gram_character_fraction: float = Field(0.18, ge=0)
+    """The same for 3-grams."""
+    max_top_4gram_character_fraction: float = Field(0.16, ge=0)
+    """The same for 4-grams."""
+    max_duplicate_5gram_character_fraction: float = Field(0.15, ge=0, le=1)
+    """Largest share of characters in word 5-grams that repeat an earlier one."""
+    max_duplicate_6gram_character_fraction: float = Field(0.14, ge=0, le=1)
+    """The same for 6-grams."""
+    max_duplicate_7gram_character_fraction: float = Field(0.13, ge=0, le=1)
+    """The same for 7-grams."""
+    max_duplicate_8gram_character_fraction: float = Field(0.12, ge=0, le=1)
+    """The same for 8-grams."""
+    max_duplicate_9gram_character_fraction: float = Field(0.11, ge=0, le=1)
+    """The same for 9-grams."""
+    max_duplicate_10gram_character_fraction: float = Field(0.10, ge=0, le=1)
+    """The same for 10-grams."""
+
+
+class C4Rules(Section):
+    """Page rules of C4 (Raffel et al. 2020, JMLR 21, section 2.2).
+
+    Lines count that end in a terminal mark and have three words, none over 1000 characters, and mention
+    neither JavaScript nor cookie policies.
+    """
+
+    min_sentences: int = Field(5, ge=0)
+    """Fewer sentences in the lines that count: dropped."""
+    max_lorem_ipsum_lines: int = Field(0, ge=0)
+    """Most lines with "lorem ipsum"."""
+    max_curly_bracket_lines: int = Field(0, ge=0)
+    """Most lines with a curly bracket."""
+
+
+class FineWebRules(Section):
+    """Rules that FineWeb adds (Penedo et al. 2024, arXiv 2406.17557, section 3.6)."""
+
+    min_terminal_line_fraction: float = Field(0.12, ge=0, le=1)
+    """Smallest share of lines that end in a sentence-terminal mark."""
+    max_short_line_fraction: float = Field(0.67, ge=0, le=1)
+    """Largest share of lines of at most 30 characters."""
+    max_duplicate_full_line_character_fraction: float = Field(0.01, ge=0, le=1)
+    """Largest share of characters in lines that repeat an earlier one, blank lines and line ends left out."""
+    max_newline_ratio: float = Field(0.3, ge=0)
+    """Largest number of line ends per word or symbol."""
+
+
+RuleSet = Literal["basic", "gopher_quality", "gopher_repetition", "c4", "fineweb"]
+
+
 class QualityConfig(Section):
     """Which documents are clean enough. Thresholds act on measured columns."""
 
     enabled: bool = True
     """Switch all quality rules on or off."""
-    min_characters: int = Field(32, ge=0)
-    """Shorter documents are dropped."""
-    max_control_fraction: float = Field(0.05, ge=0, le=1)
-    """Largest share of control and replacement characters in the text as read."""
-    min_words: int = Field(5, ge=0)
-    """Fewer words: dropped (Gopher asks for 50; licences and docstrings are short)."""
-    max_repeated_line_fraction: float = Field(0.6, ge=0, le=1)
-    """Largest share of characters in lines that repeat an earlier line (Gopher: 0.2 of characters)."""
-    max_repeated_ngram_fraction: float = Field(0.6, ge=0, le=1)
-    """Largest share of characters covered by repeated word 5-grams... (Gopher: 0.15)."""
-    min_alphabetic_word_fraction: float = Field(0.4, ge=0, le=1)
-    """Smallest share of words with an alphabetic character (Gopher: 0.8); prose, law and dialogue only."""
-    kinds: list[Kind] = ["prose", "law", "dialogue"]
-    """Kinds of source that the prose rules (repetition, alphabetic words) apply to."""
+    rule_sets: dict[Kind, list[RuleSet]] = {}
+    """Rule sets by kind of source; kinds that are not named have `basic` alone."""
+    basic: BasicRules = BasicRules()
+    """Thresholds of the rule set basic."""
+    gopher_quality: GopherQualityRules = GopherQualityRules()
+    """Thresholds of Gopher's quality rules."""
+    gopher_repetition: GopherRepetitionRules = GopherRepetitionRules()
+    """Thresholds of Gopher's repetition rules."""
+    c4: C4Rules = C4Rules()
+    """Thresholds of C4's rules."""
+    fineweb: FineWebRules = FineWebRules()
+    """Thresholds of FineWeb's rules."""
 
 
 class TokenizeConfig(Section):

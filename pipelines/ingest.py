@@ -67,7 +67,7 @@ class _Reject:
     record: int
     reason: str
     detail: str
-    bytes: int
+    size: int
     sample: bytes
 
 
@@ -115,7 +115,7 @@ def _rejects(rows: list[_Reject]) -> pa.Table:
             "record": pa.array([row.record for row in rows], pa.int64()),
             "reason": pa.array([row.reason for row in rows], pa.string()),
             "detail": pa.array([row.detail for row in rows], pa.string()),
-            "bytes": pa.array([row.bytes for row in rows], pa.int64()),
+            "bytes": pa.array([row.size for row in rows], pa.int64()),
             "sample": pa.array(
                 [row.sample[:SAMPLE_BYTES].decode("utf-8", "replace") for row in rows], pa.large_string()
             ),
@@ -328,9 +328,10 @@ def _at(value: Any, field: str) -> Any:
 
 def _kind(value: Any) -> str:
     """The JSON name of a value's type."""
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else "boolean"
-    return {dict: "object", list: "array", str: "string"}.get(type(value), "number")
+    names = ((dict, "object"), (list, "array"), (str, "string"), (bool, "boolean"), (int, "number"))
+    if value is None:
+        return "null"
+    return next((name for kind, name in names if isinstance(value, kind)), "number")
 
 
 # Text

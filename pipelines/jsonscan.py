@@ -373,7 +373,7 @@ def _line(data, at, end, text_keys, text_ends, name_keys, name_ends, text, text_
 
 
 @numba.njit(cache=True, nogil=True)
-def scan(
+def scan(  # type: ignore[no-untyped-def]
     data,
     text_keys,
     text_ends,
@@ -387,7 +387,7 @@ def scan(
     text_offsets,
     name_offsets,
     named,
-):  # type: ignore[no-untyped-def]
+):
     """Scan all lines of `data` (uint8, whole lines; the last may lack its line end).
 
     text_keys, text_ends: the UTF-8 keys of the path to the text, joined, and where each ends; likewise

@@ -7,7 +7,9 @@ mojibake    UTF-8 that was read as Windows-1252 or Latin-1 ("â€™" for "’"
             `fix_encoding`, in documents where at least half of the non-ASCII characters form such sequences
             (the share keeps documents that only show an example in other non-ASCII text).
 newline     CR LF, CR and NEL (U+0085) become LF.
-control     C0 and C1 control characters other than tab and LF, NUL and DEL included, are removed.
+nul         U+0000 is removed. Apart from the other control characters, since text with NUL in it is often
+            good text, and text with many other control characters is none.
+control     C0 and C1 control characters other than tab and LF, DEL included, are removed.
 zero_width  U+200B, U+2060 and U+FEFF are removed. The joiners U+200C and U+200D and the direction marks
             carry meaning and stay.
 whitespace  Blank lines before the first character are removed. Spaces, tabs and line ends after the last
@@ -28,8 +30,8 @@ import pyarrow as pa
 from dedup.hashing import load64, string_buffers
 from pipelines.jsonscan import utf8_length
 
-REASONS = ("mojibake", "newline", "control", "zero_width", "whitespace", "nfc")
-_NEWLINE, _CONTROL, _ZERO_WIDTH, _WHITESPACE, _REPLACEMENT = range(5)
+REASONS = ("mojibake", "newline", "nul", "control", "zero_width", "whitespace", "nfc")
+_NEWLINE, _NUL, _CONTROL, _ZERO_WIDTH, _WHITESPACE, _REPLACEMENT = range(6)
 _EDIT, _NFC, _MOJIBAKE = np.uint8(1), np.uint8(2), np.uint8(4)
 _HIGHS = np.uint64(0x8080808080808080)
 _NFC_LIMIT = 0x30000
@@ -55,21 +57,21 @@ def normalise(text: pa.LargeStringArray) -> tuple[pa.LargeStringArray, dict[str,
     }
     flags, sequences = _examine(text)
     suspects = np.flatnonzero(flags & _MOJIBAKE)
-    repaired = {row: ftfy.fix_encoding(text[row].as_py()) for row in suspects.tolist()}
+    repaired = {row: _repair(text[row].as_py()) for row in suspects.tolist()}
     touched = np.zeros(len(text), np.int64)
     text = _replace(text, repaired, columns["delta_mojibake"], touched)
     if touched.any():
         columns["n_mojibake"] = touched * sequences
         flags, _ = _examine(text)
-    counts = np.zeros((len(text), 5), np.int64)
-    deltas = np.zeros((len(text), 4), np.int64)
+    counts = np.zeros((len(text), 6), np.int64)
+    deltas = np.zeros((len(text), 5), np.int64)
     if (flags & _EDIT).any():
         data, offsets = string_buffers(text)
         out = np.empty(offsets[-1] - offsets[0], np.uint8)
         out_offsets = np.zeros(len(offsets), np.int64)
         _edit(data, offsets, flags, out, out_offsets, counts, deltas)
         text = _large_strings(out, out_offsets)
-    for number, reason in enumerate(REASONS[1:5]):
+    for number, reason in enumerate(REASONS[1:6]):
         columns[f"n_{reason}"] = np.ascontiguousarray(counts[:, number])
         columns[f"delta_{reason}"] = np.ascontiguousarray(deltas[:, number])
     columns["n_replacement"] = np.ascontiguousarray(counts[:, _REPLACEMENT])
@@ -77,6 +79,12 @@ def normalise(text: pa.LargeStringArray) -> tuple[pa.LargeStringArray, dict[str,
     composed = {row: unicodedata.normalize("NFC", text[row].as_py()) for row in suspects.tolist()}
     text = _replace(text, composed, columns["delta_nfc"], columns["n_nfc"])
     return text, columns
+
+
+def _repair(text: str) -> str:
+    """`text` with mojibake repaired, each line by itself: ftfy's time grows faster than the length."""
+    lines = text.split("\n")
+    return "\n".join(line if line.isascii() else ftfy.fix_encoding(line) for line in lines)
 
 
 def _large_strings(data: np.ndarray, offsets: np.ndarray) -> pa.LargeStringArray:
@@ -87,7 +95,7 @@ def _large_strings(data: np.ndarray, offsets: np.ndarray) -> pa.LargeStringArray
 def _replace(
     text: pa.LargeStringArray, replacements: dict[int, str], delta: np.ndarray, touched: np.ndarray
 ) -> pa.LargeStringArray:
-    """`text` with rows replaced; where they differ, adds the change in bytes to `delta` and 1 to `touched`."""
+    """`text` with rows replaced; adds to `delta` the change in bytes, to `touched` 1 for each changed."""
     pieces = []
     done = 0
     for row, new in replacements.items():
@@ -274,8 +282,9 @@ def _edit(data, offsets, flags, out, out_offsets, counts, deltas):  # type: igno
                 out[put] = 10
                 put += 1
             elif (byte < 32 and byte != 10 and byte != 9) or byte == 127:
-                counts[row, _CONTROL] += 1
-                deltas[row, _CONTROL] -= 1
+                reason = _CONTROL if byte else _NUL
+                counts[row, reason] += 1
+                deltas[row, reason] -= 1
             else:
                 out[put] = byte
                 put += 1

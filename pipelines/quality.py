@@ -1,0 +1,108 @@
+"""Quality of documents: measured columns, and the decision from them.
+
+The definitions follow Gopher (Rae et al. 2021), C4 (Raffel et al. 2020) and FineWeb (Penedo et al. 2024) as
+datatrove 0.10 reads them, apart from the words: datatrove uses spaCy's English tokenizer, this module the
+rule of `textscan` (letters, digits and underscores together; each run of one other character a symbol).
+C4's sentences end at . ! ? before white space; datatrove uses nltk's punkt.
+"""
+
+import numpy as np
+import pyarrow as pa
+
+from dedup.hashing import string_buffers
+from pipelines import textscan
+from pipelines.config import QualityConfig, SourceConfig
+
+# Measured column: (numerator, denominator) of the kernel's counts. Without denominator it is the count.
+_FRACTIONS = {
+    "mean_word_length": ("word_characters", "words"),
+    "hash_ratio": ("hashes", "tokens"),
+    "ellipsis_ratio": ("ellipses", "tokens"),
+    "bullet_line_fraction": ("bullet_lines", "lines"),
+    "ellipsis_line_fraction": ("ellipsis_lines", "lines"),
+    "alphabetic_word_fraction": ("alphabetic_words", "tokens"),
+    "other_character_fraction": ("other_characters", "characters"),
+    "replacement_fraction": ("replacements", "characters"),
+    "duplicate_line_fraction": ("duplicate_lines", "gopher_lines"),
+    "duplicate_line_character_fraction": ("duplicate_line_characters", "characters"),
+    "duplicate_paragraph_fraction": ("duplicate_paragraphs", "paragraphs"),
+    "duplicate_paragraph_character_fraction": ("duplicate_paragraph_characters", "characters"),
+    **{f"top_{n}gram_character_fraction": (f"top_{n}gram_characters", "characters") for n in range(2, 5)},
+    **{
+        f"duplicate_{n}gram_character_fraction": (f"duplicate_{n}gram_characters", "characters")
+        for n in range(5, 11)
+    },
+    "terminal_line_fraction": ("terminal_lines", "full_lines"),
+    "short_line_fraction": ("short_lines", "full_lines"),
+    "newline_ratio": ("newlines", "tokens"),
+}
+_COUNTS = (
+    "characters",
+    "words",
+    "tokens",
+    "lines",
+    "stop_words",
+    "c4_lines",
+    "c4_sentences",
+    "c4_javascript_lines",
+    "c4_policy_lines",
+    "c4_lorem_ipsum",
+    "c4_curly_bracket",
+)
+
+# The measured column that a threshold acts on, where it is not the field's name without min_ or max_.
+_ACTS_ON = {
+    "sentences": "c4_sentences",
+    "lorem_ipsum_lines": "c4_lorem_ipsum",
+    "curly_bracket_lines": "c4_curly_bracket",
+}
+
+
+def measure(text: pa.LargeStringArray) -> pa.Table:
+    """The measured columns of each document, names beginning with q_.
+
+    Counts are int32 (q_characters int64), shares and ratios float32; a share of nothing is 0.
+    """
+    counts = textscan.counts(*string_buffers(text))
+    at = {name: counts[:, number] for number, name in enumerate(textscan.COLUMNS)}
+    columns = {f"q_{name}": at[name].astype(np.int32) for name in _COUNTS}
+    columns["q_characters"] = np.ascontiguousarray(at["characters"])
+    for name, (above, below) in _FRACTIONS.items():
+        columns[f"q_{name}"] = (at[above] / np.maximum(at[below], 1)).astype(np.float32)
+    columns["q_duplicate_full_line_character_fraction"] = (
+        at["duplicate_full_line_characters"] / np.maximum(at["characters"] - at["newlines"], 1)
+    ).astype(np.float32)
+    return pa.table({name: pa.array(column) for name, column in columns.items()})
+
+
+def decide(attributes: pa.Table, source: SourceConfig, config: QualityConfig) -> tuple[pa.Array, pa.Array]:
+    """Which documents are dropped, by the rule sets of the source's kind.
+
+    attributes: the columns of `measure` and the n_control column of `normalise`. Returns (reason, value):
+    reason is null for a document that stays, else the first rule that it breaks, as rule set and field
+    ("gopher_quality.min_words"); value is what was measured for that rule (float64, NaN if it stays).
+    """
+    reason = np.full(attributes.num_rows, None, object)
+    value = np.full(attributes.num_rows, np.nan)
+    undecided = np.ones(attributes.num_rows, np.bool_)
+    for rules in config.rule_sets.get(source.kind, ["basic"]) if config.enabled else []:
+        section = getattr(config, rules)
+        for field, threshold in section:
+            measured = _measured(attributes, field[4:])
+            # Thresholds are compared as the columns store them, so that equality is equality.
+            limit = np.float32(threshold)
+            broken = undecided & (measured < limit if field.startswith("min_") else measured > limit)
+            reason[broken] = f"{rules}.{field}"
+            value[broken] = measured[broken]
+            undecided &= ~broken
+    return pa.array(reason, pa.string()), pa.array(value)
+
+
+def _measured(attributes: pa.Table, name: str) -> np.ndarray:
+    column: np.ndarray
+    if name == "control_fraction":
+        control = attributes["n_control"].to_numpy()
+        column = control / np.maximum(attributes["q_characters"].to_numpy() + control, 1)
+    else:
+        column = attributes[f"q_{_ACTS_ON.get(name, name)}"].to_numpy()
+    return column
