@@ -222,7 +222,7 @@ def needs_conversion(description: dict[str, Any], world: int, zero_stage: int) -
     if before != zero_stage and 0 in (before, zero_stage):
         raise UserError(
             f"train.zero_stage = {zero_stage}: the run's checkpoint was written with stage {before}, and "
-            "DeepSpeed cannot convert between 0 and the other stages; keep the stage or train under another run name"
+            "DeepSpeed cannot convert between 0 and the other stages; keep the stage or use another run name"
         )
     return bool(zero_stage and (description["world_size"] != world or before != zero_stage))
 
@@ -290,7 +290,7 @@ def _universal(path: str, engine: Any) -> Any:
 
 
 def _complete(root: Path, engine: Any) -> None:
-    """Make a universal checkpoint readable by any ZeRO stage; as converted, only the one that wrote it can."""
+    """Make a universal checkpoint readable by any ZeRO stage; as converted, only its own can."""
     # The step and the like are read from a file that the stages name differently; weights come from zero/.
     facts = min(root.glob("*_model_states.pt"))
     for worker in range(torch.distributed.get_world_size()):

@@ -25,6 +25,7 @@ from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
 
 from base.errors import UserError
 from model.config import ModelConfig, OptimizerConfig, TrainConfig
+from model.job import precision_of
 from model.neox import NeoX, weight_decay_groups
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -49,13 +50,6 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     decay = max(1, round(steps * config.decay_fraction))
     progress = (step - max(steps - decay, config.warmup_steps)) / decay
     return config.learning_rate - span * min(max(progress, 0.0), 1.0)
-
-
-def precision_of(config: TrainConfig) -> str:
-    """fp16, bf16 or fp32, with auto decided by the device."""
-    if config.precision != "auto":
-        return config.precision
-    return "fp16" if torch.cuda.is_available() else "bf16"
 
 
 def initialize_distributed() -> tuple[int, int]:
@@ -99,7 +93,7 @@ def deepspeed_config(config: TrainConfig, world: int, parameters: int, universal
     }
     if config.zero_stage == 3:
         zero["stage3_prefetch_bucket_size"] = bucket // 10
-        # Its replacement of torch's linear stays in the process, adds biases apart and rounds once more for it.
+        # Its replacement of torch's linear outlives the engine and rounds before it adds the bias.
         zero["memory_efficient_linear"] = False
         zero.pop("allgather_bucket_size")
     if config.offload_optimizer:

@@ -3,8 +3,8 @@
 The mixture is a balanced binary tree over the sources. A node gives floor(n · p) of its first n samples to
 its left child and the rest to its right one, so that a sample's source and its number within the source
 follow from about log2(sources) multiplications, any prefix of the order holds each source within
-log2(sources) + 1 samples of its share, and nothing is stored. Within an epoch of a source, windows come in the
-order of a Feistel permutation with cycle walking (Black & Rogaway 2002, "Ciphers with Arbitrary Finite
+log2(sources) + 1 samples of its share, and nothing is stored. Within an epoch of a source, windows come in
+the order of a Feistel permutation with cycle walking (Black & Rogaway 2002, "Ciphers with Arbitrary Finite
 Domains"), which needs no index array.
 """
 

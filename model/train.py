@@ -1,12 +1,10 @@
 """The training loop. It needs a process group at most, not Ray."""
 
-import json
 import logging
 import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,7 @@ from torch import Tensor
 from base import files
 from base.errors import UserError
 from model import checkpoint
-from model.config import ModelConfig, TrainConfig
+from model.config import ModelConfig
 from model.convert import export_hf
 from model.engine import (
     DTYPES,
@@ -28,30 +26,16 @@ from model.engine import (
     initialize_distributed,
     learning_rate,
     loss_scale,
-    precision_of,
 )
+from model.job import SUMMARY, TrainJob, check, describe, precision_of
 from model.journal import Journal, read
 from model.loader import Corpus, Loader, bits_per_byte
 from model.loss import IGNORE
 
 logger = logging.getLogger("piledriver.train")
 
-SUMMARY = "summary.json"
 TransformLoss = Callable[[int, Tensor], Tensor]
 """(step, loss of a micro batch) → the loss that is trained on; tests make a step overflow with it."""
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """One training run."""
-
-    model: ModelConfig
-    train: TrainConfig
-    manifest_url: str
-    run_url: str
-    """Folder of the run: journal, checkpoints, summary."""
-    mixture: dict[str, float] = field(default_factory=dict)
-    """Weights of the sources; by tokens when empty."""
 
 
 def flops_per_token(config: ModelConfig, vocab_size: int, length: int) -> float:
@@ -81,35 +65,6 @@ def measure_peak(precision: str) -> float:
             torch.cuda.synchronize()
         best = max(best, 2 * size**3 / (time.perf_counter() - begin))
     return best
-
-
-def check(job: TrainJob) -> Loader:
-    """The loader of a job, after all that can be checked without building the model.
-
-    Raises UserError for a corpus, mixture or resumed run that does not fit.
-    """
-    corpus = Corpus.open(job.manifest_url)
-    vocab_size = corpus.tokenizer["vocab_size"]
-    loader = Loader(
-        corpus,
-        job.model.max_sequence_length,
-        job.train.seed,
-        job.mixture,
-        job.train.global_batch_size,
-        job.model.padded_vocab_size(vocab_size),
-    )
-    found = checkpoint.steps(job.run_url)
-    if found:
-        checkpoint.check_description(checkpoint.folder(job.run_url, found[-1]), describe(job, loader))
-    return loader
-
-
-def describe(job: TrainJob, loader: Loader) -> dict[str, Any]:
-    """What must be the same for a checkpoint to be continued: architecture, and what decides the samples."""
-    data = {**loader.fingerprint, "global_batch_size": job.train.global_batch_size}
-    model = {**job.model.model_dump(), "vocab_size": loader.corpus.tokenizer["vocab_size"]}
-    model["precision"] = precision_of(job.train)
-    return {"model": json.loads(json.dumps(model)), "data": json.loads(json.dumps(data))}
 
 
 def heldout_batches(corpus: Corpus, source: str, length: int, rows: int) -> NDArray[np.int64]:
@@ -184,8 +139,8 @@ def train(
 
     The process group is taken from the environment (torchrun) or is there already (Ray Train). on_metrics
     gets each journal line, on rank 0. After the last step the model is written to <run>/hf. Returns the run's
-    summary (also written to <run>/summary.json): step, first and last loss, tokens, tokens per second over this
-    launch, skipped steps, evaluation, checkpoint_url, hf_url; other ranks get an empty one.
+    summary (also written to <run>/summary.json): step, first and last loss, tokens, tokens per second over
+    this launch, skipped steps, evaluation, checkpoint_url, hf_url; other ranks get an empty one.
     Raises UserError for settings that do not fit the corpus or an earlier part of the run.
     """
     rank, world = initialize_distributed()

@@ -11,6 +11,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from base import files
 from base.errors import UserError
+from model.job import SUMMARY, TrainJob, check
 from model.journal import NAME
 from pipelines.config import Config
 
@@ -26,8 +27,6 @@ def run_training(
     Ray must be initialised. Returns the summary that model.train.train describes. Raises UserError for
     settings that do not fit the corpus, an earlier part of the run or the cluster.
     """
-    from model.train import SUMMARY, TrainJob, check
-
     train = config.train
     job = TrainJob(config.model, train, manifest_url, run_url, config.mixture)
     check(job)

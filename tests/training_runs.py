@@ -42,7 +42,8 @@ def run_here(
     manifest_url: str, run_url: str, overflows: tuple[int, ...] = (), **changes: Any
 ) -> dict[str, Any]:
     """One run in this process; the loss is made infinite in the 0-based steps `overflows`."""
-    from model.train import TrainJob, train
+    from model.job import TrainJob
+    from model.train import train
 
     job = TrainJob(MODEL, settings(**changes), manifest_url, run_url)
     return train(job, transform_loss=lambda step, loss: loss * math.inf if step in overflows else loss)
@@ -124,7 +125,8 @@ def main() -> None:
         if kill_at is None:
             run_here(manifest_url, run.pop("run_url"), **run)
             continue
-        from model.train import TrainJob, train
+        from model.job import TrainJob
+        from model.train import train
 
         def die(step: int, loss: Any, at: int = kill_at) -> Any:
             if step == at:

@@ -8,7 +8,8 @@ from training_runs import MODEL, SOURCES, run_here, run_processes, settings
 
 from base.errors import UserError
 from model import checkpoint, journal
-from model.train import TrainJob, train
+from model.job import TrainJob
+from model.train import train
 
 
 @pytest.fixture(scope="module")

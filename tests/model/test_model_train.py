@@ -11,7 +11,8 @@ from model import checkpoint, journal
 from model.config import OptimizerConfig
 from model.convert import import_hf
 from model.engine import learning_rate
-from model.train import TrainJob, check, flops_per_token
+from model.job import TrainJob, check
+from model.train import flops_per_token
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,62 @@
+"""What a training run is, and the checks that need no model. Imports no DeepSpeed, which takes seconds."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from model import checkpoint
+from model.config import ModelConfig, TrainConfig
+from model.loader import Corpus, Loader
+
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training run."""
+
+    model: ModelConfig
+    train: TrainConfig
+    manifest_url: str
+    run_url: str
+    """Folder of the run: journal, checkpoints, summary."""
+    mixture: dict[str, float] = field(default_factory=dict)
+    """Weights of the sources; by tokens when empty."""
+
+
+def precision_of(config: TrainConfig) -> str:
+    """fp16, bf16 or fp32, with auto decided by the device."""
+    if config.precision != "auto":
+        return config.precision
+    return "fp16" if torch.cuda.is_available() else "bf16"
+
+
+def check(job: TrainJob) -> Loader:
+    """The loader of a job, after all that can be checked without building the model.
+
+    Raises UserError for a corpus, mixture or resumed run that does not fit.
+    """
+    corpus = Corpus.open(job.manifest_url)
+    vocab_size = corpus.tokenizer["vocab_size"]
+    loader = Loader(
+        corpus,
+        job.model.max_sequence_length,
+        job.train.seed,
+        job.mixture,
+        job.train.global_batch_size,
+        job.model.padded_vocab_size(vocab_size),
+    )
+    found = checkpoint.steps(job.run_url)
+    if found:
+        checkpoint.check_description(checkpoint.folder(job.run_url, found[-1]), describe(job, loader))
+    return loader
+
+
+def describe(job: TrainJob, loader: Loader) -> dict[str, Any]:
+    """What must be the same for a checkpoint to be continued: architecture, and what decides the samples."""
+    data = {**loader.fingerprint, "global_batch_size": job.train.global_batch_size}
+    model = {**job.model.model_dump(), "vocab_size": loader.corpus.tokenizer["vocab_size"]}
+    model["precision"] = precision_of(job.train)
+    return {"model": json.loads(json.dumps(model)), "data": json.loads(json.dumps(data))}
