@@ -34,6 +34,11 @@ REASONS = ("mojibake", "newline", "nul", "control", "zero_width", "whitespace", 
 _NEWLINE, _NUL, _CONTROL, _ZERO_WIDTH, _WHITESPACE, _REPLACEMENT = range(6)
 _EDIT, _NFC, _MOJIBAKE = np.uint8(1), np.uint8(2), np.uint8(4)
 _HIGHS = np.uint64(0x8080808080808080)
+_SPACES = np.uint64(0x6060606060606060)
+_LINE_ENDS = np.uint64(0x0A0A0A0A0A0A0A0A)
+_TABS = np.uint64(0x0909090909090909)
+_MOST = np.uint64(0x7F7F7F7F7F7F7F7F)
+_ONES = np.uint64(0x0101010101010101)
 _NFC_LIMIT = 0x30000
 
 # Class of each byte: 0 ordinary, 1 to edit, 2 not ASCII.
@@ -184,13 +189,36 @@ def _ends_untidily(data, start, end):  # type: ignore[no-untyped-def]
     return data[end - 1] != 10 or _blank(data[end - 2])
 
 
+@numba.njit(cache=True)
+def _classes_in(data, start, end, classes):  # type: ignore[no-untyped-def]
+    """The classes of all bytes of data[start:end], joined by or."""
+    seen = np.uint8(0)
+    at = start
+    while at < end:
+        if at + 8 <= end:
+            word = load64(data, at)
+            if word & _HIGHS == 0:
+                # In each byte, which is below 0x80, the high bit of a sum says: at least a space, not LF,
+                # not a tab, not below DEL.
+                control = ~(word + _SPACES) & ((word ^ _LINE_ENDS) + _MOST) & ((word ^ _TABS) + _MOST)
+                if (control | (word + _ONES)) & _HIGHS:
+                    seen |= np.uint8(1)
+                at += 8
+                continue
+            for i in range(at, at + 8):
+                seen |= classes[data[i]]
+            at += 8
+        else:
+            seen |= classes[data[at]]
+            at += 1
+    return seen
+
+
 @numba.njit(cache=True, nogil=True)
 def _flag(data, offsets, classes, cp1252, suspects, flags, sequences):  # type: ignore[no-untyped-def]
     for row in range(len(flags)):
         start, end = offsets[row], offsets[row + 1]
-        seen = np.uint8(0)
-        for i in range(start, end):
-            seen |= classes[data[i]]
+        seen = _classes_in(data, start, end, classes)
         if seen & np.uint8(1) or _ends_untidily(data, start, end):
             flags[row] |= _EDIT
         if not seen & np.uint8(2):
