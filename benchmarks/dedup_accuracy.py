@@ -68,7 +68,7 @@ def accuracy(texts: list[str], pairs: list[tuple[int, int, float]], threshold: f
     left, right = np.array([pair[0] for pair in chosen]), np.array([pair[1] for pair in chosen])
     similarity = np.array([pair[2] for pair in chosen])
     agree = (bands[left] == bands[right]).any(axis=1)
-    expected = 1 - (1 - similarity**config.minhash.rows) ** config.minhash.bands
+    expected = minhash.candidate_probability(similarity, config.minhash)
     with tempfile.TemporaryDirectory() as folder:
         entries, documents = write_part(folder, f"{0:016x}", column, config.minhash)
         arguments = [entries], {f"{0:016x}": documents}, f"{folder}/work", config, []

@@ -1,8 +1,8 @@
 """Settings of deduplication."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from base.settings import Section
 
@@ -22,8 +22,37 @@ class MinHashConfig(Section):
     """Seed of the permutations."""
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "pile": {"shingle": "word", "ngram": 5, "bands": 3, "rows": 3, "threshold": 0.5},
+    "slimpajama": {"shingle": "character", "ngram": 13, "bands": 9, "rows": 13, "threshold": 0.8},
+    "redpajama-v2": {"shingle": "word", "ngram": 13, "bands": 9, "rows": 13, "threshold": 0.8},
+    "fineweb": {"shingle": "word", "ngram": 5, "bands": 14, "rows": 8, "threshold": 0.75},
+    "nemo-curator": {"shingle": "character", "ngram": 24, "bands": 20, "rows": 13, "threshold": 0.8},
+}
+"""Published settings. What words are, and that a pair is verified, is piledriver's in all of them.
+
+pile: Gao et al. 2020 (arXiv 2101.00027) and EleutherAI/openwebtext2, cleaning/generate_minhashes.py and
+    minhash_lsh_dedupe.py: word 5-grams, 10 hash functions, threshold 0.5; datasketch's MinHashLSH splits
+    10 hash functions for that threshold into 3 bands of 3 rows.
+slimpajama: Soboleva et al. 2023 and Cerebras modelzoo, slimpajama/dedup/to_hash.py: character 13-grams,
+    128 hash functions, threshold 0.8, for which datasketch gives 9 bands of 13 rows. It removes
+    punctuation first; this does not.
+redpajama-v2: Weber et al. 2024 (arXiv 2411.12372) and the data card of RedPajama-Data-V2: word 13-grams,
+    128 hash functions; 9 bands of 13 rows are its signature for similarity 0.8.
+fineweb: Penedo et al. 2024 (arXiv 2406.17557) and datatrove, examples/fineweb.py: word 5-grams, 112 hash
+    functions in 14 buckets of 8, aimed at documents that are at least 75 % similar.
+nemo-curator: defaults of NVIDIA NeMo Curator's FuzzyDeduplicationWorkflow (docs.nvidia.com/nemo/curator):
+    character 24-grams, 20 bands of 13 minima; its similarity threshold is 0.8 where it verifies.
+"""
+
+
 class DedupConfig(Section):
     """Exact and fuzzy deduplication."""
+
+    preset: Literal["pile", "slimpajama", "redpajama-v2", "fineweb", "nemo-curator"] | None = Field(
+        None, exclude=True
+    )
+    """Published settings to start from (dedup/config.py cites them); fields that are given replace theirs."""
 
     exact: bool = True
     """Drop documents whose normalised text equals that of another."""
@@ -35,3 +64,16 @@ class DedupConfig(Section):
     """A candidate pair is a duplicate when the Jaccard similarity of its shingle sets reaches this."""
     partitions: int = Field(8, ge=1, le=65536)
     """Prefixes each band is split into; every (band, prefix) is one restartable task."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_preset(cls, values: Any) -> Any:
+        """Put the preset's values where none are given."""
+        preset = PRESETS.get(values.get("preset") or "") if isinstance(values, dict) else None
+        if preset is None:
+            return values
+        signature = {name: value for name, value in preset.items() if name != "threshold"}
+        given = values.get("minhash", {})
+        if isinstance(given, dict):
+            given = signature | given
+        return {"threshold": preset["threshold"]} | values | {"minhash": given}

@@ -316,6 +316,15 @@ def _permutations(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return factors, np.array([number & 0xFFFFFFFF for number in numbers], np.uint32)
 
 
+def candidate_probability(similarity: np.ndarray, config: MinHashConfig) -> np.ndarray:
+    """Probability that documents of these Jaccard similarities agree in a band: 1 - (1 - s^rows)^bands.
+
+    Source: Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, section 3.4.2.
+    """
+    probability: np.ndarray = 1 - (1 - np.asarray(similarity, np.float64) ** config.rows) ** config.bands
+    return probability
+
+
 def signatures(text: pa.Array | pa.ChunkedArray, config: MinHashConfig) -> tuple[np.ndarray, np.ndarray]:
     """Band hashes (n, bands) uint64 and shingle counts (n,) int32 (not distinct) of a string column.
 
