@@ -38,7 +38,6 @@ def run(command: Callable[..., None]) -> None:
 
 def quiet() -> None:
     """Silence the libraries' chatter in this process and the workers it starts."""
-    os.environ.setdefault("DS_ACCELERATOR", "")
     for name, value in {
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "TF_CPP_MIN_LOG_LEVEL": "3",

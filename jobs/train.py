@@ -37,9 +37,9 @@ def main(
     version = manifest.require(settings.storage, corpus)
     from pipelines import cluster, pretrain
 
-    pretrain.check_fits(settings, version)
-    cluster.start(settings.ray, verbose)
     chosen = name or pretrain.run_name(settings, version)
+    pretrain.check_fits(settings, version, chosen)
+    cluster.start(settings.ray, verbose)
     result = pretrain.pretrain(settings, version, chosen)
     speed = result["tokens_per_second"]
     print(

@@ -20,6 +20,7 @@ def windows(
 
     Returns inputs and targets (rows, length) int64, targets padded with IGNORE, and the document of each row.
     """
+    tokens = tokens.astype(np.int64) if len(tokens) else np.zeros(1, np.int64)
     sizes = np.diff(offsets)
     counts = -(-sizes // length)
     document = np.repeat(np.arange(len(sizes)), counts)
@@ -28,11 +29,11 @@ def windows(
     position = place[:, None] * length + column[None, :]
     valid = position < sizes[document][:, None]
     at = np.where(valid, offsets[:-1][document][:, None] + position, offsets[0])
-    targets = np.where(valid, tokens[at - offsets[0]] if len(tokens) else 0, IGNORE).astype(np.int64)
+    targets = np.where(valid, tokens[at - offsets[0]], IGNORE)
     inputs = np.empty_like(targets)
     inputs[:, 1:] = np.where(targets[:, :-1] == IGNORE, end_of_document_id, targets[:, :-1])
     before = np.maximum(at[:, 0] - 1 - offsets[0], 0)
-    inputs[:, 0] = np.where(place == 0, end_of_document_id, tokens[before] if len(tokens) else 0)
+    inputs[:, 0] = np.where(place == 0, end_of_document_id, tokens[before])
     return inputs, targets, document
 
 

@@ -153,7 +153,10 @@ def map_actors(
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The exception that a task raised, below Ray's wrappers."""
-    while (inner := getattr(error, "cause", None) or error.__cause__) is not None:
-        error = inner
-    return error
+    """The exception that a task raised, below Ray's wrappers; its text names the place in the task."""
+    inner: BaseException = error
+    while (below := getattr(inner, "cause", None) or inner.__cause__) is not None:
+        inner = below
+    if isinstance(inner, ray.exceptions.UserCodeException):
+        return error
+    return inner if isinstance(inner, UserError) else error

@@ -8,7 +8,6 @@ import numpy as np
 from base import files
 from base.errors import UserError
 from pipelines import charts, tracking, trained
-from pipelines.cluster import run_tasks
 from pipelines.config import Config
 from pipelines.manifest import Version
 from pipelines.training import run_training
@@ -25,11 +24,11 @@ def run_name(config: Config, version: Version) -> str:
     return f"{version.name}-{key[:8]}"
 
 
-def check_fits(config: Config, version: Version) -> None:
-    """Raise UserError if the corpus cannot train this model: too few tokens, or unknown sources."""
-    from model.train import TrainJob, check
+def check_fits(config: Config, version: Version, run: str) -> None:
+    """Raise UserError if the corpus cannot train this model, or the run was begun with another one."""
+    from model.job import TrainJob, check
 
-    check(TrainJob(config.model, config.train, version.manifest_url, "memory://none", config.mixture))
+    check(TrainJob(config.model, config.train, version.manifest_url, trained.run_url(config.storage, run), config.mixture))
 
 
 def pretrain(config: Config, version: Version, run: str) -> dict[str, Any]:
@@ -52,8 +51,6 @@ def pretrain(config: Config, version: Version, run: str) -> dict[str, Any]:
         opened.params({"model": config.model.model_dump(), "train": config.train.model_dump()})
         ship = functools.partial(tracking.ship_journal, place, opened.id) if opened.id else None
         summary = run_training(config, version.manifest_url, url, ship)
-        model = files.join(url, "hf")
-        run_tasks(_export, [(config, version, summary["checkpoint_url"], model)], 1)
         entropy = unigram_entropy(version, config.mixture)
         picture = files.join(url, "training.png")
         title = f"{config.name} {run}"
@@ -64,29 +61,12 @@ def pretrain(config: Config, version: Version, run: str) -> dict[str, Any]:
             **summary,
             "version": version.name,
             "manifest_hash": version.hash,
-            "model": model,
+            "model": summary["hf_url"],
             "unigram_entropy": entropy,
         }
         trained.record(config.storage, run, result)
         opened.artifact(files.join(url, "result.json"))
     return {**result, "new": True}
-
-
-def _export(task: tuple[Config, Version, str, str]) -> None:
-    """Write the model of a checkpoint as a Hugging Face folder."""
-    from model.checkpoint import consolidated_state
-    from model.convert import export_hf
-
-    config, version, checkpoint, folder = task
-    facts = version.manifest["tokenizer"]
-    export_hf(
-        consolidated_state(checkpoint),
-        config.model,
-        facts["vocab_size"],
-        folder,
-        files.join(version.url, facts["file"]),
-        facts["end_of_document"],
-    )
 
 
 def unigram_entropy(version: Version, mixture: dict[str, float]) -> float:
