@@ -182,8 +182,8 @@ def _larger(array):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _last_character(data, start, stop, table):  # type: ignore[no-untyped-def]
-    """Code point of the last character of data[start:stop], which is not empty."""
+def _last_character(data, stop):  # type: ignore[no-untyped-def]
+    """Code point of the character that ends before `stop`."""
     at = stop - 1
     while data[at] & 0xC0 == 0x80:
         at -= 1
@@ -364,6 +364,30 @@ def _ngrams(hashes, ends, count, row):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
+def _in_javascript(data, at, first, end):  # type: ignore[no-untyped-def]
+    """Whether the v at `at` is that of "javascript"."""
+    return at - 2 >= first and data[at - 2] | 32 == 106 and _matches(data, at - 1, end, _JAVASCRIPT)
+
+
+@numba.njit(cache=True)
+def _ends_policy(data, at, first, end):  # type: ignore[no-untyped-def]
+    """Whether the space at `at` is within one of C4's policy phrases that begins after `first`."""
+    third = data[at + 2] | 32
+    following = data[at + 1] | 32
+    if following == 112 and third == 111:
+        return (at - 7 >= first and _matches(data, at - 7, end, _PRIVACY)) or (
+            at - 6 >= first and _matches(data, at - 6, end, _COOKIE_POLICY)
+        )
+    if following == 99 and third == 111:
+        return (
+            (at - 4 >= first and _matches(data, at - 4, end, _USES))
+            or (at - 6 >= first and _matches(data, at - 6, end, _USE_OF))
+            or (at - 3 >= first and _matches(data, at - 3, end, _USE))
+        )
+    return third == 102 and at - 5 >= first and _matches(data, at - 5, end, _TERMS)
+
+
+@numba.njit(cache=True)
 def _document(data, start, end, table, stops, secret, row):  # type: ignore[no-untyped-def]
     hashes = np.empty(256, np.uint64)
     ends = np.empty(256, np.int64)
@@ -399,31 +423,38 @@ def _document(data, start, end, table, stops, secret, row):  # type: ignore[no-u
                 word_first = characters
             begin = characters
             value = np.uint64(0)
-            alphabetic = False
+            kinds = np.uint8(0)
             while True:
-                if (code == 118 or code == 86) and _matches(data, at - 1, end, _JAVASCRIPT):
-                    javascript |= at - 2 >= line_start and data[at - 2] | 32 == 106
-                for i in range(at, at + size):
-                    value = value * _PRIME + np.uint64(data[i]) + np.uint64(1)
-                alphabetic |= kind & ALPHABETIC != 0
+                if size == 1:
+                    javascript |= (code | 32) == 118 and _in_javascript(data, at, line_start, end)
+                    value = value * _PRIME + np.uint64(code + 1)
+                else:
+                    for i in range(at, at + size):
+                        value = value * _PRIME + np.uint64(data[i]) + np.uint64(1)
+                kinds |= kind
                 characters += 1
                 at += size
                 if at >= end:
                     break
-                digit = 48 <= data[at - 1] <= 57
-                code, size = _character(data, at)
-                kind = _class(table, code)
+                code = np.int64(data[at])
+                if code < 0x80:
+                    size = 1
+                    kind = table[code]
+                else:
+                    code, size = _character(data, at)
+                    kind = _class(table, code)
                 if kind & WORD:
                     continue
                 # A point or comma between two digits belongs to the number.
-                if digit and (code == 46 or code == 44) and at + 1 < end and 48 <= data[at + 1] <= 57:
+                number = (code == 46 or code == 44) and 48 <= data[at - 1] <= 57
+                if number and at + 1 < end and 48 <= data[at + 1] <= 57:
                     continue
                 break
             length = characters - begin
             row[_WORDS] += 1
             row[_WORD_CHARACTERS] += length
-            row[_ALPHABETIC_WORDS] += alphabetic
-            if length <= 4:
+            row[_ALPHABETIC_WORDS] += kinds & ALPHABETIC != 0
+            if 2 <= length <= 4:
                 for i in range(len(stops)):
                     if value == stops[i]:
                         stop_seen |= 1 << i
@@ -473,12 +504,9 @@ def _document(data, start, end, table, stops, secret, row):  # type: ignore[no-u
                     sentences += 1
             joined = False
             if (code == 39 or code == 0x2019) and length == 1 and first > start and at < end:
-                before_code, _ = _character(data, first - 1) if data[first - 1] < 0x80 else (97, 1)
-                next_code, _ = _character(data, at)
-                joined = (_class(table, before_code) & ALPHABETIC != 0) and (
-                    _class(table, next_code) & ALPHABETIC != 0
-                )
-            alphabetic = False
+                before = _class(table, _last_character(data, first))
+                after_code, _ = _character(data, at)
+                joined = before & _class(table, after_code) & ALPHABETIC != 0
             if joined:
                 while at < end:
                     again, size = _character(data, at)
@@ -505,19 +533,12 @@ def _document(data, start, end, table, stops, secret, row):  # type: ignore[no-u
         if in_run:
             in_run = False
             too_long |= characters - word_first > _LONGEST_C4_WORD
-        if code == 32 and at + 1 < end:
+        if code == 32 and at + 2 < end:
             following = data[at + 1] | 32
-            if following == 112:
-                policy |= _matches(data, at - 7, end, _PRIVACY) and at - 7 >= line_start
-                policy |= _matches(data, at - 6, end, _COOKIE_POLICY) and at - 6 >= line_start
-            elif following == 99:
-                policy |= _matches(data, at - 4, end, _USES) and at - 4 >= line_start
-                policy |= _matches(data, at - 6, end, _USE_OF) and at - 6 >= line_start
-                policy |= _matches(data, at - 3, end, _USE) and at - 3 >= line_start
-            elif following == 111:
-                policy |= _matches(data, at - 5, end, _TERMS) and at - 5 >= line_start
-            elif following == 105:
-                lorem |= _matches(data, at - 5, end, _IPSUM) and at - 5 >= line_start
+            if following == 112 or following == 99 or following == 111:
+                policy |= _ends_policy(data, at, line_start, end)
+            elif following == 105 and at - 5 >= line_start:
+                lorem |= _matches(data, at - 5, end, _IPSUM)
         if code != 10:
             at += size
             characters += 1
@@ -549,9 +570,7 @@ def _document(data, start, end, table, stops, secret, row):  # type: ignore[no-u
             full_hashes[full_lines] = hashed
             full_lengths[full_lines] = length
             full_lines += 1
-            row[_TERMINAL_LINES] += (
-                _class(table, _last_character(data, line_start, at, table)) & TERMINAL != 0
-            )
+            row[_TERMINAL_LINES] += _class(table, _last_character(data, at)) & TERMINAL != 0
             row[_SHORT_LINES] += length <= _SHORT_LINE
             stop = _without_citations(data, left, right)
             ending = data[stop - 1] if stop > left else 0
