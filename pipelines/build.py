@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from base import files
 from base.errors import UserError
 from pipelines import manifest as manifests
-from pipelines import report, shard, tokenizer
+from pipelines import quality, report, shard, tokenizer
 from pipelines.cluster import Progress, counter, map_files, run_tasks
 from pipelines.config import Config
 from pipelines.decide import IDS_PER_TASK, Decide, Ordinals, count_dropped, decide_part, number_identical
@@ -401,10 +401,18 @@ class Build:
             [self.part("attributes", item, "parquet") for item in self.inputs],
             [rejects],
             files.join(self.folder, "report.html"),
-            {},
+            {"thresholds": quality.thresholds(self.kinds(), self.config.quality)},
         )
         files.write_json(files.join(self.folder, "manifest.json"), manifest)
         return manifests.open_version(self.folder)
+
+    def kinds(self) -> list[str]:
+        """Every kind of text that the configuration names, in its order."""
+        return list(
+            dict.fromkeys(
+                kind for source in self.config.sources for kind in (source.kind, *source.kinds.values())
+            )
+        )
 
     def _merge(self, path: str, urls: list[str]) -> str:
         """One table of the version from the tables of its parts."""

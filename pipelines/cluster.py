@@ -13,7 +13,6 @@ import ray.data
 from base.errors import UserError
 from pipelines.config import RayConfig
 
-
 Progress = Callable[[str, int, int], None]
 """(stage, tasks done, tasks in all)."""
 
@@ -45,22 +44,28 @@ def start(settings: RayConfig, verbose: bool = False) -> None:
 
     Raises UserError when the configured address does not answer.
     """
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if not verbose:
-        os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+        _quiet()
     try:
         ray.init(
             address=settings.address,
             runtime_env={"env_vars": worker_environment()},
             log_to_driver=verbose,
             logging_level=logging.INFO if verbose else logging.ERROR,
-            include_dashboard=None,
-            ignore_reinit_error=True,
         )
     except ConnectionError as error:
         raise UserError(
             f"ray.address = {settings.address!r}: no Ray cluster answers there ({error})"
         ) from None
+
+
+def _quiet() -> None:
+    """Only errors from Ray's own loggers in this process."""
+    for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray.data").handlers:
+        if type(handler) is not logging.FileHandler:
+            handler.setLevel(logging.ERROR)
 
 
 def run_tasks(
@@ -137,10 +142,16 @@ def map_actors(
     """
     if not count:
         return
+
+    class Bound(actor):  # type: ignore[misc, valid-type]
+        """The actor with its arguments, which Ray could lose from its object store on a restart."""
+
+        def __init__(self) -> None:
+            super().__init__(**arguments)
+
     ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.range(count, override_num_blocks=count).map(
-        actor,
-        fn_constructor_kwargs=arguments,
+        Bound,
         compute=ray.data.ActorPoolStrategy(size=min(workers, count)),
         num_cpus=1,
         num_gpus=1 if ray.cluster_resources().get("GPU") else 0,

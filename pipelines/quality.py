@@ -98,6 +98,19 @@ def decide(attributes: pa.Table, source: SourceConfig, config: QualityConfig) ->
     return pa.array(reason, pa.string()), pa.array(value)
 
 
+def thresholds(kinds: list[str], config: QualityConfig) -> dict[str, float]:
+    """The threshold of each measured column that a rule set of these kinds acts on, for pictures.
+
+    Where several act on a column, it is the one of the first rule set of the first kind.
+    """
+    found: dict[str, float] = {}
+    for kind in kinds if config.enabled else []:
+        for rules in config.rule_sets.get(kind, ["basic"]):  # type: ignore[call-overload]
+            for field, threshold in getattr(config, rules):
+                found.setdefault(f"q_{_ACTS_ON.get(field[4:], field[4:])}", threshold)
+    return found
+
+
 def _measured(attributes: pa.Table, name: str) -> np.ndarray:
     column: np.ndarray
     if name == "control_fraction":
