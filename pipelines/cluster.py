@@ -1,8 +1,11 @@
 """The Ray cluster: connecting to it quietly, and running many tasks a bounded number at a time."""
 
+import contextlib
 import json
 import logging
 import os
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,20 +50,40 @@ def start(settings: RayConfig, verbose: bool = False) -> None:
     if not verbose:
         _quiet()
     try:
-        ray.init(
-            address=settings.address,
-            runtime_env={"env_vars": worker_environment()},
-            log_to_driver=verbose,
-            logging_level=logging.INFO if verbose else logging.ERROR,
-        )
+        with contextlib.nullcontext() if verbose else _held_stderr():
+            ray.init(
+                address=settings.address,
+                runtime_env={"env_vars": worker_environment()},
+                log_to_driver=verbose,
+                logging_level=logging.INFO if verbose else logging.ERROR,
+            )
     except ConnectionError as error:
         raise UserError(
             f"ray.address = {settings.address!r}: no Ray cluster answers there ({error})"
         ) from None
 
 
+@contextlib.contextmanager
+def _held_stderr() -> Iterator[None]:
+    """Hold back what C++ writes to standard error; it is shown if the block raises."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
 def _quiet() -> None:
-    """Only errors from Ray's own loggers in this process."""
+    """Only errors from Ray's own loggers, and nothing from its C++ core, in this process."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for handler in logging.getLogger("ray.data").handlers:
@@ -142,16 +165,10 @@ def map_actors(
     """
     if not count:
         return
-
-    class Bound(actor):  # type: ignore[misc, valid-type]
-        """The actor with its arguments, which Ray could lose from its object store on a restart."""
-
-        def __init__(self) -> None:
-            super().__init__(**arguments)
-
     ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.range(count, override_num_blocks=count).map(
-        Bound,
+        actor,
+        fn_constructor_kwargs=arguments,
         compute=ray.data.ActorPoolStrategy(size=min(workers, count)),
         num_cpus=1,
         num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
