@@ -179,6 +179,61 @@ class QualityConfig(Section):
     """Thresholds of FineWeb's rules."""
 
 
+class BenchmarkConfig(Section):
+    """One benchmark whose items must not be in the corpus."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Name in the report."""
+    urls: list[str] = Field(min_length=1)
+    """Files, folders or glob patterns: jsonl (compressed too) or parquet with one item a record, or text."""
+    fields: list[str] = []
+    """Text fields that make one passage, joined; dots reach into nested objects. Empty: every text field is
+    a passage of its own."""
+
+
+class DecontaminateConfig(Section):
+    """Removing benchmark items from documents, by word n-grams."""
+
+    benchmarks: list[BenchmarkConfig] = []
+    """Benchmarks; none: nothing is looked for."""
+    ngram: int = Field(13, ge=2)
+    """Words of an n-gram."""
+    min_words: int = Field(8, ge=1)
+    """Passages of fewer words are not looked for; those of fewer than `ngram` words must be found whole."""
+    max_items: int = Field(10, ge=1)
+    """An n-gram of more items of one benchmark is boilerplate and is left out."""
+    action: Literal["drop", "span"] = "drop"
+    """Drop the document, or cut out the spans that were found."""
+    min_ngrams: int = Field(1, ge=1)
+    """Distinct n-grams of a passage that a document must have (all of them, where it has fewer)."""
+    min_share: float = Field(0.0, ge=0, le=1)
+    """Share of a passage's distinct n-grams that a document must have."""
+
+
+class RedactConfig(Section):
+    """What personal data and secrets are replaced with; null leaves that kind alone."""
+
+    email: str | None = "email@example.com"
+    """E-mail addresses (replacement as in FineWeb)."""
+    ipv4: str | None = "192.0.2.1"
+    """Public IPv4 addresses; the default is one of those reserved for documentation (RFC 5737)."""
+    ipv6: str | None = "2001:db8::1"
+    """Public IPv6 addresses; the default is reserved for documentation (RFC 3849)."""
+    phone: str | None = "(202) 555-0100"
+    """Telephone numbers; the default is one of the numbers kept for fiction (555-0100 to 555-0199)."""
+    secret: str | None = "<KEY>"
+    """Keys, tokens, and passwords in URLs (replacement as in StarCoderData)."""
+
+
+class LanguageConfig(Section):
+    """Identifying the language of documents."""
+
+    enabled: bool = True
+    """Whether the language of each document is identified."""
+    max_characters: int = Field(1000, ge=1)
+    """Characters at the start of a document that decide."""
+
+
 class TokenizeConfig(Section):
     """The tokenizer."""
 
