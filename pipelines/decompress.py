@@ -100,7 +100,8 @@ def _recover(url: str, codec: str, skip: int) -> Iterator[bytes]:
             decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
             stream = decompressor.stream_reader(file, read_across_frames=True)
         else:
-            stream = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}[codec](file)
+            openers: dict[str, Any] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+            stream = openers[codec](file)
         position = 0
         try:
             while piece := stream.read(_FRAGMENT):
