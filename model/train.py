@@ -16,7 +16,6 @@ from torch import Tensor
 from base import files
 from base.errors import UserError
 from model import checkpoint
-from model.config import ModelConfig
 from model.convert import export_hf
 from model.engine import (
     DTYPES,
@@ -31,23 +30,12 @@ from model.job import SUMMARY, TrainJob, check, describe, precision_of
 from model.journal import Journal, read
 from model.loader import Corpus, Loader, bits_per_byte
 from model.loss import IGNORE
+from model.plan import flops_per_token
 
 logger = logging.getLogger("piledriver.train")
 
 TransformLoss = Callable[[int, Tensor], Tensor]
 """(step, loss of a micro batch) → the loss that is trained on; tests make a step overflow with it."""
-
-
-def flops_per_token(config: ModelConfig, vocab_size: int, length: int) -> float:
-    """FLOPs of a forward and a backward pass per token (Chowdhery et al. 2022, PaLM, appendix B).
-
-    6 for every weight of a matrix product (the output layer included, the embedding not) and 12 · layers ·
-    hidden · length for attention. Recomputation does not count.
-    """
-    hidden, layers = config.hidden_size, config.num_layers
-    weights = layers * (4 * hidden * hidden + 2 * hidden * config.mlp_size)
-    weights += hidden * config.padded_vocab_size(vocab_size)
-    return 6.0 * weights + 12.0 * layers * hidden * length
 
 
 def measure_peak(precision: str) -> float:

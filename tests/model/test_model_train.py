@@ -12,7 +12,6 @@ from model.config import OptimizerConfig
 from model.convert import import_hf
 from model.engine import learning_rate
 from model.job import TrainJob, check
-from model.train import flops_per_token
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +119,6 @@ def test_evaluation_reports_loss_and_bits_per_byte_by_source(manifest: str, tmp_
         assert values["loss"] < lines[0]["evaluation"][source]["loss"]
         expected = values["loss"] * tokens[source] / (1000 * math.log(2))
         assert values["bits_per_byte"] == pytest.approx(expected)
-
-
-def test_flops_per_token() -> None:
-    weights = 2 * 12 * 32 * 32 + 32 * 128
-    assert flops_per_token(MODEL, 128, 32) == 6 * weights + 12 * 2 * 32 * 32
 
 
 def test_bad_settings_are_named_before_training(manifest: str, tmp_path: Path) -> None:
