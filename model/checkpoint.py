@@ -189,8 +189,8 @@ def check_description(checkpoint_url: str, expected: dict[str, Any]) -> dict[str
     """
     content: dict[str, Any] = files.read_json(files.join(checkpoint_url, DESCRIPTION))
     for section in ("model", "data"):
-        for name, value in expected[section].items():
-            before = content[section].get(name)
+        for name in [*expected[section], *(set(content[section]) - set(expected[section]))]:
+            before, value = content[section].get(name), expected[section].get(name)
             if before != value:
                 raise UserError(
                     f"checkpoint {checkpoint_url} has {section}.{name} = {before!r}, this run has {value!r}; "

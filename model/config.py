@@ -128,6 +128,17 @@ class CheckpointConfig(Section):
     """Checkpoints at multiples of this step stay for good."""
 
 
+class BatchWarmup(Section):
+    """Growth of the global batch at the beginning, as a staircase (GPT-NeoX: rampup_batch_size)."""
+
+    start: int = Field(ge=1)
+    """Sequences in the first step."""
+    increment: int = Field(ge=1)
+    """Sequences that each stair adds."""
+    steps: int = Field(ge=1)
+    """Steps until global_batch_size is reached."""
+
+
 class TrainConfig(Section):
     """Pretraining."""
 
@@ -135,6 +146,8 @@ class TrainConfig(Section):
     """Optimizer steps."""
     global_batch_size: int = Field(16, ge=1)
     """Sequences in one optimizer step, over all workers."""
+    batch_warmup: BatchWarmup | None = None
+    """Smaller batches at the beginning."""
     micro_batch_size: int = Field(8, ge=1)
     """Sequences in one forward pass of one worker."""
     seed: int = Field(1234, ge=0)
@@ -182,4 +195,20 @@ class TrainConfig(Section):
                 f"global_batch_size {self.global_batch_size} must be a multiple of "
                 f"micro_batch_size × workers = {per_pass}"
             )
+        if self.batch_warmup is not None:
+            for name, size in (
+                ("start", self.batch_warmup.start),
+                ("increment", self.batch_warmup.increment),
+            ):
+                if size % per_pass:
+                    raise ValueError(
+                        f"batch_warmup.{name} {size} must be a multiple of "
+                        f"micro_batch_size × workers = {per_pass}"
+                    )
+            rise = self.global_batch_size - self.batch_warmup.start
+            if rise <= 0 or rise % self.batch_warmup.increment:
+                raise ValueError(
+                    f"batch_warmup must lead from start {self.batch_warmup.start} to global_batch_size "
+                    f"{self.global_batch_size} by whole increments of {self.batch_warmup.increment}"
+                )
         return self

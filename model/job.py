@@ -11,6 +11,8 @@ from model.config import ModelConfig, TrainConfig
 from model.loader import Corpus, Loader
 
 SUMMARY = "summary.json"
+RUN = "run.json"
+"""What the run trains on, written before its first step: manifest_url, mixture, model and data."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ def check(job: TrainJob) -> Loader:
 def describe(job: TrainJob, loader: Loader) -> dict[str, Any]:
     """What must be the same for a checkpoint to be continued: architecture, and what decides the samples."""
     data = {**loader.fingerprint, "global_batch_size": job.train.global_batch_size}
+    if job.train.batch_warmup is not None:
+        data["batch_warmup"] = job.train.batch_warmup.model_dump()
     model = {**job.model.model_dump(), "vocab_size": loader.corpus.tokenizer["vocab_size"]}
     model["precision"] = precision_of(job.train)
     return {"model": json.loads(json.dumps(model)), "data": json.loads(json.dumps(data))}

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 from numba import carray, njit, types
 from numba.extending import intrinsic
@@ -432,6 +433,42 @@ class Loader:
             filled += stop - begin
             shard += 1
         return spans
+
+    def find(self, document_id: bytes) -> tuple[int, int] | None:
+        """Position in the manifest of the shard that holds a document, and its row; None when none does."""
+        wanted = pa.scalar(document_id, pa.binary(16))
+        for number, entry in enumerate(self.corpus.shards):
+            if entry["documents"]:
+                row = pc.index(self.corpus.shard(number).table.column("document_id"), wanted).as_py()
+                if row >= 0:
+                    return number, row
+        return None
+
+    def samples_of(self, shard: int, row: int, limit: int) -> list[int]:
+        """The samples below `limit` that hold tokens of a document, in order; no sample is generated.
+
+        shard: position in the manifest; row: of the document in it. Empty for shards that are not trained on.
+        """
+        found = np.flatnonzero(self._numbers == shard)
+        if not len(found):
+            return []
+        index = int(found[0])
+        source = int(np.searchsorted(self._first_shard, index, side="right")) - 1
+        offsets = self.corpus.shard(shard).offsets
+        origin = int(self._starts[index] - self._first_token[source]) - int(offsets[0])
+        first, stop = origin + int(offsets[row]), origin + int(offsets[row + 1])
+        length, size, key = self.sequence_length, int(self.windows[source]), int(self._keys[source])
+        # Window w holds the tokens from w · length to w · length + length inclusive.
+        windows = range(max(-(-(first - length) // length), 0), min((stop - 1) // length, size - 1) + 1)
+        samples: list[int] = []
+        epoch = 0
+        while windows and order.unlocate(source, epoch * size, self._tree) < limit:
+            samples += [
+                order.unlocate(source, epoch * size + int(order.unpermute(w, size, key, epoch)), self._tree)
+                for w in windows
+            ]
+            epoch += 1
+        return sorted(sample for sample in samples if sample < limit)
 
 
 def bits_per_byte(nats_per_token: float, tokens: int, text_bytes: int) -> float:

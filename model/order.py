@@ -135,3 +135,22 @@ def locate(
         size = windows[chosen]
         source[row] = chosen
         window[row] = permute(number % size, size, keys[chosen], number // size)
+
+
+def unlocate(source: int, number: int, tree: NDArray[np.int64]) -> int:
+    """The global sample number of the `number`-th sample of a source: the inverse of the mixture.
+
+    tree: from `build_tree`. Integers of any size.
+    """
+    whole = 2**SHARE_BITS
+    child = -source - 1
+    while child != 0 and len(tree):
+        node = int(np.flatnonzero((tree[:, 1] == child) | (tree[:, 2] == child))[0])
+        share = int(tree[node, 0])
+        if int(tree[node, 1]) == child:
+            # The left child's k-th sample is where floor(n · p) first reaches k + 1.
+            number = -(-(number + 1) * whole // share) - 1
+        else:
+            number = number * whole // (whole - share)
+        child = node
+    return number

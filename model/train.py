@@ -26,7 +26,7 @@ from model.engine import (
     learning_rate,
     loss_scale,
 )
-from model.job import SUMMARY, TrainJob, check, describe, precision_of
+from model.job import RUN, SUMMARY, TrainJob, check, describe, precision_of
 from model.journal import Journal, read
 from model.loader import Corpus, Loader, bits_per_byte
 from model.loss import IGNORE
@@ -148,6 +148,9 @@ def train(
         state = checkpoint.check_description(resumed, description)
         step = state["step"]
         convert = checkpoint.needs_conversion(state, world, config.zero_stage)
+    if rank == 0:
+        facts = {"manifest_url": loader.corpus.manifest_url, "mixture": job.mixture, **description}
+        files.write_json(files.join(job.run_url, RUN), facts)
     end = loader.corpus.tokenizer["end_of_document_id"]
     engine = build_engine(job.model, config, vocab_size, end, world, convert)
     if resumed is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import xxhash
 
 
@@ -47,6 +48,11 @@ def write_corpus(
             column = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
             batch = pa.record_batch({"input_ids": column, "document_id": pa.array(ids, pa.binary(16))})
             path = f"v0001/shards/{source}/{split}-{number:05d}.arrow"
+            origins = versions / f"v0001/origins/{source}/{split}-{number:05d}.parquet"
+            origins.parent.mkdir(parents=True, exist_ok=True)
+            records = pa.array(range(1000 * number, 1000 * number + len(group)), pa.int64())
+            named = pa.array([f"/data/{source}-{split}.jsonl"] * len(group), pa.string())
+            pq.write_table(pa.table({"document_id": ids, "file": named, "record": records}), origins)
             (versions / path).parent.mkdir(parents=True, exist_ok=True)
             with pa.ipc.new_file(str(versions / path), batch.schema) as writer:
                 writer.write_batch(batch)
@@ -74,6 +80,7 @@ def write_corpus(
     manifest = {
         "schema": 1,
         "version": "v0001",
+        "parent": None,
         "shards": entries,
         "sources": summary,
         "tokenizer": {"vocab_size": vocab_size, "end_of_document_id": 0, "dtype": dtype},

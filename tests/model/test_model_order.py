@@ -62,3 +62,16 @@ def test_large_sample_numbers_are_exact(number: int) -> None:
     source, _ = _locate(np.arange(number, number + 4000, dtype=np.int64), [3.0, 1.0], [10**12, 10**12])
     assert abs(int((source == 0).sum()) - 3000) <= 1
     assert tree[0, 0] == 3 * 2**30
+
+
+@given(st.lists(st.floats(0.001, 1000), min_size=1, max_size=40), st.integers(0, 2**50))
+@settings(max_examples=60, deadline=None)
+def test_the_mixture_can_be_inverted(weights: list[float], offset: int) -> None:
+    samples = np.arange(offset, offset + 300, dtype=np.int64)
+    tree = order.build_tree(weights)
+    huge = np.full(len(weights), 2**62, np.int64)
+    source, window = np.empty_like(samples), np.empty_like(samples)
+    order.locate(samples, tree, huge, np.arange(len(weights), dtype=np.int64), source, window)
+    for sample, chosen, place in zip(samples.tolist(), source.tolist(), window.tolist(), strict=True):
+        number = int(order.unpermute(place, 2**62, chosen, 0))
+        assert order.unlocate(chosen, number, tree) == sample

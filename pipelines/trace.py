@@ -1,0 +1,131 @@
+"""Lineage of a training run: the documents of a step, and the steps of a document."""
+
+import pyarrow as pa
+
+from base import files
+from base.errors import UserError
+from model import batches, checkpoint, journal
+from model.config import BatchWarmup
+from model.job import RUN
+from model.loader import Corpus, Loader
+from pipelines import manifest, trained
+
+
+class Run:
+    """The samples of a training run that has begun."""
+
+    def __init__(self, storage: str, name: str) -> None:
+        """Read what the run trains on; raises UserError if there is no such run, or its corpus is gone."""
+        self.name = name
+        url = trained.run_url(storage, name)
+        if not files.exists(files.join(url, RUN)):
+            raise UserError(f"{url} is not a training run: it has no {RUN}")
+        facts = files.read_json(files.join(url, RUN))
+        data = facts["data"]
+        found = {version.hash: version.manifest_url for version in manifest.versions(storage)}
+        manifest_url = found.get(data["manifest_hash"], facts["manifest_url"])
+        corpus = Corpus.open(manifest_url)
+        if corpus.hash != data["manifest_hash"]:
+            raise UserError(f"run {name} was trained on another corpus version than {manifest_url} is now")
+        self.loader = Loader(corpus, data["sequence_length"], data["seed"], facts["mixture"])
+        warmup = data.get("batch_warmup")
+        self.batch = data["global_batch_size"], BatchWarmup.model_validate(warmup) if warmup else None
+        lines = journal.read(url)
+        self.steps = max([line["step"] for line in lines] + checkpoint.steps(url), default=0)
+        """Steps that the run has taken, as far as its journal tells."""
+
+
+def documents_of_step(run: Run, step: int) -> pa.Table:
+    """The documents of every sequence of a 1-based step, in the order of the batch.
+
+    Columns: sequence (in the global batch), sample (global number), position (of the span's first token in
+    the sequence), document_id (32 hex digits), source, first and stop (range of the document's tokens), file
+    and record (its origin). Raises UserError for a step that the run has not taken.
+    """
+    if not 1 <= step <= run.steps:
+        raise UserError(f"run {run.name} has taken steps 1 to {run.steps}, not step {step}")
+    begin, end = (batches.first_sample(*run.batch, number) for number in (step - 1, step))
+    rows = []
+    for sample in range(begin, end):
+        for span in run.loader.trace(sample):
+            rows.append(
+                {
+                    "sequence": sample - begin,
+                    "sample": sample,
+                    "position": span.position,
+                    "document_id": span.document_id.hex(),
+                    "source": span.source,
+                    "first": span.first,
+                    "stop": span.stop,
+                    "shard": span.shard,
+                    "row": span.row,
+                }
+            )
+    return _with_origins(run.loader.corpus, pa.Table.from_pylist(rows))
+
+
+def steps_of_document(run: Run, document: str) -> pa.Table:
+    """Every sequence of the steps taken so far that held tokens of a document (32 hex digits).
+
+    Columns as in `documents_of_step`, and step (1-based); no rows when the run has not seen it. Raises
+    UserError for what is no document of the run's corpus, or one that is held out.
+    """
+    try:
+        identifier = bytes.fromhex(document)
+    except ValueError:
+        identifier = b""
+    if len(identifier) != 16:
+        raise UserError(f"document {document!r} is not an id of 32 hexadecimal digits")
+    corpus = run.loader.corpus
+    place = run.loader.find(identifier)
+    if place is None:
+        raise UserError(f"{corpus.manifest_url} holds no document {document.lower()}; see jobs.explain")
+    number, row = place
+    if corpus.shards[number]["split"] != "train":
+        raise UserError(
+            f"document {document.lower()} is held out of training ({corpus.shards[number]['path']})"
+        )
+    rows = []
+    for sample in run.loader.samples_of(number, row, batches.first_sample(*run.batch, run.steps)):
+        step = batches.step_of(*run.batch, sample)
+        for span in run.loader.trace(sample):
+            if span.document_id == identifier:
+                rows.append(
+                    {
+                        "step": step + 1,
+                        "sequence": sample - batches.first_sample(*run.batch, step),
+                        "sample": sample,
+                        "position": span.position,
+                        "document_id": document.lower(),
+                        "source": span.source,
+                        "first": span.first,
+                        "stop": span.stop,
+                        "shard": span.shard,
+                        "row": span.row,
+                    }
+                )
+    return (
+        _with_origins(corpus, pa.Table.from_pylist(rows))
+        if rows
+        else pa.table({"step": pa.array([], pa.int64())})
+    )
+
+
+def _with_origins(corpus: Corpus, spans: pa.Table) -> pa.Table:
+    """`spans` with the columns file and record in place of shard and row."""
+    shards, rows = spans["shard"].to_pylist(), spans["row"].to_pylist()
+    found: dict[tuple[str, int], tuple[str, int]] = {}
+    for shard in dict.fromkeys(shards):
+        wanted = sorted({row for name, row in zip(shards, rows, strict=True) if name == shard})
+        url = files.join(
+            corpus.base, shard.replace("/shards/", "/origins/").removesuffix(".arrow") + ".parquet"
+        )
+        if not files.exists(url):
+            raise UserError(f"origins {url} of shard {shard} do not exist")
+        origins = files.read_parquet(url, ["file", "record"]).take(pa.array(wanted))
+        values = zip(origins["file"].to_pylist(), origins["record"].to_pylist(), strict=True)
+        found |= {(shard, row): value for row, value in zip(wanted, values, strict=True)}
+    places = [found[place] for place in zip(shards, rows, strict=True)]
+    spans = spans.drop_columns(["shard", "row"])
+    spans = spans.append_column("file", pa.array([file for file, _ in places], pa.string()))
+    return spans.append_column("record", pa.array([record for _, record in places], pa.int64()))
