@@ -13,25 +13,36 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
-from jobs.common import run
+import typer
+
+from jobs.common import SetOption, run
 
 CONFIG = "configs/quickstart.yaml"
 ROOT = Path(__file__).parents[1]
 
 
-def main(storage: str = str(ROOT / "runs" / "quickstart")) -> None:
+def main(
+    storage: Annotated[str, typer.Option(help="Local folder for everything.")] = str(
+        ROOT / "runs" / "quickstart"
+    ),
+    set_: SetOption = None,
+) -> None:
     r"""Turn the text that every machine has after the installation into a trained model.
 
     \b
-    Example:
-      python -m jobs.demo --storage /tmp/quickstart
+    Examples:
+      python -m jobs.demo
+      python -m jobs.demo --storage /tmp/longer --set train.steps=1000
     """
     begin = time.monotonic()
     raw = f"{storage}/raw"
     _step("collect: text of the installed packages", _command("collect", "--folder", raw, "--batch", "0"))
     with _cluster() as address:
-        common = ["--config", CONFIG, "--set", f"storage={storage}"]
+        common = ["--config", CONFIG]
+        for override in [f"storage={storage}", *(set_ or [])]:
+            common += ["--set", override]
         _submit(address, "prepare: raw text to a corpus version", "prepare", *common)
         _submit(address, "train: a NeoX model on 2 workers", "train", *common, "--corpus", "v0001")
         _submit(address, "evaluate: held-out documents", "evaluate", *common)
