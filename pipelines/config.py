@@ -198,7 +198,7 @@ class DecontaminateConfig(Section):
     """Benchmarks; none: nothing is looked for."""
     ngram: int = Field(13, ge=2)
     """Words of an n-gram."""
-    min_words: int = Field(8, ge=1)
+    min_words: int = Field(8, ge=2)
     """Passages of fewer words are not looked for; those of fewer than `ngram` words must be found whole."""
     max_items: int = Field(10, ge=1)
     """An n-gram of more items of one benchmark is boilerplate and is left out."""

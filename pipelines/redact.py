@@ -452,7 +452,14 @@ def _secrets(document: memoryview, place: int, name: str) -> Iterator[tuple[int,
         return
     for rule, group in _rules(name):
         for match in rule.finditer(line):
-            yield match.start(group) + shift, match.end(group) + shift
+            if name == "artifactory":
+                # Its rules take in what is around the token, and capitals such as APACHECONFIG.
+                token = match.group().strip(b' \t\r\v\f=:"')
+                if any(character in b"0123456789" for character in token):
+                    begin = match.start() + match.group().index(token) + shift
+                    yield begin, begin + len(token)
+            else:
+                yield match.start(group) + shift, match.end(group) + shift
 
 
 def _is_public(address: str) -> bool:

@@ -64,7 +64,7 @@ texts = st.lists(
 
 @settings(max_examples=50, deadline=None)
 @given(
-    st.lists(texts, max_size=4), st.lists(texts, min_size=1, max_size=4), st.integers(2, 5), st.integers(1, 5)
+    st.lists(texts, max_size=4), st.lists(texts, min_size=1, max_size=4), st.integers(2, 5), st.integers(2, 5)
 )
 def test_finds_what_sets_of_word_tuples_find(tmp_path_factory, documents, passages, n, min_words):
     folder = tmp_path_factory.mktemp("bench")
@@ -90,6 +90,16 @@ def test_case_punctuation_and_long_documents_do_not_matter(tmp_path):
     assert [(hit["row"], hit["item"], hit["field"]) for hit in hits] == [(1, 0, "question")]
     assert hits[0]["start"] == len(filler) and hits[0]["end"] == len(filler + changed)
     assert hits[0]["ngrams"] == hits[0]["passage_ngrams"] == len(words_of(ITEM)) - 12
+
+
+def test_passages_across_the_chunks_of_the_kernel(tmp_path):
+    short = "eight words in the shortest passage there is"
+    benchmarks, _ = load(tmp_path, [{"q": ITEM}, {"q": short}])
+    # The kernel takes some 4,100 words at a time.
+    texts = [f"{'word ' * (4070 + shift)}{passage} end" for shift in range(45) for passage in (ITEM, short)]
+    hits = decontaminate.find(column(*texts), benchmarks)
+    assert hits["row"].to_pylist() == list(range(90)) and hits["item"].to_pylist() == [0, 1] * 45
+    assert hits["ngrams"].equals(hits["passage_ngrams"])
 
 
 def test_slices_and_empty_columns(tmp_path):

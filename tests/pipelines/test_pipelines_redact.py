@@ -69,7 +69,8 @@ NPM = "npm_" + "abcdefghij0123456789"
             "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\n<S>\n-----END RSA PRI",
         ),
         ("a file that starts with -----BEGIN PRIVATE KEY----- and so on", None),
-        ("laws and paws and flaws", None),
+        ("laws and paws and flaws APACHECONFIGURE", None),
+        ('x="' + "AKC" + 'p1234567890"', 'x="<S>"'),
     ],
 )
 def test_what_is_found(text, expected):
