@@ -7,7 +7,9 @@ email   local part, "@", two or more labels, the last alphabetic (`pkg@1.2` is n
         example.com, .net, .org and .edu and in .example, .invalid, .test and .localhost (RFC 2606) are kept.
 ipv4    four numbers without leading zeros that no digit, letter or further number touches. As in
         FineWeb only public addresses (`ipaddress.is_global`): private, loopback, link-local, reserved and
-        documentation addresses stay. A version number of four parts cannot be told from an address.
+        documentation addresses stay. Unlike FineWeb, so do quads of at most five digits ("9.3.3.1",
+        "2.6.15.6"): hardly one address in 100,000 is so short, and nearly all such text is versions and section
+        numbers. A longer version number cannot be told from an address.
 ipv6    a public address in 2000::/3, the only block that is allocated (RFC 4291 and the IANA registry).
 phone   "+" and 8 to 15 digits in groups, or a North American number as 202-456-1111, 202.456.1111 or
         (202) 456-1111, with or without a leading 1; valid by `phonenumbers` (Google's libphonenumber).
@@ -195,17 +197,19 @@ def _digits(data, p, end, classes, most):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True)
 def _ipv4(data, p, end, classes):  # type: ignore[no-untyped-def]
-    """End of the dotted quad at p, or 0."""
+    """End of the dotted quad of more than five digits at p, or 0."""
+    digits = 0
     for part in range(4):
         count = _digits(data, p, end, classes, 3)
         if count == 0 or count > 3:
             return 0
         p += count
+        digits += count
         if part < 3:
             if p >= end or data[p] != 46:
                 return 0
             p += 1
-    if p < end and classes[data[p]] & _WORD:
+    if digits < 6 or (p < end and classes[data[p]] & _WORD):
         return 0
     if p + 1 < end and data[p] == 46 and classes[data[p + 1]] & _DIGIT:
         return 0
