@@ -8,8 +8,8 @@ email   local part, "@", two or more labels, the last alphabetic (`pkg@1.2` is n
 ipv4    four numbers without leading zeros that no digit, letter or further number touches. As in
         FineWeb only public addresses (`ipaddress.is_global`): private, loopback, link-local, reserved and
         documentation addresses stay. Unlike FineWeb, so do quads of at most five digits ("9.3.3.1",
-        "2.6.15.6"): hardly one address in 100,000 is so short, and nearly all such text is versions and section
-        numbers. A longer version number cannot be told from an address.
+        "2.6.15.6"): hardly one address in 100,000 is so short, and nearly all such text is versions and
+        section numbers. A longer version number cannot be told from an address.
 ipv6    a public address in 2000::/3, the only block that is allocated (RFC 4291 and the IANA registry).
 phone   "+" and 8 to 15 digits in groups, or a North American number as 202-456-1111, 202.456.1111 or
         (202) 456-1111, with or without a leading 1; valid by `phonenumbers` (Google's libphonenumber).
