@@ -7,6 +7,7 @@ again, so that a second demo repeats nothing.
 import contextlib
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -99,7 +100,9 @@ def _chatter(line: str) -> bool:
 def _cluster() -> Iterator[str]:
     """A local Ray cluster of this machine's cores on free ports; yields the address for jobs."""
     gcs, dashboard = _free_ports(2)
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    # Jobs call `python`, and head and clients share a token that lives as long as this cluster.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     ray = str(Path(sys.executable).with_name("ray"))
     log = ROOT / ".cache" / "ray-head.log"
     log.parent.mkdir(exist_ok=True)
@@ -115,7 +118,6 @@ def _cluster() -> Iterator[str]:
                 "--disable-usage-stats",
                 f"--num-cpus={max(2, os.cpu_count() or 2)}",
             ],
-            env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -108,7 +108,7 @@ def _own_names() -> set[str]:
 def _descriptions(batch: int) -> Iterator[_Document]:
     for distribution in metadata.distributions(path=_package_folders()):
         name = _normalised(distribution.metadata["Name"] or "")
-        text = distribution.metadata.get_payload() or distribution.metadata["Description"]  # type: ignore[attr-defined]
+        text = distribution.metadata.get_payload() or distribution.metadata.get("Description")  # type: ignore[attr-defined]
         if name not in ("", _OWN) and _batch_of(name) == batch and isinstance(text, str) and text.strip():
             yield _Document(name, f"{distribution.metadata['Name']} {distribution.version}", text)
 
