@@ -113,6 +113,7 @@ def main() -> None:
     rows = {place: row for row, place in enumerate(places)}
     texts, pairs = list(places.values()), true_pairs(options.data, rows)
     ray.init(
+        address="local",
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,

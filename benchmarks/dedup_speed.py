@@ -135,6 +135,7 @@ def main() -> None:
     options = parser.parse_args()
     result = {"circumstances": circumstances(), "kernels, MB/s of one core": kernels(options.data)}
     ray.init(
+        address="local",
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,

@@ -3,12 +3,12 @@
 Only band hashes, refs and the upper half of the document id move between tasks.
 """
 
+from collections.abc import Iterator
+
 import numba
 import numpy as np
 import pyarrow as pa
 
-from base import files
-from dedup import catalog as catalogs
 from dedup import exact, hashing, index, runs
 from dedup.catalog import Catalog
 
@@ -18,25 +18,22 @@ NEIGHBOURS = 8
 """In larger ones each new document pairs with the first and the previous this many: 16 pairs a document."""
 
 
-def write_run(catalog: Catalog, parts: list[int], dropped: list[str], bits: int, output: str) -> None:
-    """Route the bands of the entries that are not in the `dropped` files by band and hash prefix."""
-    gone = exact.dropped_refs(dropped, parts[0] << 32, (parts[-1] + 1) << 32)
-    hashes, refs, keys, partitions = [], [], [], []
-    for number in parts:
-        table = files.read_parquet(catalog.parts[number].table, ["row", "document_id", "bands", "shingles"])
-        part_refs = catalogs.refs_of(number, table["row"])
-        keep = (table["shingles"].to_numpy() > 0) & ~np.isin(part_refs, gone)
-        bands = band_matrix(table["bands"])[keep]
-        count, width = bands.shape
-        hashes.append(bands.ravel())
-        refs.append(np.repeat(part_refs[keep], width))
-        keys.append(np.repeat(hashing.id_words(table["document_id"])[0][keep], width))
-        band = np.tile(np.arange(width, dtype=np.int64), count)
-        partitions.append(band << bits | exact.prefix(hashes[-1], bits))
-    table = pa.table(
-        {"hash": np.concatenate(hashes), "ref": np.concatenate(refs), "key": np.concatenate(keys)}
-    )
-    runs.write_run(output, table, np.concatenate(partitions))
+def write_run(catalog: Catalog, group: int, dropped: list[str], bits: int, output: str) -> None:
+    """Route the bands of the entries of a group that are in no `dropped` run by band and hash prefix."""
+    table = exact.survivors(catalog, group, dropped, ["document_id", "bands", "shingles"])
+    keep = table["shingles"].to_numpy() > 0
+    refs = table["ref"].to_numpy()[keep]
+    keys = hashing.id_words(table["document_id"])[0][keep]
+    bands = band_matrix(table["bands"])[keep]
+    del table
+
+    def chunks() -> Iterator[tuple[pa.Table, np.ndarray]]:
+        for band in range(bands.shape[1]):
+            hashes = np.ascontiguousarray(bands[:, band])
+            partition = exact.prefix(hashes, bits) + (band << bits)
+            yield pa.table({"hash": hashes, "ref": refs, "key": keys}), partition
+
+    runs.write_run(output, chunks())
 
 
 def band_matrix(column: pa.ChunkedArray) -> np.ndarray:
@@ -81,16 +78,14 @@ def find(
     run_urls: list[str],
     partitions: list[int],
     bits: int,
-    indexes: list[str],
-    shares: int,
     output: str,
 ) -> None:
-    """Write the pairs (left < right) of some (band, prefix) partitions as a run of `shares` partitions."""
+    """Write the pairs (left < right) of some (band, prefix) partitions by the group of the left document."""
     lefts, rights = [], []
     for partition in partitions:
         table = runs.read_partitions(run_urls, [partition])
         hashes, refs, keys = (table[name].to_numpy() for name in ("hash", "ref", "key"))
-        old_hashes, old_refs = index.find_band(catalog, indexes, partition >> bits, np.unique(hashes))
+        old_hashes, old_refs = index.find_band(catalog, partition >> bits, np.unique(hashes))
         hashes = np.concatenate([hashes, old_hashes])
         refs = np.concatenate([refs, old_refs])
         keys = np.concatenate([keys, old_refs])
@@ -100,8 +95,7 @@ def find(
         lefts.append(left)
         rights.append(right)
     left, right = distinct(np.concatenate(lefts), np.concatenate(rights))
-    share = (left * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(33)).astype(np.int64) % shares
-    runs.write_run(output, pa.table({"left": left, "right": right}), share)
+    runs.write_run(output, [(pa.table({"left": left, "right": right}), catalog.group_of(left))])
 
 
 def distinct(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

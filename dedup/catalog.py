@@ -16,6 +16,9 @@ from base import files
 from base.errors import UserError
 from dedup import hashing, runs
 
+MAX_GROUPS = 1024
+"""Routing writes groups × partitions row groups; this bounds them."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -35,41 +38,97 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Index:
+    """An index of an earlier version that has parts (dedup/index.py)."""
+
+    url: str
+    bits: int
+    """Bits of the hash prefix by which its files are divided."""
+    first: int
+    """Number of its first part in the catalog."""
+
+
+@dataclass(frozen=True)
 class Catalog:
-    """All parts; the first `new` of them are those of this build."""
+    """All parts; the first `new` of them are those of this build.
+
+    Documents are divided into *groups* by their part: consecutive new parts with about equally many entries.
+    What is asked about a document is asked in the task of its group, so that every file is read once.
+    """
 
     parts: list[Part]
     new: int
+    group: np.ndarray
+    """Group of each part, int64."""
+    groups: int
+    indexes: list[Index]
 
     def is_new(self, refs: np.ndarray) -> np.ndarray:
         """Which refs name documents of this build."""
         found: np.ndarray = refs < np.uint64(self.new << 32)
         return found
 
+    def group_of(self, refs: np.ndarray) -> np.ndarray:
+        """Group of each ref, int64."""
+        groups: np.ndarray = self.group[(refs >> np.uint64(32)).astype(np.int64)]
+        return groups
 
-def open_catalog(entries: list[str], documents: dict[str, str], indexes: list[str]) -> Catalog:
-    """Number the parts of `entries` (one part a file; empty files are left out) and of `indexes`."""
+    def parts_of(self, group: int) -> list[int]:
+        """Numbers of the new parts of a group."""
+        return np.flatnonzero(self.group[: self.new] == group).tolist()
+
+
+def open_catalog(
+    entries: list[str], documents: dict[str, str], indexes: list[str], group_rows: int = 500_000
+) -> Catalog:
+    """Number the parts of `entries` (one part a file; empty files are left out) and of `indexes`.
+
+    A group has about `group_rows` entries, more where there would be over `MAX_GROUPS` groups.
+    """
     new = []
     for url in entries:
-        names = pc.unique(files.read_parquet(url, ["part"])["part"]).to_pylist()
-        if not names:
+        name, rows = _part_of(url)
+        if name is None:
             continue
-        if len(names) > 1:
-            raise UserError(f"entries file {url} holds {len(names)} parts; write one file for each part")
-        filesystem, path = files.split(url)
-        with filesystem.open(path, "rb") as file:
-            rows = pq.ParquetFile(file).metadata.num_rows
-        if names[0] not in documents:
-            raise UserError(f"entries file {url} names part {names[0]}, which has no documents file")
-        new.append(Part(names[0], documents[names[0]], url, rows))
+        if name not in documents:
+            raise UserError(f"entries file {url} names part {name}, which has no documents file")
+        new.append(Part(name, documents[name], url, rows))
     new.sort(key=lambda part: part.name)
-    old = []
+    ends = np.cumsum([part.rows for part in new])
+    total = int(ends[-1]) if new else 0
+    group = (ends - 1) // max(group_rows, -(-total // MAX_GROUPS))
+    group = np.unique(group, return_inverse=True)[1].astype(np.int64)
+    groups = int(group[-1]) + 1 if new else 0
+    old: list[Part] = []
+    known = []
     for index in indexes:
         content = files.read_json(files.join(index, "index.json"))
-        locations = files.join(index, "locations", "00000.parquet")
+        if content["parts"]:
+            known.append(Index(index, content["bits"], len(new) + len(old)))
         for number, (name, url) in enumerate(content["parts"]):
+            locations = files.join(index, "locations", f"{content['groups'][number]:05d}.parquet")
             old.append(Part(name, url, locations, 0, content["version"], number))
-    return Catalog(new + old, len(new))
+    group = np.concatenate([group, np.arange(len(old)) % max(groups, 1)])
+    return Catalog(new + old, len(new), group, groups, known)
+
+
+def _part_of(url: str) -> tuple[str | None, int]:
+    """(name of the part, None if there are no rows; rows) of an entries file, from its footer."""
+    filesystem, path = files.split(url)
+    with filesystem.open(path, "rb") as file:
+        parquet = pq.ParquetFile(file)
+        metadata = parquet.metadata
+        if metadata.num_rows == 0:
+            return None, 0
+        at = parquet.schema_arrow.get_field_index("part")
+        columns = [metadata.row_group(i).column(at) for i in range(metadata.num_row_groups)]
+        if all(column.statistics is not None and column.statistics.has_min_max for column in columns):
+            names = {name for c in columns for name in (c.statistics.min, c.statistics.max)}
+        else:
+            names = set(pc.unique(parquet.read(["part"])["part"]).to_pylist())
+    if len(names) > 1:
+        raise UserError(f"entries file {url} holds several parts; write one file for each part")
+    return str(names.pop()), metadata.num_rows
 
 
 def refs_of(part: int, rows: pa.ChunkedArray | np.ndarray) -> np.ndarray:
@@ -84,41 +143,39 @@ def _by_part(refs: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield int(number), rows
 
 
-def lookup(catalog: Catalog, refs: np.ndarray) -> pa.Table:
-    """document_id, source (null for old documents), rank, quality, length of `refs`, which must be sorted.
+def lookup(catalog: Catalog, refs: np.ndarray, columns: list[str]) -> pa.Table:
+    """Some of document_id, source, rank, quality, length of `refs`, which must be sorted.
 
-    Old documents have the largest rank: they beat every new one.
+    Old documents have no source, and the largest rank: they beat every new one.
     """
+    old = {"source": None, "rank": 2**31 - 1, "quality": 0.0}
+    types = {"source": pa.string(), "rank": pa.int32(), "quality": pa.float32()}
     tables = []
     for number, rows in _by_part(refs):
         part = catalog.parts[number]
         if part.version is None:
-            table = files.read_parquet(
-                part.table, ["row", "document_id", "source", "rank", "quality", "length"]
-            )
-            keys = table["row"].to_numpy().astype(np.uint64)
+            table = files.read_parquet(part.table, ["row", *columns])
+            keys = table["row"].to_numpy()
+            # Entries are in order of row unless someone sorted them otherwise.
+            order = None if (keys[1:] > keys[:-1]).all() else np.argsort(keys, kind="stable")
+            at = np.searchsorted(keys, rows.astype(keys.dtype), sorter=order)
+            table = table.take(pa.array(at if order is None else order[at]))
         else:
-            wanted = refs_of(part.number, rows)
-            table = runs.read_between(part.table, "ref", wanted, ["ref", "document_id", "length"])
-            keys = table["ref"].to_numpy()
-            rows = wanted
-        order = np.argsort(keys, kind="stable")
-        table = table.take(pa.array(order[np.searchsorted(keys, rows, sorter=order)]))
-        if part.version is not None:
-            count = len(table)
-            table = table.append_column("source", pa.nulls(count, pa.string()))
-            table = table.append_column("rank", pa.array(np.full(count, 2**31 - 1, np.int32)))
-            table = table.append_column("quality", pa.array(np.zeros(count, np.float32)))
-        table = table.set_column(
-            table.schema.get_field_index("source"), "source", table["source"].cast(pa.string())
-        )
-        tables.append(table.select(["document_id", "source", "rank", "quality", "length"]))
+            there = [name for name in columns if name not in old]
+            table = runs.read_matching(part.table, "ref", refs_of(part.number, rows), ["ref", *there])
+            for name in set(columns) - set(there):
+                value = pa.scalar(old[name], types[name])
+                table = table.append_column(name, pa.repeat(value, len(table)))
+        if "source" in columns:
+            source = table["source"].cast(pa.string())
+            table = table.set_column(table.schema.get_field_index("source"), "source", source)
+        tables.append(table.select(columns))
     return pa.concat_tables(tables)
 
 
 def policy_order(catalog: Catalog, refs: np.ndarray, table: pa.Table) -> np.ndarray:
     """Positions of `refs` from the one to keep first to last: old by (version, place), then
-    rank, quality and length descending, then id ascending. `table` is as `lookup` gives it.
+    rank, quality and length descending, then id ascending. `table` has the columns that `lookup` gives.
     """
     high, low = hashing.id_words(table["document_id"])
     old = ~catalog.is_new(refs)

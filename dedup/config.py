@@ -62,8 +62,8 @@ class DedupConfig(Section):
     """Signature parameters."""
     threshold: float = Field(0.8, gt=0, le=1)
     """A candidate pair is a duplicate when the Jaccard similarity of its shingle sets reaches this."""
-    partitions: int = Field(8, ge=1, le=65536)
-    """Prefixes each band is split into; every (band, prefix) is one restartable task."""
+    partitions: int = Field(256, ge=1, le=65536)
+    """Most prefixes a band is split into, one a million documents; a restartable task has one or several."""
 
     @model_validator(mode="before")
     @classmethod

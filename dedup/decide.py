@@ -1,12 +1,14 @@
 """Which document of each component stays, and the table of what is dropped."""
 
+import json
+
 import numba
 import numpy as np
 import pyarrow as pa
 
 from base import files
 from dedup import catalog as catalogs
-from dedup import hashing, verify
+from dedup import hashing, runs, verify
 from dedup.catalog import Catalog
 from dedup.config import DedupConfig
 
@@ -60,44 +62,33 @@ def _adjacency(
 
 def decide(
     catalog: Catalog,
-    components: str,
-    share: int,
-    shares: int,
+    member_urls: list[str],
     edge_urls: list[str],
+    share: int,
     config: DedupConfig,
     output: str,
 ) -> None:
-    """Decide one share of the components and write what is dropped, sorted by ref.
+    """Decide one share of the components and write what is dropped, by group, sorted by ref.
 
     In policy order (`catalog.policy_order`) a document stays unless it reaches the threshold with one that
     stays; old documents always stay. Members that LSH did not pair with the kept document are compared with
     it, for the first `ROUNDS` kept documents of each component; after those only known pairs count. So a
     chain is split, and every dropped document has a verified similarity with its kept one.
-    Columns: ref, document_id, source, length; kept_ref, kept_id, similarity.
+    Columns: ref, document_id, source, length; kept_ref, kept_id, similarity. The number of components by
+    size is in the metadata as `sizes` (JSON).
     """
-    table = files.read_parquet(components)
-    refs, labels = table["ref"].to_numpy(), table["component"].to_numpy()
-    mine = (labels * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(33)) % np.uint64(shares) == share
-    refs, labels = refs[mine], labels[mine]
-    order = np.argsort(refs)
-    refs, labels = refs[order], labels[order]
-    known = catalogs.lookup(catalog, refs) if len(refs) else None
-    if known is None:
-        write_dropped(output, np.empty(0, np.uint64), None, refs, refs, np.empty(0, np.float32))
-        return
+    known = runs.read_partitions(member_urls, [share]).sort_by("ref")
+    refs, labels = known["ref"].to_numpy(), known["component"].to_numpy()
+    sizes = np.unique(np.unique(labels, return_counts=True)[1], return_counts=True)
+    metadata = {"sizes": json.dumps(dict(zip(*(side.tolist() for side in sizes), strict=True)))}
     policy = catalogs.policy_order(catalog, refs, known)
     place = np.empty(len(policy), np.int64)
     place[policy] = np.arange(len(policy))
     component = np.unique(labels[policy], return_inverse=True)[1]
     old = ~catalog.is_new(refs[policy])
-    parts = []
-    for url in edge_urls:
-        edges = files.read_parquet(url)
-        left, right = edges["left"].to_numpy(), edges["right"].to_numpy()
-        here = np.isin(left, refs)
-        parts.append((left[here], right[here], edges["similarity"].to_numpy()[here]))
-    left, right, similarity = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    left, right = place[np.searchsorted(refs, left)], place[np.searchsorted(refs, right)]
+    edges = runs.read_partitions(edge_urls, [share])
+    similarity = edges["similarity"].to_numpy()
+    left, right = (place[np.searchsorted(refs, edges[side].to_numpy())] for side in ("left", "right"))
 
     keeper = np.empty(len(refs), np.int64)
     for turn in range(ROUNDS):
@@ -129,86 +120,50 @@ def decide(
     gone = np.flatnonzero(edge >= 0)
     gone = gone[np.argsort(refs[policy[gone]])]
     kept = policy[keeper[gone]]
-    rows = known.take(pa.array(policy[gone]))
+    dropped = known.take(pa.array(policy[gone])).select(["ref", "document_id", "source", "length"])
+    dropped = dropped.append_column("kept_ref", pa.array(refs[kept]))
     kept_ids = hashing.id_bytes(known["document_id"])[kept]
-    write_dropped(output, refs[policy[gone]], rows, refs[kept], kept_ids, strength[edge[gone]])
+    dropped = dropped.append_column("kept_id", hashing.ids_from_bytes(kept_ids))
+    dropped = dropped.append_column("similarity", pa.array(strength[edge[gone]], pa.float32()))
+    runs.write_run(output, [(dropped, catalog.group_of(refs[policy[gone]]))], metadata)
 
 
-def write_dropped(
-    output: str,
-    refs: np.ndarray,
-    rows: pa.Table | None,
-    kept_refs: np.ndarray,
-    kept_ids: np.ndarray,
-    similarity: np.ndarray,
-) -> None:
-    """Write near-duplicates with the columns that `decide` documents."""
-    empty = pa.table({"document_id": pa.array([], pa.binary(16)), "source": pa.array([], pa.string())})
-    rows = empty.append_column("length", pa.array([], pa.int64())) if rows is None else rows
-    files.write_parquet(
-        output,
-        pa.table(
-            {
-                "ref": pa.array(refs, pa.uint64()),
-                "document_id": rows["document_id"],
-                "source": rows["source"],
-                "length": rows["length"],
-                "kept_ref": pa.array(kept_refs, pa.uint64()),
-                "kept_id": hashing.ids_from_bytes(kept_ids.reshape(-1, 16))
-                if len(refs)
-                else empty["document_id"],
-                "similarity": pa.array(similarity, pa.float32()),
-            }
-        ),
-    )
+def finish(catalog: Catalog, exact_urls: list[str], near_urls: list[str], group: int, output: str) -> None:
+    """Write the final table of a group: docs/architecture.md names its columns.
 
-
-def finish(catalog: Catalog, exact_urls: list[str], near_urls: list[str], which: str, output: str) -> None:
-    """Write the final table of one of the files: docs/architecture.md names its columns.
-
-    An exact duplicate whose kept document was itself dropped as a near-duplicate gets the document that
-    stays in the end, with that one's similarity: equal texts have equal shingle sets.
+    exact_urls, near_urls: runs by group, those of exact duplicates with or without a similarity (then it is
+    1). The number and the bytes by reason are in the metadata as `counts` (JSON).
     """
-    exact_duplicate = which in exact_urls
-    table = files.read_parquet(which)
-    kept_refs = table["kept_ref"].to_numpy().copy()
-    kept_ids = hashing.id_bytes(table["kept_id"]).copy()
-    if exact_duplicate:
-        similarity = np.ones(len(table), np.float32)
-        near = [files.read_parquet(url) for url in near_urls]
-        if near and len(table):
-            moved = pa.concat_tables(near).sort_by("ref")
-            sources = moved["ref"].to_numpy()
-            at = np.minimum(np.searchsorted(sources, kept_refs), max(len(sources) - 1, 0))
-            hit = sources[at] == kept_refs if len(sources) else np.zeros(len(table), np.bool_)
-            kept_refs[hit] = moved["kept_ref"].to_numpy()[at[hit]]
-            kept_ids[hit] = hashing.id_bytes(moved["kept_id"])[at[hit]]
-            similarity[hit] = moved["similarity"].to_numpy()[at[hit]]
-    else:
-        similarity = table["similarity"].to_numpy()
+    tables = []
+    for reason, urls in (("exact_duplicate", exact_urls), ("near_duplicate", near_urls)):
+        if not urls:
+            continue
+        table = runs.read_partitions(urls, [group])
+        if "similarity" not in table.column_names:
+            table = table.append_column("similarity", pa.array(np.ones(len(table), np.float32)))
+        tables.append(table.append_column("reason", pa.repeat(reason, len(table))))
+    table = pa.concat_tables(tables).sort_by("ref")
     refs = table["ref"].to_numpy()
     numbers = (refs >> np.uint64(32)).astype(np.int64)
-    kept_numbers = (kept_refs >> np.uint64(32)).astype(np.int64)
+    kept_numbers = (table["kept_ref"].to_numpy() >> np.uint64(32)).astype(np.int64)
     names = pa.array([part.name for part in catalog.parts], pa.string())
     versions = pa.array([part.version for part in catalog.parts], pa.string())
-    kept = hashing.ids_from_bytes(kept_ids)
-    reason = "exact_duplicate" if exact_duplicate else "near_duplicate"
+    totals = table.group_by("reason").aggregate([("length", "count"), ("length", "sum")]).to_pylist()
+    counts = {row["reason"]: [row["length_count"], row["length_sum"]] for row in totals}
+    result = pa.table(
+        {
+            "document_id": table["document_id"],
+            "part": names.take(pa.array(numbers)).dictionary_encode(),
+            "row": (refs & np.uint64(0xFFFFFFFF)).astype(np.uint32),
+            "source": table["source"].combine_chunks().dictionary_encode(),
+            "reason": table["reason"].combine_chunks().dictionary_encode(),
+            "kept_id": table["kept_id"],
+            "kept_version": versions.take(pa.array(kept_numbers)),
+            "similarity": table["similarity"],
+            "cluster": table["kept_id"],
+            "bytes": table["length"],
+        }
+    )
     files.write_parquet(
-        output,
-        pa.table(
-            {
-                "document_id": table["document_id"],
-                "part": names.take(pa.array(numbers)).dictionary_encode(),
-                "row": (refs & np.uint64(0xFFFFFFFF)).astype(np.uint32),
-                "source": table["source"].combine_chunks().dictionary_encode(),
-                "reason": pa.array([reason], pa.string())
-                .take(pa.array(np.zeros(len(refs), np.int64)))
-                .dictionary_encode(),
-                "kept_id": kept,
-                "kept_version": versions.take(pa.array(kept_numbers)),
-                "similarity": pa.array(similarity, pa.float32()),
-                "cluster": kept,
-                "bytes": table["length"],
-            }
-        ),
+        output, result.replace_schema_metadata({"counts": json.dumps(counts, sort_keys=True)})
     )

@@ -11,10 +11,10 @@ from dedup.catalog import Catalog
 _COLUMNS = ["row", "document_id", "source", "text_hash", "rank", "quality", "length"]
 
 
-def write_run(catalog: Catalog, parts: list[int], bits: int, output: str) -> None:
-    """Route the entries of some parts by the first `bits` bits of their text hash."""
+def write_run(catalog: Catalog, group: int, bits: int, output: str) -> None:
+    """Route the entries of a group by the first `bits` bits of their text hash."""
     tables = []
-    for number in parts:
+    for number in catalog.parts_of(group):
         table = files.read_parquet(catalog.parts[number].table, _COLUMNS)
         refs = catalogs.refs_of(number, table["row"])
         source = table["source"].cast(pa.string())
@@ -22,7 +22,7 @@ def write_run(catalog: Catalog, parts: list[int], bits: int, output: str) -> Non
         tables.append(table.append_column("ref", pa.array(refs)))
     table = pa.concat_tables(tables)
     high, _ = hashing.id_words(table["text_hash"])
-    runs.write_run(output, table, prefix(high, bits))
+    runs.write_run(output, [(table, prefix(high, bits))])
 
 
 def prefix(hashes: np.ndarray, bits: int) -> np.ndarray:
@@ -32,10 +32,8 @@ def prefix(hashes: np.ndarray, bits: int) -> np.ndarray:
     return (hashes >> np.uint64(64 - bits)).astype(np.int64)
 
 
-def drop_duplicates(
-    catalog: Catalog, run_urls: list[str], partitions: list[int], indexes: list[str], output: str
-) -> None:
-    """Keep the best of every group of equal text hash and write the others, sorted by ref.
+def drop_duplicates(catalog: Catalog, run_urls: list[str], partitions: list[int], output: str) -> None:
+    """Keep the best of every group of equal text hash and write the others by their group, sorted by ref.
 
     Columns: ref, document_id, source, length of the dropped; kept_ref, kept_id of the one that is kept. A
     document whose text an index holds is dropped in favour of the oldest version's document.
@@ -54,7 +52,7 @@ def drop_duplicates(
     kept_refs = refs[leader]
     kept_ids = ids[leader]
     dropped = ~first
-    old_refs, old_ids, found = index.find_texts(catalog, indexes, high, low)
+    old_refs, old_ids, found = index.find_texts(catalog, high, low)
     kept_refs[found] = old_refs[found]
     kept_ids[found] = old_ids[found]
     dropped |= found
@@ -62,12 +60,64 @@ def drop_duplicates(
     result = table.take(pa.array(rows)).select(["ref", "document_id", "source", "length"])
     result = result.append_column("kept_ref", pa.array(kept_refs[dropped]))
     result = result.append_column("kept_id", hashing.ids_from_bytes(kept_ids[dropped]))
-    files.write_parquet(output, result.sort_by("ref"))
+    result = result.sort_by("ref")
+    runs.write_run(output, [(result, catalog.group_of(result["ref"].to_numpy()))])
 
 
-def dropped_refs(urls: list[str], first: int, last: int) -> np.ndarray:
-    """The refs in [first, last] of dropped files, sorted."""
-    refs = np.concatenate(
-        [np.empty(0, np.uint64)] + [files.read_parquet(url, ["ref"])["ref"].to_numpy() for url in urls]
+def dropped_refs(urls: list[str], group: int) -> np.ndarray:
+    """The sorted refs of a group in runs that are partitioned by group."""
+    if not urls:
+        return np.empty(0, np.uint64)
+    return np.sort(runs.read_partitions(urls, [group])["ref"].to_numpy())
+
+
+def survivors(catalog: Catalog, group: int, dropped: list[str], columns: list[str]) -> pa.Table:
+    """`ref`, sorted, and some columns of the entries of a group that are in none of the `dropped` runs."""
+    gone = dropped_refs(dropped, group)
+    tables = []
+    for number in catalog.parts_of(group):
+        table = files.read_parquet(catalog.parts[number].table, ["row", *columns])
+        refs = catalogs.refs_of(number, table["row"])
+        at = np.searchsorted(gone, refs)
+        stay = np.ones(len(refs), np.bool_)
+        stay[at < len(gone)] = gone[at[at < len(gone)]] != refs[at < len(gone)]
+        tables.append(table.select(columns).append_column("ref", pa.array(refs)).filter(pa.array(stay)))
+    table = pa.concat_tables(tables)
+    refs = table["ref"].to_numpy()
+    return table if (refs[1:] > refs[:-1]).all() else table.sort_by("ref")
+
+
+def route_by_kept(catalog: Catalog, dropped: str, output: str) -> None:
+    """Route what `drop_duplicates` wrote by the group of the kept document."""
+    table = files.read_parquet(dropped)
+    runs.write_run(output, [(table, catalog.group_of(table["kept_ref"].to_numpy()))])
+
+
+def follow_kept(catalog: Catalog, run_urls: list[str], near_urls: list[str], group: int, output: str) -> None:
+    """Name the document that stays for exact duplicates whose kept document is a near-duplicate itself.
+
+    run_urls: of `route_by_kept`; near_urls: of `decide.decide`. Written by group of the dropped document,
+    with the similarity with the document that stays, which is that of the kept one: equal texts have equal
+    shingle sets.
+    """
+    table = runs.read_partitions(run_urls, [group])
+    kept_refs = table["kept_ref"].to_numpy().copy()
+    kept_ids = hashing.id_bytes(table["kept_id"]).copy()
+    similarity = np.ones(len(table), np.float32)
+    moved = runs.read_partitions(near_urls, [group]).sort_by("ref")
+    sources = moved["ref"].to_numpy()
+    if len(sources):
+        at = np.minimum(np.searchsorted(sources, kept_refs), len(sources) - 1)
+        hit = sources[at] == kept_refs
+        kept_refs[hit] = moved["kept_ref"].to_numpy()[at[hit]]
+        kept_ids[hit] = hashing.id_bytes(moved["kept_id"])[at[hit]]
+        similarity[hit] = moved["similarity"].to_numpy()[at[hit]]
+    result = pa.table(
+        {
+            **{name: table[name] for name in ("ref", "document_id", "source", "length")},
+            "kept_ref": kept_refs,
+            "kept_id": hashing.ids_from_bytes(kept_ids),
+            "similarity": similarity,
+        }
     )
-    return np.sort(refs[(refs >= np.uint64(first)) & (refs <= np.uint64(last))])
+    runs.write_run(output, [(result, catalog.group_of(table["ref"].to_numpy()))])

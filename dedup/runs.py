@@ -5,6 +5,7 @@ number of files is the number of writers, whatever the number of partitions.
 """
 
 import json
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -15,42 +16,91 @@ from base import files
 _PARTITIONS = b"partitions"
 
 
-def write_run(url: str, table: pa.Table, partition: np.ndarray) -> None:
-    """Write the rows of `table` grouped by `partition` (int, one a row), their order kept within each."""
-    order = np.argsort(partition, kind="stable")
-    present, counts = np.unique(partition, return_counts=True)
-    table = table.take(pa.array(order))
-    schema = table.schema.with_metadata({_PARTITIONS: json.dumps(present.tolist())})
-    with files.atomic_writer(url) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        start = 0
-        for count in counts:
-            writer.write_table(table.slice(start, count), row_group_size=max(1, int(count)))
-            start += int(count)
+def write_run(
+    url: str, chunks: Iterable[tuple[pa.Table, np.ndarray]], metadata: dict[str, str] | None = None
+) -> None:
+    """Write tables grouped by partition (int, one a row), the order of rows kept within each.
+
+    chunks: at least one (table, partition); no partition of a chunk may be smaller than one of an earlier
+    chunk. metadata: kept in the file, for `read_metadata`.
+    """
+    present: list[int] = []
+    with files.atomic_writer(url) as file:
+        writer = None
+        for table, partition in chunks:
+            order = np.argsort(partition, kind="stable")
+            numbers, counts = np.unique(partition, return_counts=True)
+            table = table.take(pa.array(order))
+            # Hashes, refs and ids are all different: dictionaries and statistics would cost and not help.
+            writer = writer or pq.ParquetWriter(
+                file,
+                table.schema,
+                compression="zstd",
+                use_dictionary=[name for name in table.column_names if name == "source"] or False,
+                write_statistics=False,
+            )
+            start = 0
+            for count in counts.tolist():
+                writer.write_table(table.slice(start, count), row_group_size=max(1, count))
+                start += count
+            present += numbers.tolist()
+        assert writer is not None
+        writer.add_key_value_metadata({_PARTITIONS.decode(): json.dumps(present), **(metadata or {})})
+        writer.close()
 
 
 def read_partitions(urls: list[str], partitions: list[int]) -> pa.Table:
     """The rows of `partitions` in all runs, in order of run and partition; at least one run must be given."""
     tables = []
+    wanted = set(partitions)
     for url in urls:
         filesystem, path = files.split(url)
         with filesystem.open(path, "rb") as file, pq.ParquetFile(file) as run:
-            present = json.loads(run.schema_arrow.metadata[_PARTITIONS])
-            groups = [i for i, partition in enumerate(present) if partition in set(partitions)]
+            present = json.loads(run.metadata.metadata[_PARTITIONS])
+            groups = [i for i, partition in enumerate(present) if partition in wanted]
             tables.append(run.read_row_groups(groups).replace_schema_metadata())
     return pa.concat_tables(tables)
 
 
-def read_between(url: str, column: str, values: np.ndarray, columns: list[str]) -> pa.Table:
-    """The row groups of a file sorted by the integer `column` that can hold one of the sorted `values`."""
+def read_metadata(url: str) -> dict[str, str]:
+    """The metadata of a run, and its number of `rows`."""
+    filesystem, path = files.split(url)
+    with filesystem.open(path, "rb") as file:
+        footer = pq.ParquetFile(file).metadata
+    return {name.decode(): value.decode() for name, value in footer.metadata.items()} | {
+        "rows": str(footer.num_rows)
+    }
+
+
+def read_matching(url: str, column: str, values: np.ndarray, columns: list[str]) -> pa.Table:
+    """The rows of a file sorted by the uint64 `column` that hold one of the sorted, distinct `values`.
+
+    Reads the row groups that can hold one, first `column` alone, and the other columns of a row group only
+    if one is there.
+    """
     filesystem, path = files.split(url)
     with filesystem.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
         at = parquet.schema_arrow.get_field_index(column)
-        groups = []
+        tables = [parquet.schema_arrow.empty_table().select(columns)]
         for i in range(parquet.num_row_groups):
             if parquet.metadata.row_group(i).num_rows == 0:
                 continue
             statistics = parquet.metadata.row_group(i).column(at).statistics
-            first = np.searchsorted(values, values.dtype.type(statistics.min))
-            if first < np.searchsorted(values, values.dtype.type(statistics.max), side="right"):
-                groups.append(i)
-        return parquet.read_row_groups(groups, columns=columns)
+            first = np.searchsorted(values, np.uint64(statistics.min))
+            last = np.searchsorted(values, np.uint64(statistics.max), side="right")
+            if first == last:
+                continue
+            there = parquet.read_row_group(i, [column])[column].to_numpy()
+            # The few wanted are searched in the many: cost in proportion to the new data.
+            low = np.searchsorted(there, values[first:last])
+            high = np.searchsorted(there, values[first:last], side="right")
+            if (high > low).any():
+                rows = np.repeat(low - np.cumsum(high - low) + (high - low), high - low)
+                rows += np.arange(len(rows))
+                tables.append(parquet.read_row_group(i, columns).select(columns).take(pa.array(rows)))
+        return pa.concat_tables(tables).replace_schema_metadata()
+
+
+def write_sorted(url: str, table: pa.Table, row_group: int) -> None:
+    """Write a table for `read_matching`: hashes as they are, since they do not compress."""
+    files.write_parquet(url, table, row_group_size=row_group, use_dictionary=False, compression="none")

@@ -19,7 +19,7 @@ def similarities(catalog: Catalog, left: np.ndarray, right: np.ndarray, config: 
     if len(left) == 0:
         return result
     known = np.unique(np.concatenate([left, right]))
-    lengths = catalogs.lookup(catalog, known)["length"].to_numpy()
+    lengths = catalogs.lookup(catalog, known, ["length"])["length"].to_numpy()
     cost = lengths[np.searchsorted(known, right)]
     starts = np.append(True, left[1:] != left[:-1])
     cost = cost + np.where(starts, lengths[np.searchsorted(known, left)], 0)
@@ -35,14 +35,12 @@ def similarities(catalog: Catalog, left: np.ndarray, right: np.ndarray, config: 
     return result
 
 
-def verify(
-    catalog: Catalog, run_urls: list[str], shares: list[int], config: DedupConfig, output: str
-) -> None:
-    """Write the distinct candidate pairs of some shares that reach the threshold: left, right, similarity.
+def verify(catalog: Catalog, run_urls: list[str], group: int, config: DedupConfig, output: str) -> None:
+    """Write the distinct candidate pairs of a group that reach the threshold: left, right, similarity.
 
-    The number of pairs compared is in the schema metadata as `candidates`.
+    The number of pairs compared is in the metadata as `candidates`.
     """
-    table = runs.read_partitions(run_urls, shares)
+    table = runs.read_partitions(run_urls, [group])
     left, right = candidates.distinct(table["left"].to_numpy(), table["right"].to_numpy())
     similarity = similarities(catalog, left, right, config.minhash)
     enough = similarity >= np.float32(config.threshold)

@@ -4,18 +4,17 @@ A task whose output is there is not run again, so a killed run continues where i
 the catalog travel through Ray; hashes and pairs go through files.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 
 from base import files
 from base.errors import UserError
-from dedup import candidates, components, decide, exact, index, verify
+from dedup import candidates, components, decide, exact, index, runs, verify
 from dedup.catalog import Catalog, open_catalog
 from dedup.config import DedupConfig
 from pipelines import cluster
@@ -23,16 +22,16 @@ from pipelines import cluster
 Progress = Callable[[str, int, int], None]
 """(phase, tasks done, tasks in all)."""
 
-ROUTE_ROWS = 500_000
-"""Entries that one routing task reads, about."""
-PARTITION_ROWS = 65_536
-"""Entries for each prefix of a band, until `DedupConfig.partitions` is reached."""
+GROUP_ROWS = 500_000
+"""Entries of a group of parts (dedup/catalog.py), about."""
+PARTITION_ROWS = 1_000_000
+"""Entries for each prefix of a band, about, until `DedupConfig.partitions` is reached."""
 TASK_ROWS = 1_000_000
 """Band hashes that one candidate task sorts, about."""
-SHARE_ROWS = 100_000
-"""Entries for each share of the verification and decision."""
-MERGED = 8
-"""Files that one step of the components merges."""
+FOREST_ROWS = 4_000_000
+"""Edges that one union-find task holds, about."""
+GONE_FILES = 64
+"""Tables of dropped documents that one task of the index reads."""
 
 
 @dataclass(frozen=True)
@@ -115,52 +114,83 @@ def deduplicate(
     Raises UserError if an index was made with other MinHash settings.
     """
     _check_indexes(indexes, config)
-    catalog = open_catalog(entries, documents, indexes)
+    catalog = open_catalog(entries, documents, indexes, GROUP_ROWS)
     total = _total(catalog)
     bits = _prefix_bits(total, config)
-    shares = 1 + total // SHARE_ROWS
-    groups = _route_groups(catalog)
+    groups = range(catalog.groups)
     runner = _Runner(work, ray.put(catalog), workers, progress)
 
     exact_urls: list[str] = []
     near_urls: list[str] = []
     edge_urls: list[str] = []
-    component_urls: list[str] = []
     if config.exact and groups:
         routed = runner.phase("exact-runs", exact.write_run, [(group, bits) for group in groups])
         exact_urls = runner.phase(
-            "exact", exact.drop_duplicates, [(routed, [prefix], indexes) for prefix in range(1 << bits)]
+            "exact", exact.drop_duplicates, [(routed, [prefix]) for prefix in range(1 << bits)]
         )
     if config.fuzzy and groups:
         routed = runner.phase(
             "band-runs", candidates.write_run, [(group, exact_urls, bits) for group in groups]
         )
         tasks = _partition_groups(config.minhash.bands << bits, total >> bits)
-        pair_urls = runner.phase(
-            "candidates", candidates.find, [(routed, task, bits, indexes, shares) for task in tasks]
+        pair_urls = runner.phase("candidates", candidates.find, [(routed, task, bits) for task in tasks])
+        edge_urls = runner.phase("edges", verify.verify, [(pair_urls, group, config) for group in groups])
+        labels = _components(runner, edge_urls)
+        members = runner.phase("members", components.write_members, [(labels, group) for group in groups])
+        inside = runner.phase(
+            "cluster-edges",
+            components.write_edges,
+            [(labels, edge_urls[group], group) for group in groups],
         )
-        edge_urls = runner.phase(
-            "edges", verify.verify, [(pair_urls, [share], config) for share in range(shares)]
-        )
-        component_urls = _merge(runner, edge_urls)
         near_urls = runner.phase(
-            "near",
-            decide.decide,
-            [(component_urls[0], share, shares, edge_urls, config) for share in range(shares)],
+            "near", decide.decide, [(members, inside, share, config) for share in groups]
         )
-    dropped = runner.phase(
-        "dropped", decide.finish, [(exact_urls, near_urls, url) for url in [*exact_urls, *near_urls]]
-    )
-    counts, sizes = _count(dropped)
-    metadata = [_metadata(url) for url in edge_urls]
+    if exact_urls and near_urls:
+        routed = runner.phase("kept-runs", exact.route_by_kept, [(url,) for url in exact_urls])
+        exact_urls = runner.phase(
+            "followed", exact.follow_kept, [(routed, near_urls, group) for group in groups]
+        )
+    dropped: list[str] = []
+    if exact_urls or near_urls:
+        dropped = runner.phase("dropped", decide.finish, [(exact_urls, near_urls, group) for group in groups])
+    counts: dict[str, list[int]] = {}
+    for url in dropped:
+        for reason, numbers in json.loads(runs.read_metadata(url)["counts"]).items():
+            before = counts.get(reason, [0, 0])
+            counts[reason] = [before[0] + numbers[0], before[1] + numbers[1]]
+    sizes: dict[int, int] = {}
+    for url in near_urls:
+        for size, number in json.loads(runs.read_metadata(url)["sizes"]).items():
+            sizes[int(size)] = sizes.get(int(size), 0) + number
+    metadata = [runs.read_metadata(url) for url in edge_urls]
     return DedupOutcome(
         dropped=dropped,
-        counts=counts,
-        bytes=sizes,
-        cluster_sizes=_cluster_sizes(component_urls),
-        candidates=sum(int(entry.metadata[b"candidates"]) for entry in metadata),
-        edges=sum(entry.num_rows for entry in metadata),
+        counts={reason: numbers[0] for reason, numbers in counts.items()},
+        bytes={reason: numbers[1] for reason, numbers in counts.items()},
+        cluster_sizes=dict(sorted(sizes.items())),
+        candidates=sum(int(entry["candidates"]) for entry in metadata),
+        edges=sum(int(entry["rows"]) for entry in metadata),
     )
+
+
+def _components(runner: _Runner, edge_urls: list[str]) -> list[str]:
+    """Runs by group for `components.labels`: of one union-find task, or of the last round of stars."""
+    ends = np.cumsum([int(runs.read_metadata(url)["rows"]) for url in edge_urls])
+    batches: dict[int, list[str]] = {}
+    for url, end in zip(edge_urls, ends.tolist(), strict=True):
+        batches.setdefault(max(end - 1, 0) // FOREST_ROWS, []).append(url)
+    urls = runner.phase("forest", components.forest, [(batch,) for batch in batches.values()])
+    if len(urls) == 1:
+        return urls
+    groups = range(len(edge_urls))
+    urls = runner.phase("stars-0", components.small_star, [(urls, group) for group in groups])
+    level, changed = 1, 1
+    while changed:
+        large = runner.phase(f"stars-{level}", components.large_star, [(urls, group) for group in groups])
+        urls = runner.phase(f"stars-{level + 1}", components.small_star, [(large, group) for group in groups])
+        changed = sum(int(runs.read_metadata(url)["changed"]) for url in [*large, *urls])
+        level += 2
+    return urls
 
 
 def write_index(
@@ -180,21 +210,24 @@ def write_index(
     """
     if files.exists(files.join(output, "index.json")):
         return
-    catalog = open_catalog(entries, documents, [])
+    catalog = open_catalog(entries, documents, [], GROUP_ROWS)
     bits = _prefix_bits(_total(catalog), config)
-    work = files.join(output, "work")
-    runner = _Runner(work, ray.put(catalog), workers, progress)
-    gone = runner.phase("gone", index.write_gone, [(dropped,)])
-    groups = _route_groups(catalog)
-    routed = runner.phase("band-runs", candidates.write_run, [(group, gone, bits) for group in groups])
+    groups = range(catalog.groups)
     if groups:
+        work = files.join(output, "work")
+        runner = _Runner(work, ray.put(catalog), workers, progress)
+        batches = [dropped[first : first + GONE_FILES] for first in range(0, len(dropped), GONE_FILES)]
+        gone = runner.phase("gone", index.write_gone, [(batch,) for batch in batches])
+        arguments: list[tuple[Any, ...]] = [(group, gone, bits) for group in groups]
+        bands = runner.phase("band-runs", candidates.write_run, arguments)
+        texts = runner.phase("text-runs", index.write_texts_run, arguments)
         runner = _Runner(output, runner.catalog, workers, progress)
-        runner.phase("texts", index.write_texts, [(gone,)])
-        runner.phase("locations", index.write_locations, [(gone,)])
-        arguments = [(routed, band, bits) for band in range(config.minhash.bands)]
+        runner.phase("texts", index.write_texts, [(texts, prefix) for prefix in range(1 << bits)])
+        runner.phase("locations", index.write_locations, [(group, gone) for group in groups])
+        arguments = [(bands, partition) for partition in range(config.minhash.bands << bits)]
         runner.phase("bands", index.write_band, arguments)
-    files.remove(work)
-    index.write_summary(catalog, version, config.minhash.model_dump(mode="json"), output)
+        files.remove(work)
+    index.write_summary(catalog, version, config.minhash.model_dump(mode="json"), bits, output)
 
 
 def _check_indexes(indexes: list[str], config: DedupConfig) -> None:
@@ -217,55 +250,7 @@ def _prefix_bits(total: int, config: DedupConfig) -> int:
     return min(config.partitions.bit_length() - 1, (total // PARTITION_ROWS).bit_length())
 
 
-def _route_groups(catalog: Catalog) -> list[list[int]]:
-    """Numbers of consecutive new parts, about ROUTE_ROWS entries a group."""
-    ends = np.cumsum([part.rows for part in catalog.parts[: catalog.new]])
-    groups: dict[int, list[int]] = {}
-    for number, end in enumerate(ends.tolist()):
-        groups.setdefault((end - 1) // ROUTE_ROWS, []).append(number)
-    return list(groups.values())
-
-
 def _partition_groups(partitions: int, rows: int) -> list[list[int]]:
     """Consecutive (band, prefix) partitions of `rows` rows each, about TASK_ROWS a group."""
     size = max(1, TASK_ROWS // max(rows, 1))
     return [list(range(first, min(first + size, partitions))) for first in range(0, partitions, size)]
-
-
-def _merge(runner: _Runner, urls: list[str]) -> list[str]:
-    """Merge the components of all edges, MERGED files at a time; returns one URL."""
-    columns, level = ("left", "right"), 0
-    while level == 0 or len(urls) > 1:
-        batches = [urls[first : first + MERGED] for first in range(0, len(urls), MERGED)]
-        arguments = [(batch, columns) for batch in batches]
-        urls = runner.phase(f"components-{level}", components.merge, arguments)
-        columns, level = ("ref", "component"), level + 1
-    return urls
-
-
-def _metadata(url: str) -> pq.FileMetaData:
-    filesystem, path = files.split(url)
-    with filesystem.open(path, "rb") as file:
-        return pq.ParquetFile(file).metadata
-
-
-def _count(dropped: list[str]) -> tuple[dict[str, int], dict[str, int]]:
-    counts: dict[str, int] = {}
-    sizes: dict[str, int] = {}
-    for url in dropped:
-        table = files.read_parquet(url, ["reason", "bytes"])
-        for reason in pc.unique(table["reason"]).to_pylist():
-            rows = table.filter(pc.equal(table["reason"], reason))
-            counts[reason] = counts.get(reason, 0) + len(rows)
-            sizes[reason] = sizes.get(reason, 0) + (pc.sum(rows["bytes"]).as_py() or 0)
-    return counts, sizes
-
-
-def _cluster_sizes(urls: list[str]) -> dict[int, int]:
-    sizes: dict[int, int] = {}
-    for url in urls:
-        labels = files.read_parquet(url, ["component"])["component"].to_numpy()
-        members = np.unique(labels, return_counts=True)[1]
-        for size, count in zip(*np.unique(members, return_counts=True), strict=True):
-            sizes[int(size)] = sizes.get(int(size), 0) + int(count)
-    return sizes

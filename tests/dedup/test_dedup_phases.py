@@ -46,7 +46,7 @@ def test_a_partition_is_read_from_all_runs_in_order(partitions):
     urls = [f"memory://runs/{i}.parquet" for i in range(len(partitions))]
     for number, (url, run) in enumerate(zip(urls, partitions, strict=True)):
         values = np.arange(len(run), dtype=np.int64) + 100 * number
-        runs.write_run(url, pa.table({"value": values}), np.array(run, np.int64))
+        runs.write_run(url, [(pa.table({"value": values}), np.array(run, np.int64))])
     for partition in range(6):
         expected = [
             100 * number + i
@@ -57,14 +57,19 @@ def test_a_partition_is_read_from_all_runs_in_order(partitions):
         assert runs.read_partitions(urls, [partition])["value"].to_pylist() == expected
 
 
-def test_only_row_groups_that_can_match_are_read(tmp_path):
-    url = str(tmp_path / "sorted.parquet")
-    values = np.arange(1000, dtype=np.uint64) * np.uint64(2**54)
-    files.write_parquet(url, pa.table({"value": values}), row_group_size=100)
-    wanted = np.array([values[5], values[998]], np.uint64)
-    result = runs.read_between(url, "value", wanted, ["value"])["value"].to_numpy()
-    assert len(result) == 200 and np.isin(wanted, result).all()
-    assert len(runs.read_between(url, "value", wanted[:0], ["value"])) == 0
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(0, 60), max_size=80).map(sorted),
+    st.sets(st.integers(0, 70), max_size=30).map(sorted),
+    st.integers(1, 20),
+)
+def test_matching_rows_are_all_rows_with_a_wanted_value(there, wanted, row_group):
+    url = "memory://matching/sorted.parquet"
+    table = pa.table({"value": np.array(there, np.uint64), "other": np.arange(len(there))})
+    runs.write_sorted(url, table, row_group)
+    result = runs.read_matching(url, "value", np.array(wanted, np.uint64), ["value", "other"])
+    expected = [(value, i) for i, value in enumerate(there) if value in wanted]
+    assert list(zip(result["value"].to_pylist(), result["other"].to_pylist(), strict=True)) == expected
 
 
 def test_candidates_are_the_pairs_that_agree_in_a_band(tmp_path):
@@ -75,9 +80,9 @@ def test_candidates_are_the_pairs_that_agree_in_a_band(tmp_path):
     catalogue = catalog.open_catalog([url for url, _ in made], made[0][1] | made[1][1], [])
     bits = 1
     run, output = str(tmp_path / "run.parquet"), str(tmp_path / "pairs.parquet")
-    candidates.write_run(catalogue, [0, 1], [], bits, run)
-    candidates.find(catalogue, [run], list(range(12)), bits, [], 3, output)
-    table = runs.read_partitions([output], [0, 1, 2])
+    candidates.write_run(catalogue, 0, [], bits, run)
+    candidates.find(catalogue, [run], list(range(12)), bits, output)
+    table = runs.read_partitions([output], [0])
     pairs = set(zip(table["left"].to_pylist(), table["right"].to_pylist(), strict=True))
     bands = np.concatenate([minhash.signatures(pa.array(texts), config)[0] for texts in parts])
     refs = [(part << 32) | row for part in range(2) for row in range(26)]
@@ -104,21 +109,46 @@ def test_similarities_do_not_depend_on_the_batches(tmp_path, monkeypatch, batch)
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=40), st.integers(1, 4))
-def test_components_merged_in_a_tree_are_those_of_all_edges(edges, split):
-    urls = [f"memory://components/{i}.parquet" for i in range(split)]
-    for i, url in enumerate(urls):
-        part = edges[i::split]
-        sides = [pa.array([edge[side] for edge in part], pa.uint64()) for side in (0, 1)]
-        files.write_parquet(url, pa.table(sides, ["left", "right"]))
-        components.merge(None, [url], ("left", "right"), url + "-merged")
-    components.merge(None, [url + "-merged" for url in urls], ("ref", "component"), "memory://components/all")
-    table = files.read_parquet("memory://components/all")
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)).filter(lambda e: e[0] != e[1]), max_size=40),
+    st.integers(1, 4),
+    st.integers(1, 4),
+)
+def test_components_of_stars_are_those_of_all_edges(edges, split, groups):
+    # A document a part: its number decides its group.
+    parts = [catalog.Part(f"{i}", "", "", 1) for i in range(31)]
+    catalogue = catalog.Catalog(parts, 31, np.arange(31) % groups, groups, [])
+    folder = f"memory://components/{split}"
+    urls = []
+    for i in range(split):
+        sides = [pa.array([e[side] << 32 for e in edges[i::split]], pa.uint64()) for side in (0, 1)]
+        files.write_parquet(f"{folder}/edges{i}", pa.table(sides, ["left", "right"]))
+        urls.append(f"{folder}/forest{i}")
+        components.forest(catalogue, [f"{folder}/edges{i}"], urls[-1])
+    changed, level = split > 1, 0
+    while changed:
+        changed = False
+        for name, star in (("small", components.small_star), ("large", components.large_star)) * 2:
+            following = [f"{folder}/{name}-{level}-{group}" for group in range(groups)]
+            for group, url in enumerate(following):
+                star(catalogue, urls, group, url)
+                changed |= level > 1 and runs.read_metadata(url)["changed"] != "0"
+            urls, level = following, level + 1
+        # It ends with a small star.
+        following = [f"{folder}/last-{level}-{group}" for group in range(groups)]
+        for group, url in enumerate(following):
+            components.small_star(catalogue, urls, group, url)
+            changed |= runs.read_metadata(url)["changed"] != "0"
+        urls = following
+        assert level < 40
+    result = {}
+    for group in range(groups):
+        refs, labels = components.labels(urls, group)
+        result |= dict(zip((refs >> 32).tolist(), (labels >> 32).tolist(), strict=True))
     label = {node: node for edge in edges for node in edge}
     for _ in label:
         for a, b in edges:
             label[a] = label[b] = min(label[a], label[b])
-    result = dict(zip(table["ref"].to_pylist(), table["component"].to_pylist(), strict=True))
     assert result == label
 
 
@@ -132,7 +162,7 @@ def test_policy_is_rank_then_quality_then_length_then_id(tmp_path):
     url, documents = make_part(tmp_path, "p", texts, config, **columns)
     catalogue = catalog.open_catalog([url], documents, [])
     refs = np.arange(6, dtype=np.uint64)
-    table = catalog.lookup(catalogue, refs)
+    table = catalog.lookup(catalogue, refs, ["document_id", "rank", "quality", "length"])
     ids = table["document_id"].to_pylist()
     tied = sorted([3, 4], key=lambda i: ids[i])
     assert catalog.policy_order(catalogue, refs, table).tolist() == [*tied, 2, 1, 5, 0]
@@ -145,7 +175,7 @@ def test_entries_that_do_not_fit_are_refused(tmp_path):
         catalog.open_catalog([url], {}, [])
     names = pa.array(["p", "q"]).dictionary_encode()
     url, _ = make_part(tmp_path, "q", ["a", "b"], config, part=names)
-    with pytest.raises(UserError, match="holds 2 parts"):
+    with pytest.raises(UserError, match="holds several parts"):
         catalog.open_catalog([url], {}, [])
 
 

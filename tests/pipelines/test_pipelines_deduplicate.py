@@ -28,6 +28,7 @@ THOROUGH = DedupConfig(minhash=MinHashConfig(ngram=1, bands=64, rows=1), thresho
 def cluster():
     if not ray.is_initialized():
         ray.init(
+            address="local",
             num_cpus=2,
             include_dashboard=False,
             log_to_driver=False,
@@ -200,7 +201,7 @@ def content(folder):
 
 
 def test_restart_finishes_with_the_same_bytes_for_any_number_of_workers(tmp_path, monkeypatch):
-    sizes = {"ROUTE_ROWS": 40, "SHARE_ROWS": 60, "PARTITION_ROWS": 100, "TASK_ROWS": 2000, "MERGED": 2}
+    sizes = {"GROUP_ROWS": 40, "PARTITION_ROWS": 50, "TASK_ROWS": 2000, "FOREST_ROWS": 50}
     for name, size in sizes.items():
         monkeypatch.setattr(f"pipelines.deduplicate.{name}", size)
     entries, urls = write_parts(tmp_path / "in", corpus_of(1, 200), THOROUGH, parts=12)

@@ -50,6 +50,7 @@ def corpus(tmp_path_factory):
         }
     )
     ray.init(
+        address="local",
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
