@@ -16,6 +16,7 @@ SMALL = [
     "tokenize.vocab_size=512",
     "tokenize.train_bytes=200000",
     "shard.target_tokens=100000",
+    "shard.heldout_fraction=0.2",
     "model.hidden_size=32",
     "model.num_layers=2",
     "model.num_heads=2",
