@@ -227,14 +227,17 @@ def needs_conversion(description: dict[str, Any], world: int, zero_stage: int) -
     return bool(zero_stage and (description["world_size"] != world or before != zero_stage))
 
 
-def load(engine: Any, checkpoint_url: str, convert: bool) -> None:
+def load(engine: Any, checkpoint_url: str, zero_stage: int) -> None:
     """Load model and optimizer; all ranks call it.
 
-    convert: the checkpoint was written by another number of workers or ZeRO stage, and goes through
-    DeepSpeed's universal checkpoint (Lian et al. 2024, arXiv:2406.18820). Raises RuntimeError when DeepSpeed
-    did not load what the description promises.
+    A checkpoint that was written by another number of workers or ZeRO stage goes through DeepSpeed's
+    universal checkpoint (Lian et al. 2024, arXiv:2406.18820). Raises RuntimeError when DeepSpeed did not load
+    what the description promises.
     """
     description = files.read_json(files.join(checkpoint_url, DESCRIPTION))
+    world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    convert = needs_conversion(description, world, zero_stage)
+    engine._config.load_universal_checkpoint = convert
     with local_copy(checkpoint_url) as path, contextlib.ExitStack() as stack:
         if convert:
             path = stack.enter_context(_universal(path, engine))

@@ -128,6 +128,25 @@ class CheckpointConfig(Section):
     """Checkpoints at multiples of this step stay for good."""
 
 
+class GuardConfig(Section):
+    """Steps that are not taken, and runs that hang."""
+
+    sigmas: float = Field(6.0, ge=0)
+    """A step whose loss or gradient norm is this many standard deviations above the mean of the latest ones
+    is skipped; 0 skips only what is not finite."""
+    window: int = Field(128, ge=4)
+    """The latest accepted steps that mean and deviation are taken of; half as many are needed to begin."""
+    rollback_after: int = Field(8, ge=0)
+    """Skipped steps one after the other after which the weights go back to the last checkpoint and the
+    samples since then are left out; 0 never goes back. FP16 overflows above the smallest loss scale do not
+    count."""
+    max_rollbacks: int = Field(2, ge=1)
+    """Returns to one checkpoint before training stops."""
+    hang_seconds: float = Field(1800.0, ge=0)
+    """A worker that makes no progress for so long writes its stacks to <run>/hangs and ends; 0 waits for
+    ever."""
+
+
 class BatchWarmup(Section):
     """Growth of the global batch at the beginning, as a staircase (GPT-NeoX: rampup_batch_size)."""
 
@@ -170,6 +189,8 @@ class TrainConfig(Section):
     """FP16 loss scaling."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """Checkpoints."""
+    guard: GuardConfig = GuardConfig()
+    """Spikes, values that are not finite, hangs."""
     log_every: int = Field(10, ge=1)
     """Steps between logged metrics."""
     evaluate_every: int = Field(100, ge=1)

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from types import MethodType
 from typing import Any
@@ -81,7 +82,7 @@ def initialize_distributed() -> tuple[int, int]:
     return deepspeed.comm.get_rank(), deepspeed.comm.get_world_size()
 
 
-def deepspeed_config(config: TrainConfig, world: int, parameters: int, universal: bool) -> dict[str, Any]:
+def deepspeed_config(config: TrainConfig, world: int, parameters: int) -> dict[str, Any]:
     """The settings DeepSpeed gets for `world` workers and a model of so many parameters."""
     precision = precision_of(config)
     bucket = min(BUCKET, parameters)  # ZeRO allocates its buckets whole
@@ -117,8 +118,22 @@ def deepspeed_config(config: TrainConfig, world: int, parameters: int, universal
             "min_loss_scale": scale.minimum,
         },
         "bf16": {"enabled": precision == "bf16", "check_grad_overflow": True},
-        "checkpoint": {"load_universal": universal},
     }
+
+
+class VetoedAdamW(torch.optim.AdamW):
+    """AdamW whose steps can be refused when the gradients are whole: then nothing changes, as with zero rate.
+
+    DeepSpeed knows the gradient norm only inside its own step, just before it calls this.
+    """
+
+    veto: Callable[[], bool] | None = None
+
+    def step(self, closure: Any = None) -> Any:
+        """One update, unless `veto` says no."""
+        if self.veto is not None and self.veto():
+            return None
+        return super().step(closure)
 
 
 def build_engine(
@@ -127,12 +142,10 @@ def build_engine(
     vocab_size: int,
     end_of_document_id: int,
     world: int,
-    universal: bool = False,
 ) -> Any:
     """A DeepSpeed engine around a freshly initialised NeoX model, the same for any world size and ZeRO stage.
 
-    universal: the engine is about to load a universal checkpoint. Every engine skips optimizer steps whose
-    gradients are not finite, whatever its precision.
+    It skips optimizer steps whose gradients are not finite, whatever the precision.
     """
     if config.offload_optimizer and config.zero_stage == 0:
         raise UserError("train.offload_optimizer needs train.zero_stage 1, 2 or 3")
@@ -148,7 +161,7 @@ def build_engine(
     }
     with torch.device("meta"):
         parameters = sum(p.numel() for p in NeoX(model_config, vocab_size, seed=None, **options).parameters())
-    settings = deepspeed_config(config, world, parameters, universal)
+    settings = deepspeed_config(config, world, parameters)
     partitioned = (
         deepspeed.zero.Init(config_dict_or_path=settings)  # given a dtype, it takes bf16 on a CPU
         if config.zero_stage == 3
@@ -157,7 +170,7 @@ def build_engine(
     with partitioned:
         model = NeoX(model_config, vocab_size, seed=None, **options)
     model.initialize(config.seed)
-    optimizer = torch.optim.AdamW(
+    optimizer = VetoedAdamW(
         weight_decay_groups(model, config.optimizer.weight_decay),  # type: ignore[arg-type]
         lr=config.optimizer.learning_rate,
         betas=config.optimizer.betas,
@@ -175,6 +188,9 @@ def build_engine(
         engine.optimizer.refresh_fp32_params()
         if precision == "fp16" and not config.loss_scale.static:
             _follow_hysteresis(engine.optimizer, config)
+    if hasattr(engine.optimizer, "loss_scaler"):
+        # Overflow at the smallest scale would raise with gradients left behind; the loop's guard sees to it.
+        engine.optimizer.loss_scaler.raise_error_at_min_scale = False
     if config.compile:
         engine.module.compile()
     return engine
@@ -189,6 +205,7 @@ def _follow_hysteresis(optimizer: FP16_UnfusedOptimizer, config: TrainConfig) ->
         config.loss_scale.minimum,
         config.loss_scale.hysteresis,
         False,
+        raise_error_at_min_scale=False,
     )
 
     def update(skip: bool) -> None:
@@ -219,10 +236,11 @@ def backward(engine: Any, loss: Tensor) -> None:
     engine.backward(loss)
 
 
-def apply_step(engine: Any, rate: float) -> tuple[float, bool]:
-    """One optimizer step: the global gradient norm before clipping, and whether the step was skipped.
+def apply_step(engine: Any, rate: float, veto: Callable[[float], bool]) -> tuple[float, bool]:
+    """One optimizer step: the global gradient norm before clipping, and whether it was finite.
 
-    Call it at the accumulation boundary, after the backward pass.
+    The step is skipped when the norm is not finite, or veto(norm). Call it at the accumulation boundary,
+    after the backward pass.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
@@ -230,16 +248,28 @@ def apply_step(engine: Any, rate: float) -> tuple[float, bool]:
     if plain:
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
-        if not math.isfinite(norm):
+        if not math.isfinite(norm) or veto(norm):
             engine.zero_grad()
             engine.micro_steps += 1
             engine.global_steps += 1
             engine.skipped_steps += 1
-            return math.inf, True
+            return norm, math.isfinite(norm)
         engine.step()
-        return norm, False
+        return norm, True
     unscale = loss_scale(engine) if isinstance(engine.optimizer, FP16_UnfusedOptimizer) else 1.0
-    engine.step()
-    skipped = bool(engine.optimizer.overflow)
-    norm = math.inf if skipped else float(engine.get_global_grad_norm() or 0.0) / unscale
-    return norm, skipped
+    verdict: list[bool] = []
+
+    def refused() -> bool:  # ZeRO-3 asks for each group of parameters
+        if not verdict:
+            verdict.append(veto(float(engine.optimizer._global_grad_norm) / unscale))
+        return verdict[0]
+
+    inner = engine.optimizer.optimizer
+    inner.veto = refused
+    try:
+        engine.step()
+    finally:
+        inner.veto = None
+    if engine.optimizer.overflow:
+        return math.inf, False
+    return float(engine.get_global_grad_norm() or 0.0) / unscale, True

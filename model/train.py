@@ -15,7 +15,7 @@ from torch import Tensor
 
 from base import files
 from base.errors import UserError
-from model import checkpoint
+from model import batches, checkpoint
 from model.convert import export_hf
 from model.engine import (
     DTYPES,
@@ -26,11 +26,13 @@ from model.engine import (
     learning_rate,
     loss_scale,
 )
+from model.guard import Guard
 from model.job import RUN, SUMMARY, TrainJob, check, describe, precision_of
 from model.journal import Journal, read
 from model.loader import Corpus, Loader, bits_per_byte
 from model.loss import IGNORE
 from model.plan import flops_per_token
+from model.watchdog import Watchdog
 
 logger = logging.getLogger("piledriver.train")
 
@@ -142,22 +144,18 @@ def train(
     vocab_size = loader.corpus.tokenizer["vocab_size"]
     description = describe(job, loader)
     resumed = checkpoint.agree(checkpoint.latest(job.run_url) if rank == 0 else None)
-    convert = False
-    step = 0
-    if resumed is not None:
-        state = checkpoint.check_description(resumed, description)
-        step = state["step"]
-        convert = checkpoint.needs_conversion(state, world, config.zero_stage)
+    state = checkpoint.check_description(resumed, description) if resumed is not None else {}
     if rank == 0:
         facts = {"manifest_url": loader.corpus.manifest_url, "mixture": job.mixture, **description}
         files.write_json(files.join(job.run_url, RUN), facts)
     end = loader.corpus.tokenizer["end_of_document_id"]
-    engine = build_engine(job.model, config, vocab_size, end, world, convert)
+    engine = build_engine(job.model, config, vocab_size, end, world)
     if resumed is not None:
-        checkpoint.load(engine, resumed, convert)
-    loop = _Loop(job, loader, engine, rank, world, description, on_metrics, transform_loss)
+        checkpoint.load(engine, resumed, config.zero_stage)
+    guard = Guard(config.guard, state.get("guard"))
+    loop = _Loop(job, loader, engine, rank, world, description, guard, on_metrics, transform_loss)
     try:
-        return loop.run(step)
+        return loop.run(state.get("step", 0))
     finally:
         loop.close()
 
@@ -173,6 +171,7 @@ class _Loop:
         rank: int,
         world: int,
         description: dict[str, Any],
+        guard: Guard,
         on_metrics: Callable[[dict[str, Any]], None] | None,
         transform_loss: TransformLoss | None,
     ) -> None:
@@ -182,17 +181,18 @@ class _Loop:
             "world_size": world,
             "zero_stage": job.train.zero_stage,
         }
-        self.on_metrics, self.transform_loss = on_metrics, transform_loss
+        self.guard, self.on_metrics, self.transform_loss = guard, on_metrics, transform_loss
         self.journal = Journal(job.run_url) if rank == 0 else None
         self.threads = ThreadPoolExecutor(1, "loader")
         self.clock = _Clock()
-        self.skipped = 0
+        self.watchdog = Watchdog(job.run_url, rank, job.train.guard.hang_seconds)
         vocab_size = loader.corpus.tokenizer["vocab_size"]
         self.flops = flops_per_token(job.model, vocab_size, job.model.max_sequence_length)
         self.peak = (job.train.peak_tflops or 0) * 1e12 or measure_peak(precision_of(job.train))
 
     def close(self) -> None:
-        """Stop the loader's thread and close the journal."""
+        """Stop the threads and close the journal."""
+        self.watchdog.close()
         self.threads.shutdown(cancel_futures=True)
         if self.journal:
             self.journal.close()
@@ -211,6 +211,7 @@ class _Loop:
         self.clock.reset()
         pending = self.threads.submit(self.batch, step)
         while step < config.steps:
+            self.watchdog.beat(f"step {step + 1}")
             waiting = time.perf_counter()
             rows = pending.result()
             self.clock.waited += time.perf_counter() - waiting
@@ -219,45 +220,82 @@ class _Loop:
             scale = loss_scale(self.engine)
             rate = learning_rate(config.optimizer, step, config.steps)
             loss = self.accumulate(step, rows)
-            norm, skipped = self.apply(step, rate)
+            norm, reason, bad = self.apply(loss, rate, scale)
             self.clock.steps += 1
             step += 1
             last = step == config.steps
             evaluated = config.evaluate_batches > 0 and (step % config.evaluate_every == 0 or last)
-            if step == 1 or step % config.log_every == 0 or last or skipped or evaluated:
-                line = self.line(step, loss, rate, norm, scale, skipped)
-                if evaluated:
+            if step == 1 or step % config.log_every == 0 or last or reason or evaluated:
+                line = self.line(step, loss, rate, norm, scale)
+                if reason:
+                    line |= {"skipped": True, "reason": reason, "samples": self.samples(step - 1, step)}
+                if bad and self.guard.refuse():
+                    line["rollback"] = self.roll_back(step, reason)
+                elif evaluated:
+                    self.watchdog.beat(f"the evaluation after step {step}")
                     evaluation = evaluate(self.engine, self.job, self.loader.corpus, self.rank, self.world)
                     line["evaluation"] = evaluation
                 self.log(line)
                 self.clock.reset()
-            if step % config.checkpoint.every == 0 or last:
-                sample = step * config.global_batch_size
-                if self.save(step, sample):
+            # A checkpoint among bad steps may hold the weights that cause them.
+            if (step % config.checkpoint.every == 0 and not self.guard.streak) or last:
+                self.watchdog.beat(f"the checkpoint after step {step}")
+                if self.save(step):
                     saved = step
                 self.clock.reset()
         return self.summary(step, first, time.perf_counter() - begin, evaluation, saved)
 
-    def apply(self, step: int, rate: float) -> tuple[float, bool]:
-        """The optimizer's step. Raises UserError when overflow does not end at the smallest loss scale."""
-        try:
-            return apply_step(self.engine, rate)
-        except Exception as error:
-            if "loss scale already at minimum" not in str(error):
-                raise
-            size = self.job.train.global_batch_size
-            raise UserError(
-                f"step {step + 1} (samples {step * size} to {(step + 1) * size - 1}) overflows at "
-                f"train.loss_scale.minimum = {self.job.train.loss_scale.minimum:g}; lower the learning "
-                "rate or train in bf16"
-            ) from None
+    def samples(self, step: int, stop: int) -> tuple[int, int]:
+        """First sample of 0-based `step`, and of `stop`."""
+        train = self.job.train
+        begin, end = (
+            batches.first_sample(train.global_batch_size, train.batch_warmup, number)
+            for number in (step, stop)
+        )
+        return begin, end
 
-    def accumulate(self, step: int, rows: NDArray[np.int64]) -> Tensor:
-        """Forward and backward passes of one step; this rank's mean loss, on the device."""
+    def apply(self, loss: float, rate: float, scale: float) -> tuple[float, str | None, bool]:
+        """The optimizer's step, unless the guard refuses it; all ranks decide alike.
+
+        Returns the gradient norm, why the step was skipped, and whether that counts as bad: the ordinary
+        search for a loss scale, which was `scale`, does not.
+        """
+        norm, finite = apply_step(self.engine, rate, lambda norm: self.guard.judge(loss, norm) is not None)
+        reason = self.guard.judge(loss, norm)
+        if reason is None:
+            self.guard.accept(loss, norm)
+        elif not finite and math.isfinite(loss) and self.engine.fp16_enabled():
+            rule = self.job.train.loss_scale
+            searching = not rule.static and scale > rule.minimum
+            return norm, "overflow" if searching else f"overflow at the loss scale {scale:g}", not searching
+        return norm, reason, reason is not None
+
+    def roll_back(self, step: int, reason: str | None) -> dict[str, Any]:
+        """Take the weights of the last checkpoint and go on with the next samples; the journal's entry.
+
+        The count of steps goes on, and with it the schedule: the samples since the checkpoint are left out,
+        and a step trains on the same samples whatever happened before it.
+        """
+        self.watchdog.beat(f"going back from step {step}")
+        url = checkpoint.agree(checkpoint.latest(self.job.run_url) if self.rank == 0 else None)
+        content = files.read_json(files.join(url, checkpoint.DESCRIPTION)) if url else {}
+        back: int | None = content.get("step")
+        begin, end = self.samples(step - self.guard.streak, step)
+        first = step - self.guard.streak + 1
+        where = f"steps {first} to {step} (samples {begin} to {end - 1}) are skipped: {reason}"
+        target = self.guard.roll_back(back, content.get("guard", {}), where)
+        checkpoint.load(self.engine, url, self.job.train.zero_stage)
+        self.engine.global_steps = step
+        logger.warning("%s; going back to the weights of step %d", where, target)
+        return {"step": target, "samples": self.samples(target, step)}
+
+    def accumulate(self, step: int, rows: NDArray[np.int64]) -> float:
+        """Forward and backward passes of one step; the mean loss of all ranks."""
         size = self.job.train.micro_batch_size
         tokens = torch.from_numpy(rows).to(self.engine.device, non_blocking=True)
         total = torch.zeros((), device=self.engine.device)
         passes = len(rows) // size
+        self.engine.micro_steps = 0
         for number in range(passes):
             part = tokens[number * size : (number + 1) * size]
             loss = self.engine(part[:, :-1], part[:, 1:])
@@ -267,23 +305,19 @@ class _Loop:
             backward(self.engine, loss)
             if number + 1 < passes:
                 self.engine.step()
-        return total
+        return float(_sum(total.double().cpu().reshape(1), self.engine)) / self.world
 
-    def line(
-        self, step: int, loss: Tensor, rate: float, norm: float, scale: float, skipped: bool
-    ) -> dict[str, Any]:
-        """The journal line of a step; all ranks call it."""
+    def line(self, step: int, loss: float, rate: float, norm: float, scale: float) -> dict[str, Any]:
+        """The journal line of a step."""
         config = self.job.train
-        mean = float(_sum(loss.detach().double().cpu().reshape(1), self.engine)) / self.world
         elapsed = time.perf_counter() - self.clock.begin
         size = config.global_batch_size * self.job.model.max_sequence_length
         speed = size * self.clock.steps / elapsed
-        self.skipped += skipped
-        line: dict[str, Any] = {
+        return {
             "step": step,
             "time": time.time(),
             "tokens": step * size,
-            "loss": mean if math.isfinite(mean) else None,
+            "loss": loss if math.isfinite(loss) else None,
             "learning_rate": rate,
             "gradient_norm": norm if math.isfinite(norm) else None,
             "loss_scale": scale,
@@ -291,19 +325,15 @@ class _Loop:
             "mfu": speed * self.flops / (self.peak * self.world),
             "loader_wait": self.clock.waited / elapsed,
         }
-        if skipped:
-            line["skipped"] = True
-            line["samples"] = [(step - 1) * config.global_batch_size, step * config.global_batch_size]
-        return line
 
     def log(self, line: dict[str, Any]) -> None:
         """Journal a line, on rank 0."""
         if self.journal and self.journal.append(line) and self.on_metrics:
             self.on_metrics(line)
 
-    def save(self, step: int, sample: int) -> bool:
+    def save(self, step: int) -> bool:
         """Write a checkpoint; all ranks call it."""
-        description = {"sample": sample, **self.description}
+        description = {"sample": self.samples(0, step)[1], "guard": self.guard.state(), **self.description}
         written = checkpoint.save(self.engine, self.job.run_url, step, description, self.job.train.checkpoint)
         if self.journal:
             self.journal.sync()
@@ -328,6 +358,7 @@ class _Loop:
             "tokens_per_second": (step - first) * size / seconds if step > first else None,
             "mfu": lines[-1]["mfu"] if lines else None,
             "skipped_steps": sum(1 for line in lines if line.get("skipped")),
+            "rollbacks": sum(1 for line in lines if "rollback" in line),
             "resumed_from": first,
             "evaluation": evaluation
             or next((ln["evaluation"] for ln in lines[::-1] if "evaluation" in ln), {}),

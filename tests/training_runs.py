@@ -39,18 +39,28 @@ def settings(**changes: Any) -> TrainConfig:
 
 
 def run_here(
-    manifest_url: str, run_url: str, overflows: tuple[int, ...] = (), **changes: Any
+    manifest_url: str,
+    run_url: str,
+    overflows: tuple[int, ...] = (),
+    spikes: tuple[int, ...] = (),
+    **changes: Any,
 ) -> dict[str, Any]:
-    """One run in this process; the loss is made infinite in the 0-based steps `overflows`."""
+    """One run in this process.
+
+    The loss is made infinite in the 0-based steps `overflows`, and its gradient 1000 times as large in
+    `spikes`.
+    """
     from model.job import TrainJob
     from model.train import train
 
     job = TrainJob(MODEL, settings(**changes), manifest_url, run_url)
-    return train(job, transform_loss=lambda step, loss: loss * math.inf if step in overflows else loss)
+    factors = dict.fromkeys(spikes, 1000.0) | dict.fromkeys(overflows, math.inf)
+    return train(job, transform_loss=lambda step, loss: loss * factors.get(step, 1.0))
 
 
 def start(world: int, manifest_url: str, runs: list[dict[str, Any]]) -> list[subprocess.Popen[bytes]]:
-    """Start `world` processes that do `runs` one after the other: run_here's arguments, and kill_at."""
+    """Start `world` processes that do `runs` one after the other: run_here's arguments, kill_at, hang
+    ([rank, step]) and kill_in_save."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -120,17 +130,20 @@ def main() -> None:
     for run in runs:
         kill_at = run.pop("kill_at", None)
         kill_in_save = run.pop("kill_in_save", None)
+        hang = run.pop("hang", None)
         if kill_in_save:
             _kill_in_save(*kill_in_save)
-        if kill_at is None:
+        if kill_at is None and hang is None:
             run_here(manifest_url, run.pop("run_url"), **run)
             continue
         from model.job import TrainJob
         from model.train import train
 
-        def die(step: int, loss: Any, at: int = kill_at) -> Any:
+        def die(step: int, loss: Any, at: int | None = kill_at, hang: list[int] | None = hang) -> Any:
             if step == at:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if hang == [int(os.environ["RANK"]), step]:
+                time.sleep(1000)
             return loss
 
         job = TrainJob(

@@ -130,14 +130,6 @@ def test_bad_settings_are_named_before_training(manifest: str, tmp_path: Path) -
     assert not (tmp_path / "run").exists() or not journal.read(str(tmp_path / "run"))
 
 
-def test_endless_overflow_stops_with_the_samples_named(manifest: str, tmp_path: Path) -> None:
-    rule = {"initial_power": 1, "hysteresis": 1, "minimum": 1.0}
-    with pytest.raises(
-        UserError, match=r"step 3 \(samples 16 to 23\) overflows at train.loss_scale.minimum = 1"
-    ):
-        run_here(manifest, str(tmp_path / "run"), (1, 2, 3), precision="fp16", loss_scale=rule)
-
-
 def test_the_model_is_exported_for_hugging_face(manifest: str, tmp_path: Path) -> None:
     result = run_here(manifest, str(tmp_path / "run"), steps=3)
     config, vocab_size, state = import_hf(result["hf_url"])
