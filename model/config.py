@@ -1,6 +1,6 @@
 """Settings of the model and of training. Imports no torch, so that a bad file fails at once."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -189,6 +189,13 @@ class TrainConfig(Section):
     """FP16 loss scaling."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """Checkpoints."""
+    damaged_shards: Literal["stop", "skip"] = "stop"
+    """A shard that cannot be read: stop, or train on other samples of its source instead."""
+    verify_shards: bool = False
+    """Compare each shard with its digest when it is first read; every worker then reads it whole."""
+    deepspeed: dict[str, Any] = {}
+    """DeepSpeed settings beyond these, by DeepSpeed's names, such as {zero_optimization: {sub_group_size:
+    1000000}}; those that this section decides, and unknown ones, are errors."""
     guard: GuardConfig = GuardConfig()
     """Spikes, values that are not finite, hangs."""
     log_every: int = Field(10, ge=1)

@@ -99,8 +99,10 @@ def deepspeed_config(config: TrainConfig, world: int, parameters: int) -> dict[s
         zero.pop("allgather_bucket_size")
     if config.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    zero.update(config.deepspeed.get("zero_optimization", {}))
     scale = config.loss_scale
     return {
+        **config.deepspeed,
         "train_batch_size": config.global_batch_size,
         "train_micro_batch_size_per_gpu": config.micro_batch_size,
         "gradient_accumulation_steps": config.global_batch_size // (config.micro_batch_size * world),

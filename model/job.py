@@ -40,7 +40,11 @@ def check(job: TrainJob) -> Loader:
 
     Raises UserError for a corpus, mixture or resumed run that does not fit.
     """
-    corpus = Corpus.open(job.manifest_url)
+    if job.train.deepspeed:
+        from model.deepspeed_keys import check_keys
+
+        check_keys(job.train.deepspeed)
+    corpus = Corpus.open(job.manifest_url, verify=job.train.verify_shards)
     vocab_size = corpus.tokenizer["vocab_size"]
     loader = Loader(
         corpus,
@@ -49,6 +53,7 @@ def check(job: TrainJob) -> Loader:
         job.mixture,
         job.train.global_batch_size,
         job.model.padded_vocab_size(vocab_size),
+        job.train.damaged_shards == "skip",
     )
     found = checkpoint.steps(job.run_url)
     if found:

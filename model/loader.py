@@ -6,6 +6,7 @@ manifest order, cut every sequence_length tokens. Sample n is a pure function of
 """
 
 import json
+import logging
 import math
 import os
 import tempfile
@@ -23,6 +24,11 @@ from numpy.typing import NDArray
 from base import files
 from base.errors import UserError
 from model import order
+
+logger = logging.getLogger("piledriver.loader")
+
+ATTEMPTS = 64
+"""Windows that are tried in place of one that touches a damaged shard."""
 
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype(np.uint16), "uint32": np.dtype(np.uint32)}
 
@@ -65,6 +71,16 @@ class _Shard:
     tokens: NDArray[Any]
     offsets: NDArray[np.int64]
     table: pa.RecordBatch
+
+
+def _digest(url: str) -> str:
+    """xxh3-128 hex of a file."""
+    filesystem, path = files.split(url)
+    state = xxhash.xxh3_128()
+    with filesystem.open(path, "rb") as content:
+        while piece := content.read(8 * 2**20):
+            state.update(piece)
+    return state.hexdigest()
 
 
 class ShardCache:
@@ -116,8 +132,16 @@ class ShardCache:
 class Corpus:
     """One corpus version, read through its manifest."""
 
-    def __init__(self, manifest_url: str, manifest: dict[str, Any], digest: str, cache: ShardCache) -> None:
+    def __init__(
+        self,
+        manifest_url: str,
+        manifest: dict[str, Any],
+        digest: str,
+        cache: ShardCache,
+        verify: bool = False,
+    ) -> None:
         """Use `Corpus.open`."""
+        self._verify = verify
         self.manifest_url = manifest_url
         self.manifest = manifest
         self.hash = digest
@@ -130,8 +154,11 @@ class Corpus:
         self._open: dict[int, _Shard] = {}
 
     @classmethod
-    def open(cls, manifest_url: str, cache: ShardCache | None = None) -> "Corpus":
-        """Read a manifest; no shard is opened. Raises UserError when there is none."""
+    def open(cls, manifest_url: str, cache: ShardCache | None = None, verify: bool = False) -> "Corpus":
+        """Read a manifest; no shard is opened. Raises UserError when there is none.
+
+        verify: compare each shard with its digest when it is first read.
+        """
         manifest_url = files.absolute(manifest_url)
         try:
             content = files.read_bytes(manifest_url)
@@ -139,7 +166,9 @@ class Corpus:
             raise UserError(f"corpus manifest {manifest_url} does not exist") from None
         try:
             manifest = json.loads(content)
-            return cls(manifest_url, manifest, xxhash.xxh3_128_hexdigest(content), cache or ShardCache())
+            return cls(
+                manifest_url, manifest, xxhash.xxh3_128_hexdigest(content), cache or ShardCache(), verify
+            )
         except (ValueError, KeyError) as error:
             raise UserError(f"corpus manifest {manifest_url} cannot be read: {error!r}") from None
 
@@ -166,6 +195,8 @@ class Corpus:
         url = files.join(self.base, entry["path"])
         try:
             path = files.local_path(url) or self._cache.fetch(url, entry["digest"])
+            if self._verify and _digest(path) != entry["digest"]:
+                raise pa.ArrowInvalid("its digest is not the one in the manifest")
             batches = pa.ipc.open_file(pa.memory_map(path))
             if batches.num_record_batches != 1:
                 raise pa.ArrowInvalid(f"{batches.num_record_batches} record batches instead of 1")
@@ -188,15 +219,11 @@ class Corpus:
         """Compare every shard with its digest (xxh3-128). Raises UserError naming the first that differs."""
         for entry in self.shards:
             url = files.join(self.base, entry["path"])
-            filesystem, path = files.split(url)
-            state = xxhash.xxh3_128()
             try:
-                with filesystem.open(path, "rb") as content:
-                    while piece := content.read(8 * 2**20):
-                        state.update(piece)
+                digest = _digest(url)
             except FileNotFoundError:
                 raise UserError(f"shard {url} of manifest {self.manifest_url} does not exist") from None
-            if state.hexdigest() != entry["digest"]:
+            if digest != entry["digest"]:
                 raise UserError(f"shard {url} is damaged: its digest is not the one in the manifest")
 
     def heldout(self, source: str, max_documents: int | None = None) -> Heldout:
@@ -241,22 +268,24 @@ def _pointer32(context: Any, address: Any) -> Any:
     return types.CPointer(types.uint32)(address), generate
 
 
-@njit("void(int64[:], int64[:], int64[:], int64[:], int64, int64[:, :])", cache=True, nogil=True)
+@njit("int64(int64[:], int64[:], int64[:], int64[:], int64, int64, int64[:, :])", cache=True, nogil=True)
 def _gather(
     addresses: NDArray[np.int64],
     starts: NDArray[np.int64],
     shard: NDArray[np.int64],
     position: NDArray[np.int64],
     width: int,
+    vocab_size: int,
     rows: NDArray[np.int64],
-) -> None:
-    """Copy rows of tokens out of mapped shards.
+) -> Any:
+    """Copy rows of tokens out of mapped shards; a shard that holds a token outside the vocabulary, else -1.
 
     addresses: [shards] of token buffers; starts: [shards + 1] cumulative tokens; shard: [n] shard in which
     each row begins; position: [n] cumulative token at which it begins; width: bytes of a token; rows: [n,
     sequence_length + 1].
     """
     length = rows.shape[1]
+    wrong = -1
     for row in range(rows.shape[0]):
         current = shard[row]
         filled = 0
@@ -264,16 +293,26 @@ def _gather(
             skip = position[row] + filled - starts[current]
             size = starts[current + 1] - starts[current]
             take = min(size - skip, length - filled)
+            highest = np.int64(0)
             if width == 2:
                 narrow = carray(_pointer16(addresses[current]), (size,), np.uint16)
                 for token in range(take):
-                    rows[row, filled + token] = narrow[skip + token]
+                    value = np.int64(narrow[skip + token])
+                    if value > highest:
+                        highest = value
+                    rows[row, filled + token] = value
             else:
                 wide = carray(_pointer32(addresses[current]), (size,), np.uint32)
                 for token in range(take):
-                    rows[row, filled + token] = wide[skip + token]
+                    value = np.int64(wide[skip + token])
+                    if value > highest:
+                        highest = value
+                    rows[row, filled + token] = value
+            if highest >= vocab_size:
+                wrong = current
             filled += take
             current += 1
+    return wrong
 
 
 class Loader:
@@ -287,8 +326,12 @@ class Loader:
         weights: dict[str, float] | None = None,
         global_batch_size: int = 1,
         vocab_size: int | None = None,
+        skip_damaged: bool = False,
     ) -> None:
         """Prepare the order of samples.
+
+        skip_damaged: samples that touch a damaged shard are replaced by others of their source, a pure
+        function of the sample and of which shards are damaged; else reading one raises a UserError.
 
         weights: share of samples per source, normalised over all sources; 0 leaves a source out. None or
         empty: by tokens. Raises UserError when weights name unknown sources or leave some unnamed, when the
@@ -342,6 +385,8 @@ class Loader:
         self._first_shard = np.concatenate([[0], np.cumsum([len(group) for group in numbers])])
         self._first_token = self._starts[self._first_shard[:-1]]
         self._addresses = np.zeros(len(self._numbers), np.int64)
+        self._skip = skip_damaged
+        self._damaged = np.zeros(len(self._numbers), np.bool_)
 
     def _check_weights(self, weights: dict[str, float]) -> None:
         held = f"corpus {self.corpus.manifest_url} holds {', '.join(self.names)}"
@@ -364,9 +409,37 @@ class Loader:
 
     def _positions(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         source, window = self.locate(samples)
+        if self._damaged.any():
+            for row in range(len(window)):
+                window[row] = self._replace(int(source[row]), int(window[row]))
+        return self._place(source, window)
+
+    def _place(self, source: Any, window: Any) -> tuple[Any, Any]:
+        """The shard and the cumulative token at which windows of sources begin."""
         position = self._first_token[source] + window * self.sequence_length
-        shard = np.searchsorted(self._starts, position, side="right") - 1
-        return shard, position
+        return np.searchsorted(self._starts, position, side="right") - 1, position
+
+    def _touches(self, source: int, window: int) -> bool:
+        """Whether a window has tokens of a damaged shard."""
+        first, position = self._place(source, window)
+        last = np.searchsorted(self._starts, position + self.sequence_length, side="right") - 1
+        return bool(self._damaged[first : last + 1].any())
+
+    def _replace(self, source: int, window: int) -> int:
+        """The window that stands in for one that touches a damaged shard, else the window."""
+        size, key, found = int(self.windows[source]), int(self._keys[source]), window
+        for attempt in range(1, ATTEMPTS + 1):
+            if not self._touches(source, found):
+                return found
+            found = int(order.permute(window, size, key, -attempt))
+        raise UserError(f"source {self.names[source]} of {self.corpus.manifest_url}: most of it is damaged")
+
+    def _damage(self, index: int, error: UserError) -> None:
+        """Note a damaged shard, or raise the error."""
+        if not self._skip:
+            raise error
+        logger.warning("%s; its samples are replaced by others of the source", error)
+        self._damaged[index] = True
 
     def _map(self, shard: NDArray[np.int64], position: NDArray[np.int64]) -> None:
         last = np.searchsorted(self._starts, position + self.sequence_length, side="right") - 1
@@ -376,15 +449,31 @@ class Loader:
             ranges = [np.arange(a, b + 1) for a, b in zip(shard[crossing], last[crossing], strict=True)]
             needed = np.unique(np.concatenate([needed, *ranges]))
         for index in needed[self._addresses[needed] == 0]:
-            self._addresses[index] = self.corpus.shard(int(self._numbers[index])).tokens.ctypes.data
+            try:
+                self._addresses[index] = self.corpus.shard(int(self._numbers[index])).tokens.ctypes.data
+            except UserError as error:
+                self._damage(index, error)
+
+    def _strange(self, index: int) -> UserError:
+        """The error of a shard that holds tokens outside the vocabulary."""
+        url = files.join(self.corpus.base, self.corpus.shards[int(self._numbers[index])]["path"])
+        vocab_size = self.corpus.tokenizer["vocab_size"]
+        return UserError(f"shard {url} is damaged: it holds tokens outside the vocabulary of {vocab_size}")
 
     def tokens(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Samples by global number: [n] → [n, sequence_length + 1] token ids."""
-        shard, position = self._positions(np.ascontiguousarray(samples, np.int64))
-        self._map(shard, position)
-        rows = np.empty((len(position), self.sequence_length + 1), np.int64)
-        _gather(self._addresses, self._starts, shard, position, self.corpus.dtype.itemsize, rows)
-        return rows
+        rows = np.empty((len(samples), self.sequence_length + 1), np.int64)
+        width, vocab_size = self.corpus.dtype.itemsize, self.corpus.tokenizer["vocab_size"]
+        while True:
+            known = int(self._damaged.sum())
+            shard, position = self._positions(np.ascontiguousarray(samples, np.int64))
+            self._map(shard, position)
+            if int(self._damaged.sum()) > known:
+                continue
+            wrong = _gather(self._addresses, self._starts, shard, position, width, vocab_size, rows)
+            if wrong < 0:
+                return rows
+            self._damage(wrong, self._strange(wrong))
 
     def sample(self, number: int) -> NDArray[np.int64]:
         """One sample, [sequence_length + 1]."""
@@ -402,6 +491,8 @@ class Loader:
     def trace(self, number: int) -> list[Span]:
         """The documents of a sample, in the order of their tokens; together they cover it."""
         samples = np.array([number], np.int64)
+        if self._skip:
+            self.tokens(samples)  # finds out what is damaged
         shards, positions = self._positions(samples)
         source = self.names[int(self.locate(samples)[0][0])]
         shard, position = int(shards[0]), int(positions[0])
@@ -460,15 +551,41 @@ class Loader:
         length, size, key = self.sequence_length, int(self.windows[source]), int(self._keys[source])
         # Window w holds the tokens from w · length to w · length + length inclusive.
         windows = range(max(-(-(first - length) // length), 0), min((stop - 1) // length, size - 1) + 1)
+        drawn = [drawn for window in windows for drawn in self._replaced_by(source, window)]
         samples: list[int] = []
         epoch = 0
-        while windows and order.unlocate(source, epoch * size, self._tree) < limit:
+        while drawn and order.unlocate(source, epoch * size, self._tree) < limit:
             samples += [
                 order.unlocate(source, epoch * size + int(order.unpermute(w, size, key, epoch)), self._tree)
-                for w in windows
+                for w in drawn
             ]
             epoch += 1
         return sorted(sample for sample in samples if sample < limit)
+
+    def _replaced_by(self, source: int, window: int) -> list[int]:
+        """The windows in whose place a window is read, itself among them: the inverse of `_replace`."""
+        if not self._skip:
+            return [window]
+        self._inspect(source)
+        size, key = int(self.windows[source]), int(self._keys[source])
+        others = {int(order.unpermute(window, size, key, -attempt)) for attempt in range(1, ATTEMPTS + 1)}
+        if self._touches(source, window):
+            return []
+        return [w for w in sorted(others | {window}) if self._replace(source, w) == window]
+
+    def _inspect(self, source: int) -> None:
+        """Find every damaged shard of a source."""
+        for index in range(int(self._first_shard[source]), int(self._first_shard[source + 1])):
+            if self._addresses[index] == 0 and not self._damaged[index]:
+                try:
+                    tokens = self.corpus.shard(int(self._numbers[index])).tokens
+                except UserError as error:
+                    self._damage(index, error)
+                    continue
+                if int(tokens.max()) >= self.corpus.tokenizer["vocab_size"]:
+                    self._damage(index, self._strange(index))
+                else:
+                    self._addresses[index] = tokens.ctypes.data
 
 
 def bits_per_byte(nats_per_token: float, tokens: int, text_bytes: int) -> float:

@@ -82,7 +82,13 @@ def evaluate(
         # Every rank does as many passes as every other, because ZeRO-3 gathers weights in each.
         rows = -(-min(job.train.evaluate_batches * size, available) // (size * world)) * size * world
         sums = torch.zeros(2, dtype=torch.float64)
-        windows = heldout_batches(corpus, source, length, rows)
+        try:
+            windows = heldout_batches(corpus, source, length, rows)
+        except UserError as error:
+            if job.train.damaged_shards == "stop":
+                raise
+            logger.warning("%s; the source is not evaluated", error)
+            continue
         for start in range(rank * size, rows, size * world):
             batch = torch.from_numpy(windows[start : start + size]).to(engine.device)
             with torch.no_grad():
@@ -147,6 +153,7 @@ def train(
     state = checkpoint.check_description(resumed, description) if resumed is not None else {}
     if rank == 0:
         facts = {"manifest_url": loader.corpus.manifest_url, "mixture": job.mixture, **description}
+        facts["damaged_shards"], facts["verify_shards"] = config.damaged_shards, config.verify_shards
         files.write_json(files.join(job.run_url, RUN), facts)
     end = loader.corpus.tokenizer["end_of_document_id"]
     engine = build_engine(job.model, config, vocab_size, end, world)

@@ -24,10 +24,16 @@ class Run:
         data = facts["data"]
         found = {version.hash: version.manifest_url for version in manifest.versions(storage)}
         manifest_url = found.get(data["manifest_hash"], facts["manifest_url"])
-        corpus = Corpus.open(manifest_url)
+        corpus = Corpus.open(manifest_url, verify=facts["verify_shards"])
         if corpus.hash != data["manifest_hash"]:
             raise UserError(f"run {name} was trained on another corpus version than {manifest_url} is now")
-        self.loader = Loader(corpus, data["sequence_length"], data["seed"], facts["mixture"])
+        self.loader = Loader(
+            corpus,
+            data["sequence_length"],
+            data["seed"],
+            facts["mixture"],
+            skip_damaged=facts["damaged_shards"] == "skip",
+        )
         warmup = data.get("batch_warmup")
         self.batch = data["global_batch_size"], BatchWarmup.model_validate(warmup) if warmup else None
         lines = journal.read(url)

@@ -115,6 +115,78 @@ def test_bad_corpora_are_named(tmp_path: Path) -> None:
         Loader(Corpus.open(url), 16, seed=0).tokens(np.arange(100))
 
 
+def _damage(url: str, corpus: Corpus, numbers: list[int]) -> None:
+    """Give the first shard a token outside the vocabulary, cut the others short."""
+    for number in numbers:
+        shard = Path(url).parents[1] / corpus.shards[number]["path"]
+        tokens = corpus.shard(number).tokens.tobytes()
+        content = bytearray(shard.read_bytes())
+        shard.unlink()  # others have it mapped
+        if number == numbers[0]:
+            place = bytes(content).index(tokens)
+            content[place + 20 : place + 22] = b"\xff\xff"
+            shard.write_bytes(content)
+        else:
+            shard.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_damaged_shards_stop_or_are_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, verify: bool
+) -> None:
+    url = write_corpus(tmp_path, {"a": [[60] * 4] * 5, "b": [[200, 31]]})
+    whole = Loader(Corpus.open(url), 16, seed=3)
+    before, samples = whole.tokens(np.arange(400)), np.arange(400)
+    _damage(url, whole.corpus, [1, 3])
+    message = (
+        "digest" if verify else "tokens outside the vocabulary of 128|File is too small|Not an Arrow file"
+    )
+    with pytest.raises(UserError, match=rf"train-0000[13].arrow is damaged: .*({message})"):
+        Loader(Corpus.open(url, verify=verify), 16, seed=3).tokens(samples)
+    loader = Loader(Corpus.open(url, verify=verify), 16, seed=3, skip_damaged=True)
+    after = loader.tokens(samples)
+    assert caplog.text.count("its samples are replaced") == 2
+    sources, windows = whole.locate(samples)
+    touched = 0
+    for sample in samples.tolist():
+        spans = whole.trace(sample)
+        if any(span.shard.endswith(("a/train-00001.arrow", "a/train-00003.arrow")) for span in spans):
+            touched += 1
+            found = loader.trace(sample)
+            assert all(
+                span.source == "a" and span.shard[-11:-6] in ("00000", "00002", "00004") for span in found
+            )
+        else:
+            assert np.array_equal(before[sample], after[sample])
+    assert 50 < touched < 200
+    assert after.max() < 128
+    # Whatever is read first, and by however many workers, the samples are the same.
+    for sample in (399, 17, 200):
+        fresh = Loader(Corpus.open(url, verify=verify), 16, seed=3, skip_damaged=True)
+        assert np.array_equal(fresh.sample(sample), after[sample])
+    expected: dict[bytes, list[int]] = {}
+    for sample in samples.tolist():
+        for span in loader.trace(sample):
+            expected.setdefault(span.document_id, []).append(sample)
+    for document, seen in expected.items():
+        fresh = Loader(Corpus.open(url, verify=verify), 16, seed=3, skip_damaged=True)
+        assert fresh.samples_of(*_place(whole, document), 400) == sorted(set(seen))
+
+
+def _place(loader: Loader, document: bytes) -> tuple[int, int]:
+    found = loader.find(document)
+    assert found is not None
+    return found
+
+
+def test_a_source_that_is_all_damaged_is_named(tmp_path: Path) -> None:
+    url = write_corpus(tmp_path, {"a": [[200]], "b": [[200, 31]]})
+    corpus = Corpus.open(url)
+    _damage(url, corpus, [0])
+    with pytest.raises(UserError, match="source a of .*most of it is damaged"):
+        Loader(Corpus.open(url), 16, seed=3, skip_damaged=True).tokens(np.arange(40))
+
+
 def test_heldout_documents_in_shard_order(tmp_path: Path) -> None:
     corpus = Corpus.open(write_corpus(tmp_path, SOURCES, heldout=3))
     every = corpus.heldout("alpha")

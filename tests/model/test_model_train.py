@@ -130,6 +130,69 @@ def test_bad_settings_are_named_before_training(manifest: str, tmp_path: Path) -
     assert not (tmp_path / "run").exists() or not journal.read(str(tmp_path / "run"))
 
 
+def test_a_shard_damaged_in_the_middle_of_training_stops_or_is_skipped(tmp_path: Path) -> None:
+    manifest = write_corpus(tmp_path, SOURCES)
+    run = {"run_url": str(tmp_path / "run"), "steps": 12, "checkpoint": {"every": 3}}
+    run_here(manifest, **{**run, "steps": 6})
+    shard = tmp_path / "corpus" / "versions" / "v0001" / "shards" / "a" / "train-00001.arrow"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:1000])
+    with pytest.raises(UserError, match=r"a/train-00001.arrow is damaged: "):
+        run_here(manifest, **run)
+    result = run_here(manifest, **run, damaged_shards="skip")
+    assert result["resumed_from"] == 6 and result["step"] == 12
+    shard.write_bytes(content)
+    held = tmp_path / "corpus" / "versions" / "v0001" / "shards" / "b" / "heldout-00000.arrow"
+    held.write_bytes(b"")
+    evaluated = {**run, "steps": 13, "evaluate_batches": 1, "optimizer": {"schedule": "constant"}}
+    with pytest.raises(UserError, match=r"b/heldout-00000.arrow is damaged"):
+        run_here(manifest, **evaluated)
+    assert set(run_here(manifest, **evaluated, damaged_shards="skip")["evaluation"]) == {"a"}
+
+
+def test_a_vocabulary_or_mixture_that_does_not_fit_is_named(manifest: str, tmp_path: Path) -> None:
+    for mixture, message in [
+        ({"a": 1.0, "c": 1.0}, "mixture.c"),
+        ({"a": 1.0}, "b"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            check(TrainJob(MODEL, settings(), manifest, str(tmp_path / "run"), mixture))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"zero_optimisation": {}}, "train.deepspeed.zero_optimisation: unknown or not supported; known are"),
+        (
+            {"zero_optimization": {"sub_group": 1}},
+            "zero_optimization.sub_group: DeepSpeed does not know this",
+        ),
+        ({"zero_optimization": {"sub_group_size": "x"}}, "zero_optimization.sub_group_size: Input should be"),
+        ({"zero_optimization": {"stage": 2}}, "zero_optimization.stage: set train.zero_stage instead"),
+        ({"train_batch_size": 2}, "deepspeed.train_batch_size: set train.global_batch_size instead"),
+        ({"zero_optimization": 3}, "zero_optimization = 3: it is a section"),
+    ],
+)
+def test_unknown_deepspeed_keys_are_named(
+    manifest: str, tmp_path: Path, keys: dict[str, Any], message: str
+) -> None:
+    job = TrainJob(MODEL, settings(deepspeed=keys), manifest, str(tmp_path / "run"))
+    with pytest.raises(UserError, match=message):
+        check(job)
+
+
+def test_deepspeed_keys_reach_the_engine(manifest: str, tmp_path: Path) -> None:
+    from model.engine import deepspeed_config
+
+    train = settings(deepspeed={"zero_optimization": {"sub_group_size": 1000}}, zero_stage=3)
+    assert deepspeed_config(train, 1, 10**6)["zero_optimization"]["sub_group_size"] == 1000
+    expected = _losses(run_here(manifest, str(tmp_path / "plain"))["run_url"])
+    changes = train.model_dump(include={"deepspeed", "zero_stage"})
+    assert _losses(run_here(manifest, str(tmp_path / "keys"), **changes)["run_url"]) == pytest.approx(
+        expected, abs=1e-5
+    )
+
+
 def test_the_model_is_exported_for_hugging_face(manifest: str, tmp_path: Path) -> None:
     result = run_here(manifest, str(tmp_path / "run"), steps=3)
     config, vocab_size, state = import_hf(result["hf_url"])
