@@ -7,6 +7,7 @@ again, so that a second demo repeats nothing.
 import contextlib
 import json
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -21,6 +22,7 @@ import typer
 from jobs.common import SetOption, run
 
 CONFIG = "configs/quickstart.yaml"
+CHATTER = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+\t(INFO|SUCC|WARNING) |Running entrypoint for job ")
 ROOT = Path(__file__).parents[1]
 
 
@@ -93,7 +95,7 @@ def _submit(address: str, title: str, name: str, *arguments: str) -> None:
 
 def _chatter(line: str) -> bool:
     """Whether a line of `ray job submit` is its own talk, not the command's."""
-    return not line.strip() or " INFO " in line or " SUCC " in line or "WARN" in line and "cli.py" in line
+    return not line.strip() or bool(CHATTER.match(line))
 
 
 @contextlib.contextmanager

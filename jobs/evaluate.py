@@ -34,6 +34,7 @@ def main(
     from pipelines import manifest, trained
 
     chosen = trained.find(settings.storage, model)
+    trained.check_fits(chosen)
     version = manifest.require(settings.storage, corpus or chosen.result.get("version"))
     from jobs.progress import StageProgress
     from pipelines import cluster, evaluation

@@ -33,6 +33,7 @@ def main(
     from pipelines import trained
 
     chosen = trained.find(settings.storage, model)
+    trained.check_fits(chosen)
     from jobs.progress import StageProgress
     from pipelines import cluster, inference
 

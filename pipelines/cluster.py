@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -49,6 +50,7 @@ def start(settings: RayConfig, verbose: bool = False) -> None:
     """
     if not verbose:
         _quiet()
+    _check_address(settings.address)
     try:
         with contextlib.nullcontext() if verbose else _held_stderr():
             ray.init(
@@ -61,6 +63,17 @@ def start(settings: RayConfig, verbose: bool = False) -> None:
         raise UserError(
             f"ray.address = {settings.address!r}: no Ray cluster answers there ({error})"
         ) from None
+
+
+def _check_address(address: str | None) -> None:
+    """Raise UserError if nothing listens at a host:port address; Ray itself would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=1.5).close()
+    except OSError as error:
+        raise UserError(f"ray.address = {address!r}: no Ray cluster answers there ({error})") from None
 
 
 @contextlib.contextmanager
@@ -166,8 +179,24 @@ def map_actors(
     if not count:
         return
     ray.data.DataContext.get_current().enable_progress_bars = False
+
+    class Guarded:
+        """The actor, whose failed start is raised by its first call: Ray Data would wait for it forever."""
+
+        def __init__(self, **keywords: Any) -> None:
+            self.failure: Exception | None = None
+            try:
+                self.actor = actor(**keywords)
+            except Exception as error:
+                self.failure = error
+
+        def __call__(self, row: dict[str, Any]) -> Any:
+            if self.failure is not None:
+                raise self.failure
+            return self.actor(row)
+
     dataset = ray.data.range(count, override_num_blocks=count).map(
-        actor,
+        Guarded,
         fn_constructor_kwargs=arguments,
         compute=ray.data.ActorPoolStrategy(size=min(workers, count)),
         num_cpus=1,

@@ -1,5 +1,6 @@
 """Finding and loading a trained model: by the name of a run, or by the URL of a Hugging Face folder."""
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,35 @@ def find(storage: str, model: str | None) -> Trained:
     if files.exists(files.join(model, "config.json")):
         return Trained(model.rstrip("/").rsplit("/", 1)[-1], files.absolute(model), {})
     raise UserError(f"{model} is neither a finished run below {storage}/training nor a Hugging Face folder")
+
+
+def check_fits(trained: Trained) -> None:
+    """Raise UserError if the weights are not those of the GPT-NeoX model that config.json describes.
+
+    Reads the headers of the safetensors files alone, so that a mistake is found before a cluster starts.
+    """
+    content = files.read_json(files.join(trained.url, "config.json"))
+    if content.get("model_type") != "gpt_neox":
+        raise UserError(f"{trained.url} holds a {content.get('model_type')} model, not gpt_neox")
+    found: dict[str, tuple[int, ...]] = {}
+    for url in files.list_files(trained.url):
+        if url.endswith(".safetensors"):
+            filesystem, path = files.split(url)
+            with filesystem.open(path, "rb") as stream:
+                header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+            found |= {name: tuple(fact["shape"]) for name, fact in header.items() if name != "__metadata__"}
+    hidden, inner = content["hidden_size"], content["intermediate_size"]
+    expected = {"gpt_neox.embed_in.weight": (content["vocab_size"], hidden)}
+    for number in range(content["num_hidden_layers"]):
+        layer = f"gpt_neox.layers.{number}."
+        expected[layer + "attention.query_key_value.weight"] = (3 * hidden, hidden)
+        expected[layer + "mlp.dense_h_to_4h.weight"] = (inner, hidden)
+    for name, shape in expected.items():
+        if found.get(name) != shape:
+            raise UserError(
+                f"{trained.url} does not fit its config.json: {name} is {found.get(name, 'missing')}, "
+                f"the configuration asks for {shape}"
+            )
 
 
 def model_key(trained: Trained) -> str:
