@@ -85,8 +85,18 @@ def find(
     for partition in partitions:
         table = runs.read_partitions(run_urls, [partition])
         hashes, refs, keys = (table[name].to_numpy() for name in ("hash", "ref", "key"))
-        old_hashes, old_refs = index.find_band(catalog, partition >> bits, np.unique(hashes))
-        hashes = np.concatenate([hashes, old_hashes])
+        order = np.argsort(hashes)
+        hashes = hashes[order]
+        first = np.ones(len(hashes), np.bool_)
+        first[1:] = hashes[1:] != hashes[:-1]
+        starts = np.flatnonzero(first)
+        old_hashes, old_refs = index.find_band(catalog, partition >> bits, hashes[starts])
+        # Most hashes are alone: only the others are put in the order that decides which pairs there are.
+        shared = np.diff(np.append(starts, len(hashes))) > 1
+        shared[np.searchsorted(hashes[starts], old_hashes)] = True
+        order = order[np.repeat(shared, np.diff(np.append(starts, len(hashes))))]
+        refs, keys = refs[order], keys[order]
+        hashes = np.concatenate([table["hash"].to_numpy()[order], old_hashes])
         refs = np.concatenate([refs, old_refs])
         keys = np.concatenate([keys, old_refs])
         new = catalog.is_new(refs)
