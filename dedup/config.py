@@ -22,6 +22,17 @@ class MinHashConfig(Section):
     """Seed of the permutations."""
 
 
+class LinesConfig(Section):
+    """Boilerplate lines that are repeated across the documents of a source."""
+
+    min_documents: int | None = Field(None, ge=2)
+    """Lines that this many documents of a source hold are removed from its texts; absent: none are."""
+    unit: Literal["line", "paragraph"] = "line"
+    """What is compared: lines, or paragraphs (divided by two line feeds or more)."""
+    min_bytes: int = Field(16, ge=1)
+    """Shorter lines stay, without the white space at their ends."""
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "pile": {"shingle": "word", "ngram": 5, "bands": 3, "rows": 3, "threshold": 0.5},
     "slimpajama": {"shingle": "character", "ngram": 13, "bands": 9, "rows": 13, "threshold": 0.8},
@@ -64,6 +75,8 @@ class DedupConfig(Section):
     """A candidate pair is a duplicate when the Jaccard similarity of its shingle sets reaches this."""
     partitions: int = Field(256, ge=1, le=65536)
     """Most prefixes a band is split into, one a million documents; a restartable task has one or several."""
+    lines: LinesConfig = LinesConfig()
+    """Boilerplate lines or paragraphs."""
 
     @model_validator(mode="before")
     @classmethod

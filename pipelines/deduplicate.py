@@ -14,7 +14,7 @@ import ray
 
 from base import files
 from base.errors import UserError
-from dedup import candidates, components, decide, exact, index, runs, verify
+from dedup import candidates, components, decide, exact, index, lines, runs, verify
 from dedup.catalog import Catalog, open_catalog
 from dedup.config import DedupConfig
 from pipelines import cluster
@@ -216,8 +216,7 @@ def write_index(
     if groups:
         work = files.join(output, "work")
         runner = _Runner(work, ray.put(catalog), workers, progress)
-        batches = [dropped[first : first + GONE_FILES] for first in range(0, len(dropped), GONE_FILES)]
-        gone = runner.phase("gone", index.write_gone, [(batch,) for batch in batches])
+        gone = _gone(runner, dropped)
         arguments: list[tuple[Any, ...]] = [(group, gone, bits) for group in groups]
         bands = runner.phase("band-runs", candidates.write_run, arguments)
         texts = runner.phase("text-runs", index.write_texts_run, arguments)
@@ -228,6 +227,39 @@ def write_index(
         runner.phase("bands", index.write_band, arguments)
         files.remove(work)
     index.write_summary(catalog, version, config.minhash.model_dump(mode="json"), bits, output)
+
+
+def find_repeated_lines(
+    entries: list[str],
+    documents: dict[str, str],
+    dropped: list[str],
+    work: str,
+    config: DedupConfig,
+    progress: Progress,
+    workers: int,
+) -> list[str]:
+    """Tables of the boilerplate lines of each source (`config.lines`); none if it is switched off.
+
+    Lines of the documents in the `dropped` tables (columns part and row) do not count. Columns: key (what
+    `dedup.lines.remove_lines` takes, after `dedup.lines.read_keys`), documents with the line, ref of one.
+    """
+    if config.lines.min_documents is None:
+        return []
+    catalog = open_catalog(entries, documents, [], GROUP_ROWS)
+    bits = _prefix_bits(_total(catalog), config)
+    runner = _Runner(work, ray.put(catalog), workers, progress)
+    gone = _gone(runner, dropped)
+    arguments = [(group, gone, bits, config.lines) for group in range(catalog.groups)]
+    routed = runner.phase("line-runs", lines.write_run, arguments)
+    if not routed:
+        return []
+    return runner.phase("lines", lines.find, [(routed, prefix, config.lines) for prefix in range(1 << bits)])
+
+
+def _gone(runner: _Runner, dropped: list[str]) -> list[str]:
+    """Runs by group of the documents that tables of dropped documents name."""
+    batches = [dropped[first : first + GONE_FILES] for first in range(0, len(dropped), GONE_FILES)]
+    return runner.phase("gone", index.write_gone, [(batch,) for batch in batches])
 
 
 def _check_indexes(indexes: list[str], config: DedupConfig) -> None:

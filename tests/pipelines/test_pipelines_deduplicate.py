@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from base import files
 from base.errors import UserError
-from dedup import minhash
-from dedup.config import DedupConfig, MinHashConfig
+from dedup import lines, minhash
+from dedup.config import DedupConfig, LinesConfig, MinHashConfig
 from pipelines.cluster import worker_environment
-from pipelines.deduplicate import deduplicate, write_index
+from pipelines.deduplicate import deduplicate, find_repeated_lines, write_index
 
 # Rows of one: nearly every pair with any similarity is a candidate.
 THOROUGH = DedupConfig(minhash=MinHashConfig(ngram=1, bands=64, rows=1), threshold=0.6)
@@ -302,6 +302,29 @@ def test_large_buckets_stay_bounded(tmp_path):
     outcome, rows = run(*write_parts(tmp_path / "in", corpus, THOROUGH), tmp_path / "work", THOROUGH)
     assert len(rows) == 499 and outcome.cluster_sizes == {500: 1}
     assert outcome.candidates <= 16 * 500
+
+
+def test_boilerplate_lines_are_found_over_all_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.deduplicate.GROUP_ROWS", 5)
+    corpus = [{"text": f"own line number {i}\nClick here to subscribe\n"} for i in range(12)]
+    entries, urls = write_parts(tmp_path / "in", corpus, THOROUGH, parts=4)
+    off = find_repeated_lines(entries, urls, [], str(tmp_path / "off"), THOROUGH, lambda *_: None, 2)
+    assert off == []
+    dropped = str(tmp_path / "dropped.parquet")
+    files.write_parquet(dropped, pa.table({"part": [f"{0:016x}"], "row": pa.array([1], pa.uint32())}))
+    for limit, there in ((11, True), (12, False)):
+        lines_config = LinesConfig(min_documents=limit)
+        config = THOROUGH.model_copy(update={"lines": lines_config})
+        work = str(tmp_path / f"work{limit}")
+        found = find_repeated_lines(entries, urls, [dropped], work, config, lambda *_: None, 2)
+        keys = lines.read_keys(found)
+        assert len(keys) == there
+        texts = pa.array([document["text"] for document in corpus], pa.large_string())
+        result, removed = lines.remove_lines(
+            texts, lines.salts(pa.array(["web"] * 12, pa.string())), keys, lines_config
+        )
+        assert set(removed.tolist()) == ({24} if there else {0})
+        assert result[3].as_py() == "own line number 3\n" + "Click here to subscribe\n" * (not there)
 
 
 def test_recall_on_real_pairs(tmp_path, shared_data):
