@@ -6,13 +6,16 @@
 """
 
 import contextlib
+import copy
 import logging
 import os
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed
 import xxhash
 from torch import Tensor
@@ -55,10 +58,6 @@ def _flush(path: str) -> None:
         os.close(descriptor)
 
 
-def _relative_files(root: str) -> list[str]:
-    return sorted(str(path.relative_to(root)) for path in Path(root).rglob("*") if path.is_file())
-
-
 def _barrier() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
@@ -82,64 +81,166 @@ def agree(value: Any) -> Any:
     return values[0]
 
 
-def save(engine: Any, run_url: str, step: int, description: dict[str, Any], config: CheckpointConfig) -> bool:
-    """Write the checkpoint after `step` steps and drop those that `config` does not keep. All ranks call it.
+def _snapshot(value: Any, seen: dict[Any, Tensor]) -> Any:
+    """A copy in host memory, tensors that share their values sharing them again."""
+    if isinstance(value, Tensor):
+        key = (value.data_ptr(), value.shape, value.stride(), value.dtype)
+        if value.numel() == 0 or key not in seen:
+            seen[key] = value.detach().to("cpu", copy=True)
+        return seen[key]
+    if isinstance(value, dict):
+        result = copy.copy(value)
+        for key, item in value.items():
+            result[key] = _snapshot(item, seen)
+        return result
+    if type(value) in (list, tuple):
+        return type(value)(_snapshot(item, seen) for item in value)
+    return copy.deepcopy(value)
 
-    description: JSON values that describe the state, for `check_description`. Returns False, with a warning,
-    when there is no room for it; the last one stays.
+
+class Saver:
+    """Writes the checkpoints of a run. All ranks call each method but `close`.
+
+    DeepSpeed's own writing is replaced by a copy of the state in host memory, which a thread of each rank
+    writes, hashes and uploads while training goes on. Ranks tell each other through files when they are done,
+    because collectives belong to the main thread.
     """
-    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-    target = folder(run_url, step)
-    local = files.local_path(target)
-    leader = int(os.environ.get("LOCAL_RANK", "0")) == 0 if local is None else rank == 0
-    if local is None:  # one temporary folder a machine, uploaded by its first process
-        name = f"piledriver-{xxhash.xxh3_64_hexdigest(run_url.encode())}-{step}"
-        temporary = os.path.join(tempfile.gettempdir(), name)
-    else:
-        temporary = os.path.join(os.path.dirname(local), f"{files.TEMPORARY}step_{step:08d}")
-    fits = True
-    if leader:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.makedirs(temporary, exist_ok=True)
-        needed = sum(file.get("bytes", 0) for file in _previous(run_url).get("files", {}).values())
-        free = shutil.disk_usage(temporary).free
-        fits = free > needed * 1.05
-        if not fits:
-            logger.warning(
-                "no checkpoint at step %d: %s has %d free bytes, %d are needed", step, temporary, free, needed
+
+    def __init__(self, engine: Any, run_url: str, config: CheckpointConfig) -> None:
+        """Take over what `engine` does to save a file."""
+        self.engine, self.run_url, self.config = engine, run_url, config
+        distributed = torch.distributed.is_initialized()
+        self.rank = torch.distributed.get_rank() if distributed else 0
+        self.world = torch.distributed.get_world_size() if distributed else 1
+        self.saved: int | None = None
+        """Step of the last checkpoint that is whole, on rank 0 after `wait`."""
+        self._captured: list[tuple[Any, str]] = []
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+        engine.checkpoint_engine.save = self._capture
+
+    def _capture(self, state_dict: Any, path: str) -> None:
+        self._captured.append((_snapshot(state_dict, {}), path))
+
+    def save(self, step: int, description: dict[str, Any]) -> None:
+        """Begin to write the checkpoint after `step` steps, and drop those that the policy does not keep.
+
+        description: JSON values that describe the state, for `check_description`. When there is no room, the
+        last one stays, with a warning. The one before is finished first.
+        """
+        self.wait()
+        target = folder(self.run_url, step)
+        local = files.local_path(target)
+        leader = int(os.environ.get("LOCAL_RANK", "0")) == 0 if local is None else self.rank == 0
+        if local is None:  # one temporary folder a machine
+            name = f"piledriver-{xxhash.xxh3_64_hexdigest(self.run_url.encode())}-{step}"
+            temporary = os.path.join(tempfile.gettempdir(), name)
+        else:
+            temporary = os.path.join(os.path.dirname(local), f"{files.TEMPORARY}step_{step:08d}")
+        fits = True
+        if leader:
+            shutil.rmtree(temporary, ignore_errors=True)
+            os.makedirs(temporary, exist_ok=True)
+            needed = sum(file.get("bytes", 0) for file in _previous(self.run_url).get("files", {}).values())
+            free = shutil.disk_usage(temporary).free
+            fits = free > needed * 1.05
+            if not fits:
+                logger.warning(
+                    "no checkpoint at step %d: %s has %d free bytes, %d are needed",
+                    step,
+                    temporary,
+                    free,
+                    needed,
+                )
+        if self.rank == 0 and local is None:
+            files.remove(target)
+        if not all(_gather(fits)):
+            return
+        self.engine.save_checkpoint(temporary, tag=STATE, save_latest=False)
+        captured, self._captured = self._captured, []
+        content = {"step": step, **description}
+        if self.config.asynchronous:
+            arguments = (captured, temporary, target, content)
+            self._thread = threading.Thread(
+                target=self._write, args=arguments, name="checkpoint", daemon=True
             )
-    if not all(_gather(fits)):
-        return False
-    engine.save_checkpoint(temporary, tag=STATE, save_latest=False)
-    entries: dict[str, dict[str, Any]] = {}
-    if leader:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(temporary, "zero_to_fp32.py"))
-        for name in _relative_files(temporary):
-            path = os.path.join(temporary, name)
-            _flush(path)
-            entries[name] = {"bytes": os.path.getsize(path), "digest": _digest(path)}
-            if local is None:
-                filesystem, remote = files.split(files.join(target, name))
-                filesystem.makedirs(remote.rsplit("/", 1)[0], exist_ok=True)
-                filesystem.put_file(path, remote)
-    gathered = _gather(entries)
-    if rank == 0:
-        everything = {name: entry for part in gathered for name, entry in part.items()}
-        content = {"step": step, **description, "files": dict(sorted(everything.items()))}
-        if local is None:
+            self._thread.start()
+        else:
+            self._write(captured, temporary, target, content)
+            _barrier()
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is whole, or has failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            _barrier()
+
+    def close(self) -> None:
+        """Finish what this rank writes, without waiting for others that may be gone."""
+        if self._thread is not None:
+            self._thread.join(timeout=30)
+            self._closing.set()
+            self._thread.join()
+
+    def _write(
+        self, captured: list[tuple[Any, str]], temporary: str, target: str, content: dict[str, Any]
+    ) -> None:
+        """Write this rank's files; rank 0 then completes the checkpoint when all have."""
+        local = files.local_path(target) is not None
+        place = temporary if local else target
+        try:
+            report: dict[str, Any] = {"files": {}}
+            for state, path in captured:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                torch.save(state, path)
+                _flush(path)
+                name = os.path.relpath(path, temporary)
+                report["files"][name] = {"bytes": os.path.getsize(path), "digest": _digest(path)}
+                if not local:
+                    filesystem, remote = files.split(files.join(target, name))
+                    filesystem.makedirs(remote.rsplit("/", 1)[0], exist_ok=True)
+                    filesystem.put_file(path, remote)
+                    os.unlink(path)
+        except Exception as error:
+            report = {"error": f"{type(error).__name__}: {error}"}
+        try:
+            if self.rank:
+                files.write_json(files.join(place, f"rank_{self.rank}.json"), report)
+            else:
+                self._complete(report, place, target, content)
+        except Exception as error:  # training goes on, and the last checkpoint stays
+            logger.warning("no checkpoint at step %d: %s: %s", content["step"], type(error).__name__, error)
+
+    def _complete(self, report: dict[str, Any], place: str, target: str, content: dict[str, Any]) -> None:
+        reports = [report]
+        for rank in range(1, self.world):
+            url, pause = files.join(place, f"rank_{rank}.json"), 0.01
+            while not files.exists(url):
+                if self._closing.wait(pause):
+                    raise RuntimeError(f"rank {rank} did not finish its files")
+                pause = min(2 * pause, 1.0)
+            reports.append(files.read_json(url))
+            files.remove(url)
+        for rank, part in enumerate(reports):
+            if "error" in part:
+                raise OSError(f"rank {rank}: {part['error']}")
+        everything = {name: entry for part in reports for name, entry in part["files"].items()}
+        content = {**content, "files": dict(sorted(everything.items()))}
+        if place == target:
             files.write_json(files.join(target, DESCRIPTION), content)
         else:
-            files.write_json(os.path.join(temporary, DESCRIPTION), content)
-            _flush(temporary)
+            local = str(files.local_path(target))
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(place, "zero_to_fp32.py"))
+            files.write_json(os.path.join(place, DESCRIPTION), content)
+            _flush(os.path.join(place, DESCRIPTION))
+            _flush(place)
             shutil.rmtree(local, ignore_errors=True)
-            os.rename(temporary, local)
+            os.rename(place, local)
             _flush(os.path.dirname(local))
-        _prune(run_url, config)
-    if local is None and leader:
-        shutil.rmtree(temporary, ignore_errors=True)
-    _barrier()
-    return True
+        self.saved = content["step"]
+        _prune(self.run_url, self.config)
 
 
 def _previous(run_url: str) -> dict[str, Any]:
@@ -150,10 +251,21 @@ def _previous(run_url: str) -> dict[str, Any]:
     return content
 
 
+def best(run_url: str, count: int = 1) -> list[int]:
+    """Steps of the checkpoints with the lowest held-out loss, best first, at most `count`."""
+    losses = []
+    for step in steps(run_url):
+        loss = files.read_json(files.join(folder(run_url, step), DESCRIPTION)).get("evaluation_loss")
+        if loss is not None:
+            losses.append((loss, step))
+    return [step for _, step in sorted(losses)[:count]]
+
+
 def _prune(run_url: str, config: CheckpointConfig) -> None:
     found = steps(run_url)
+    kept = best(run_url, config.keep_best) if config.keep_best else []
     for step in found[: -config.keep_last]:
-        if not (config.keep_every and step % config.keep_every == 0):
+        if step not in kept and not (config.keep_every and step % config.keep_every == 0):
             # The description goes first, so that what is left of a killed removal does not look whole.
             files.remove(files.join(folder(run_url, step), DESCRIPTION))
             files.remove(folder(run_url, step))

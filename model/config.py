@@ -126,6 +126,10 @@ class CheckpointConfig(Section):
     """Newest checkpoints that stay."""
     keep_every: int | None = Field(None, ge=1)
     """Checkpoints at multiples of this step stay for good."""
+    keep_best: int = Field(0, ge=0)
+    """So many checkpoints with the lowest held-out loss stay too; only steps that were evaluated count."""
+    asynchronous: bool = True
+    """Copy the state to host memory and write it while training goes on."""
 
 
 class GuardConfig(Section):

@@ -34,7 +34,7 @@ class Guard:
 
     def state(self) -> dict[str, Any]:
         """JSON values from which `restore` continues."""
-        return {"losses": self.losses, "norms": self.norms, "streak": self.streak}
+        return {"losses": list(self.losses), "norms": list(self.norms), "streak": self.streak}
 
     def judge(self, loss: float, norm: float) -> str | None:
         """Why a step with this mean loss and gradient norm (before clipping) must not be taken, if so."""

@@ -136,16 +136,22 @@ def train(
     The process group is taken from the environment (torchrun) or is there already (Ray Train). on_metrics
     gets each journal line, on rank 0. After the last step the model is written to <run>/hf. Returns the run's
     summary (also written to <run>/summary.json): step, first and last loss, tokens, tokens per second over
-    this launch, skipped steps, evaluation, checkpoint_url, hf_url; other ranks get an empty one.
+    this launch, skipped steps, rollbacks, evaluation, checkpoint_url, best_checkpoint_url, checkpoint_stall
+    (seconds), hf_url; other ranks get an empty one.
     Raises UserError for settings that do not fit the corpus or an earlier part of the run.
     """
     rank, world = initialize_distributed()
     config = job.train
-    if config.global_batch_size % (config.micro_batch_size * world):
-        raise UserError(
-            f"train.global_batch_size {config.global_batch_size} must be a multiple of "
-            f"micro_batch_size × workers = {config.micro_batch_size * world}"
-        )
+    warmup = config.batch_warmup
+    sizes = {"global_batch_size": config.global_batch_size}
+    if warmup is not None:
+        sizes |= {"batch_warmup.start": warmup.start, "batch_warmup.increment": warmup.increment}
+    for name, size in sizes.items():
+        if size % (config.micro_batch_size * world):
+            raise UserError(
+                f"train.{name} {size} must be a multiple of "
+                f"micro_batch_size × workers = {config.micro_batch_size * world}"
+            )
     loader = check(job)
     vocab_size = loader.corpus.tokenizer["vocab_size"]
     description = describe(job, loader)
@@ -192,6 +198,8 @@ class _Loop:
         self.journal = Journal(job.run_url) if rank == 0 else None
         self.threads = ThreadPoolExecutor(1, "loader")
         self.clock = _Clock()
+        self.saver = checkpoint.Saver(engine, job.run_url, job.train.checkpoint)
+        self.stall = 0.0
         self.watchdog = Watchdog(job.run_url, rank, job.train.guard.hang_seconds)
         vocab_size = loader.corpus.tokenizer["vocab_size"]
         self.flops = flops_per_token(job.model, vocab_size, job.model.max_sequence_length)
@@ -200,20 +208,21 @@ class _Loop:
     def close(self) -> None:
         """Stop the threads and close the journal."""
         self.watchdog.close()
+        self.saver.close()
         self.threads.shutdown(cancel_futures=True)
         if self.journal:
             self.journal.close()
 
     def batch(self, step: int) -> NDArray[np.int64]:
         """The rows of a step that are this rank's."""
-        size = self.job.train.global_batch_size
-        return self.loader.batch(step * size, size, self.rank, self.world)
+        begin, end = self.samples(step, step + 1)
+        return self.loader.batch(begin, end - begin, self.rank, self.world)
 
     def run(self, step: int) -> dict[str, Any]:
         """Train from after `step` steps to the end."""
         config = self.job.train
         begin, first = time.perf_counter(), step
-        saved = step if step else None
+        self.saver.saved = step if step else None
         evaluation: dict[str, Any] = {}
         self.clock.reset()
         pending = self.threads.submit(self.batch, step)
@@ -247,10 +256,10 @@ class _Loop:
             # A checkpoint among bad steps may hold the weights that cause them.
             if (step % config.checkpoint.every == 0 and not self.guard.streak) or last:
                 self.watchdog.beat(f"the checkpoint after step {step}")
-                if self.save(step):
-                    saved = step
+                self.save(step, evaluation if evaluated else {})
                 self.clock.reset()
-        return self.summary(step, first, time.perf_counter() - begin, evaluation, saved)
+        self.saver.wait()
+        return self.summary(step, first, time.perf_counter() - begin, evaluation)
 
     def samples(self, step: int, stop: int) -> tuple[int, int]:
         """First sample of 0-based `step`, and of `stop`."""
@@ -284,6 +293,7 @@ class _Loop:
         and a step trains on the same samples whatever happened before it.
         """
         self.watchdog.beat(f"going back from step {step}")
+        self.saver.wait()
         url = checkpoint.agree(checkpoint.latest(self.job.run_url) if self.rank == 0 else None)
         content = files.read_json(files.join(url, checkpoint.DESCRIPTION)) if url else {}
         back: int | None = content.get("step")
@@ -302,6 +312,7 @@ class _Loop:
         tokens = torch.from_numpy(rows).to(self.engine.device, non_blocking=True)
         total = torch.zeros((), device=self.engine.device)
         passes = len(rows) // size
+        self.engine.set_train_batch_size(len(rows) * self.world)
         self.engine.micro_steps = 0
         for number in range(passes):
             part = tokens[number * size : (number + 1) * size]
@@ -316,14 +327,14 @@ class _Loop:
 
     def line(self, step: int, loss: float, rate: float, norm: float, scale: float) -> dict[str, Any]:
         """The journal line of a step."""
-        config = self.job.train
         elapsed = time.perf_counter() - self.clock.begin
-        size = config.global_batch_size * self.job.model.max_sequence_length
-        speed = size * self.clock.steps / elapsed
+        length = self.job.model.max_sequence_length
+        begin, end = self.samples(step - self.clock.steps, step)
+        speed = (end - begin) * length / elapsed
         return {
             "step": step,
             "time": time.time(),
-            "tokens": step * size,
+            "tokens": end * length,
             "loss": loss if math.isfinite(loss) else None,
             "learning_rate": rate,
             "gradient_norm": norm if math.isfinite(norm) else None,
@@ -338,31 +349,38 @@ class _Loop:
         if self.journal and self.journal.append(line) and self.on_metrics:
             self.on_metrics(line)
 
-    def save(self, step: int) -> bool:
-        """Write a checkpoint; all ranks call it."""
-        description = {"sample": self.samples(0, step)[1], "guard": self.guard.state(), **self.description}
-        written = checkpoint.save(self.engine, self.job.run_url, step, description, self.job.train.checkpoint)
+    def save(self, step: int, evaluation: dict[str, dict[str, float]]) -> None:
+        """Begin a checkpoint; all ranks call it."""
+        begin = time.perf_counter()
+        losses = [values["loss"] for values in evaluation.values()]
+        description = {
+            "sample": self.samples(0, step)[1],
+            "guard": self.guard.state(),
+            "evaluation_loss": sum(losses) / len(losses) if losses else None,
+            **self.description,
+        }
+        self.saver.save(step, description)
         if self.journal:
             self.journal.sync()
-        return written
+        self.stall += time.perf_counter() - begin
 
-    def summary(
-        self, step: int, first: int, seconds: float, evaluation: dict[str, Any], saved: int | None
-    ) -> dict[str, Any]:
+    def summary(self, step: int, first: int, seconds: float, evaluation: dict[str, Any]) -> dict[str, Any]:
         """Write and return the run's summary, on rank 0; other ranks return an empty one."""
         if self.journal is None:
             return {}
         self.journal.sync()
+        saved = self.saver.saved
+        best = checkpoint.best(self.job.run_url)
         lines = read(self.job.run_url)
         losses = [line["loss"] for line in lines if line["loss"] is not None]
-        size = self.job.train.global_batch_size * self.job.model.max_sequence_length
+        length, samples = self.job.model.max_sequence_length, self.samples(first, step)
         content = {
             "run_url": self.job.run_url,
             "step": step,
-            "tokens": step * size,
+            "tokens": self.samples(0, step)[1] * length,
             "first_loss": losses[0] if losses else None,
             "last_loss": losses[-1] if losses else None,
-            "tokens_per_second": (step - first) * size / seconds if step > first else None,
+            "tokens_per_second": (samples[1] - samples[0]) * length / seconds if step > first else None,
             "mfu": lines[-1]["mfu"] if lines else None,
             "skipped_steps": sum(1 for line in lines if line.get("skipped")),
             "rollbacks": sum(1 for line in lines if "rollback" in line),
@@ -370,6 +388,8 @@ class _Loop:
             "evaluation": evaluation
             or next((ln["evaluation"] for ln in lines[::-1] if "evaluation" in ln), {}),
             "checkpoint_url": checkpoint.folder(self.job.run_url, saved) if saved is not None else None,
+            "best_checkpoint_url": checkpoint.folder(self.job.run_url, best[0]) if best else None,
+            "checkpoint_stall": self.stall,
         }
         if saved == step:
             content["hf_url"] = self.export(checkpoint.folder(self.job.run_url, step))

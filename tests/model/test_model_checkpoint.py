@@ -1,8 +1,12 @@
+import json
 import logging
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from synthetic_corpus import write_corpus
 from training_runs import MODEL, SOURCES, run_here, run_processes, settings
 
@@ -74,6 +78,64 @@ def test_keep_policy(manifest: str, tmp_path: Path) -> None:
     policy = {"every": 1, "keep_last": 2, "keep_every": 3}
     run_here(manifest, str(tmp_path / "run"), steps=8, checkpoint=policy)
     assert checkpoint.steps(str(tmp_path / "run")) == [3, 6, 7, 8]
+
+
+def test_the_best_checkpoints_stay(manifest: str, tmp_path: Path) -> None:
+    policy = {"every": 2, "keep_last": 1, "keep_best": 2}
+    # A rate this high makes the held-out loss rise again.
+    shared = {"checkpoint": policy, "evaluate_batches": 2, "evaluate_every": 4, "steps": 16}
+    rates = {"learning_rate": 3.0, "warmup_steps": 16, "gradient_clipping": 0, "schedule": "constant"}
+    result = run_here(manifest, str(tmp_path / "run"), **shared, optimizer=rates, guard={"sigmas": 0})
+    losses = {}
+    for line in journal.read(result["run_url"]):
+        if "evaluation" in line:
+            losses[line["step"]] = sum(values["loss"] for values in line["evaluation"].values()) / 2
+    ranked = sorted(losses, key=lambda step: losses[step])
+    assert ranked[0] != 16 and checkpoint.steps(result["run_url"]) == sorted({*ranked[:2], 16})
+    assert result["best_checkpoint_url"] == checkpoint.folder(result["run_url"], ranked[0])
+
+
+def test_checkpoints_are_written_while_training_goes_on(
+    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = checkpoint._flush
+
+    def slowly(path: str) -> None:
+        if "step_00000002" in path and path.endswith(".pt"):
+            time.sleep(0.5)
+        written(path)
+
+    monkeypatch.setattr(checkpoint, "_flush", slowly)
+    results = {}
+    for name, asynchronous in (("behind", True), ("before", False)):
+        policy = {"every": 2, "asynchronous": asynchronous}
+        results[name] = run_here(manifest, str(tmp_path / name), steps=3, checkpoint=policy)
+        begin = journal.read(str(tmp_path / name))
+        waited = begin[2]["time"] - begin[1]["time"]
+        assert (waited > 0.9) == (not asynchronous)
+    first, second = (checkpoint.folder(str(tmp_path / name), 2) for name in results)
+    before, after = (json.loads(Path(url, checkpoint.DESCRIPTION).read_text()) for url in (first, second))
+    assert before == after
+    assert results["before"]["checkpoint_stall"] > 0.9
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_only_itself(
+    manifest: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = torch.save
+
+    def full(state: Any, path: Any, *rest: Any) -> None:
+        if "step_00000004" in str(path):
+            raise OSError(28, "No space left on device")
+        save(state, path, *rest)
+
+    monkeypatch.setattr(torch, "save", full)
+    with caplog.at_level(logging.WARNING):
+        result = run_here(manifest, str(tmp_path / "run"), steps=6, checkpoint={"every": 2, "keep_last": 5})
+    assert "no checkpoint at step 4: OSError: rank 0: OSError: [Errno 28] No space left" in caplog.text
+    assert (
+        checkpoint.steps(result["run_url"]) == [2, 6] and checkpoint.damage(result["checkpoint_url"]) is None
+    )
 
 
 def test_another_model_or_corpus_is_refused_by_name(manifest: str, tmp_path: Path) -> None:

@@ -52,6 +52,26 @@ def test_every_stage_world_size_and_accumulation_gives_the_same_curve(manifest: 
         assert _losses(run["run_url"]) == pytest.approx(expected, abs=1e-5), run
 
 
+def test_batch_warm_up_gives_the_same_curve_everywhere(manifest: str, tmp_path: Path) -> None:
+    warmup = {"start": 4, "increment": 4, "steps": 6}
+    shared: dict[str, Any] = {"global_batch_size": 16, "batch_warmup": warmup, "steps": 9}
+    result = run_here(manifest, str(tmp_path / "reference"), zero_stage=0, micro_batch_size=4, **shared)
+    expected = _losses(result["run_url"])
+    lines = journal.read(result["run_url"])
+    samples = [4, 8, 16, 24, 36, 48, 64, 80, 96]
+    assert [line["tokens"] for line in lines] == [32 * number for number in samples]
+    plain = run_here(manifest, str(tmp_path / "plain"), zero_stage=0, global_batch_size=4, steps=9)
+    assert expected[:2] == pytest.approx(_losses(plain["run_url"])[:2], abs=1e-5)
+    for stage in (1, 2, 3):
+        run_here(manifest, str(tmp_path / str(stage)), zero_stage=stage, **shared)
+        assert _losses(tmp_path / str(stage)) == pytest.approx(expected, abs=1e-5)
+    run = {"run_url": str(tmp_path / "two"), "zero_stage": 2, **shared}
+    assert run_processes(2, manifest, [run]) == [0, 0]
+    assert _losses(tmp_path / "two") == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(UserError, match="data.batch_warmup = "):
+        run_here(manifest, str(tmp_path / "two"), **{**shared, "batch_warmup": None})
+
+
 @pytest.mark.parametrize(("precision", "bound"), [("bf16", 0.01), ("fp16", 0.005)])
 def test_half_precisions_follow_fp32(manifest: str, tmp_path: Path, precision: str, bound: float) -> None:
     expected = _losses(run_here(manifest, str(tmp_path / "fp32"))["run_url"])
