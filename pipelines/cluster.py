@@ -50,24 +50,34 @@ def start(settings: RayConfig, verbose: bool = False) -> None:
     """
     if not verbose:
         _quiet()
-    _check_address(settings.address)
+    address = settings.address or os.environ.get("RAY_ADDRESS") or _running_cluster() or "local"
+    _check_address(address)
     try:
         with contextlib.nullcontext() if verbose else _held_stderr():
             ray.init(
-                address=settings.address,
+                address=address,
                 runtime_env={"env_vars": worker_environment()},
                 log_to_driver=verbose,
                 logging_level=logging.INFO if verbose else logging.ERROR,
             )
     except ConnectionError as error:
-        raise UserError(
-            f"ray.address = {settings.address!r}: no Ray cluster answers there ({error})"
-        ) from None
+        raise UserError(f"ray.address = {address!r}: no Ray cluster answers there ({error})") from None
 
 
-def _check_address(address: str | None) -> None:
+def _running_cluster() -> str | None:
+    """The address of the cluster that `ray start` left on this machine, if it still answers."""
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    try:
+        address = note.read_text().strip()
+        _check_address(address)
+    except (OSError, UserError):
+        return None
+    return address
+
+
+def _check_address(address: str) -> None:
     """Raise UserError if nothing listens at a host:port address; Ray itself would try for minutes."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return
     try:

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: the real data beside the checkout, and one local Ray cluster."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "numba"))
@@ -16,3 +17,22 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("../shared/data is not there")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray cluster of two CPUs."""
+    import ray
+
+    from pipelines.cluster import worker_environment
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": worker_environment()},
+    )
+    yield
+    ray.shutdown()

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from base import files
 from base.errors import UserError
-from dedup import lines, minhash
+from dedup import lines, minhash, spans
 from dedup.config import DedupConfig, LinesConfig, MinHashConfig
 from pipelines.cluster import worker_environment
-from pipelines.deduplicate import deduplicate, find_repeated_lines, write_index
+from pipelines.deduplicate import deduplicate, find_repeated_lines, find_repeated_spans, write_index
 
 # Rows of one: nearly every pair with any similarity is a candidate.
 THOROUGH = DedupConfig(minhash=MinHashConfig(ngram=1, bands=64, rows=1), threshold=0.6)
@@ -28,6 +28,7 @@ THOROUGH = DedupConfig(minhash=MinHashConfig(ngram=1, bands=64, rows=1), thresho
 def cluster():
     if not ray.is_initialized():
         ray.init(
+            address="local",
             address="local",
             num_cpus=2,
             include_dashboard=False,
@@ -325,6 +326,26 @@ def test_boilerplate_lines_are_found_over_all_parts(tmp_path, monkeypatch):
         )
         assert set(removed.tolist()) == ({24} if there else {0})
         assert result[3].as_py() == "own line number 3\n" + "Click here to subscribe\n" * (not there)
+
+
+def test_repeated_spans_are_found_over_all_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.deduplicate.GROUP_ROWS", 4)
+    passage = " ".join(f"word{i}" for i in range(60))
+    corpus = [{"text": f"Own start {i}. {passage} Own end {i}."} for i in range(9)]
+    entries, urls = write_parts(tmp_path / "in", corpus, THOROUGH, parts=3)
+    work = str(tmp_path / "work")
+    assert find_repeated_spans(entries, urls, [], work, THOROUGH, lambda *_: None, 2) == {}
+    config = THOROUGH.model_copy(update={"span_tokens": 50})
+    found = find_repeated_spans(entries, urls, [], work, config, lambda *_: None, 2)
+    assert sorted(found) == sorted(urls) and len({url for url, _ in found.values()}) > 1
+    for number, (name, (url, place)) in enumerate(sorted(found.items())):
+        texts = pa.array([document["text"] for document in corpus[number::3]], pa.large_string())
+        result, removed = spans.remove_spans(texts, *spans.of_part(url, place))
+        for row, text in enumerate(result.to_pylist()):
+            i = number + 3 * row
+            first = number == 0 and row == 0
+            assert text == (corpus[0]["text"] if first else f"Own start {i}. {i}."), name
+            assert removed[row] == (0 if first else len(passage) + len(" Own end "))
 
 
 def test_recall_on_real_pairs(tmp_path, shared_data):

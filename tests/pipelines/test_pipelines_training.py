@@ -23,7 +23,13 @@ def cluster() -> Iterator[None]:
         "NUMBA_CACHE_DIR": os.environ["NUMBA_CACHE_DIR"],
         "OMP_NUM_THREADS": "1",
     }
-    ray.init(num_cpus=2, include_dashboard=False, runtime_env={"env_vars": variables}, log_to_driver=False)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        runtime_env={"env_vars": variables},
+        log_to_driver=False,
+    )
     yield
     ray.shutdown()
 
