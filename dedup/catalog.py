@@ -188,18 +188,21 @@ def policy_order(catalog: Catalog, refs: np.ndarray, table: pa.Table) -> np.ndar
 
 def fetch_texts(catalog: Catalog, refs: np.ndarray) -> pa.Array:
     """The text of each of the sorted `refs`, large_string; local files are memory-mapped."""
-    chunks = []
-    for number, rows in _by_part(refs):
-        chunks += _texts_of(catalog.parts[number].documents, rows.astype(np.int64))
+    chunks = list(text_batches(catalog, refs))
     return pa.concat_arrays(chunks) if chunks else pa.array([], pa.large_string())
 
 
-def _texts_of(url: str, rows: np.ndarray) -> list[pa.Array]:
+def text_batches(catalog: Catalog, refs: np.ndarray) -> Iterator[pa.Array]:
+    """The texts of the sorted `refs` in their order, one array for each record batch that holds some."""
+    for number, rows in _by_part(refs):
+        yield from _texts_of(catalog.parts[number].documents, rows.astype(np.int64))
+
+
+def _texts_of(url: str, rows: np.ndarray) -> Iterator[pa.Array]:
     local = files.local_path(url)
     filesystem, path = files.split(url)
     with pa.memory_map(local) if local else filesystem.open(path, "rb") as file:
         reader = pa.ipc.open_file(file)
-        chunks = []
         start = 0
         for i in range(reader.num_record_batches):
             if start > rows[-1]:
@@ -207,6 +210,5 @@ def _texts_of(url: str, rows: np.ndarray) -> list[pa.Array]:
             batch = reader.get_batch(i)
             inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + batch.num_rows)]
             if len(inside):
-                chunks.append(batch.column("text").take(pa.array(inside - start)))
+                yield batch.column("text").take(pa.array(inside - start))
             start += batch.num_rows
-        return chunks

@@ -77,6 +77,9 @@ class DedupConfig(Section):
     """Most prefixes a band is split into, one a million documents; a restartable task has one or several."""
     lines: LinesConfig = LinesConfig()
     """Boilerplate lines or paragraphs."""
+    span_tokens: int | None = Field(None, ge=8, le=1024)
+    """Spans of this many tokens (divided by white space) or more that also stand earlier are removed from the
+    texts; absent: none are. Lee et al. 2022 (arXiv 2107.06499) use 50."""
 
     @model_validator(mode="before")
     @classmethod

@@ -92,11 +92,12 @@ def read_matching(url: str, column: str, values: np.ndarray, columns: list[str])
                 continue
             there = parquet.read_row_group(i, [column])[column].to_numpy()
             # The few wanted are searched in the many: cost in proportion to the new data.
-            low = np.searchsorted(there, values[first:last])
-            high = np.searchsorted(there, values[first:last], side="right")
-            if (high > low).any():
-                rows = np.repeat(low - np.cumsum(high - low) + (high - low), high - low)
-                rows += np.arange(len(rows))
+            wanted = values[first:last]
+            low = np.searchsorted(there, wanted)
+            hit = there[np.minimum(low, len(there) - 1)] == wanted
+            if hit.any():
+                low, count = low[hit], np.searchsorted(there, wanted[hit], side="right") - low[hit]
+                rows = np.repeat(low - np.cumsum(count) + count, count) + np.arange(count.sum())
                 tables.append(parquet.read_row_group(i, columns).select(columns).take(pa.array(rows)))
         return pa.concat_tables(tables).replace_schema_metadata()
 

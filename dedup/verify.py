@@ -16,16 +16,7 @@ BATCH_BYTES = 32 * 2**20
 def similarities(catalog: Catalog, left: np.ndarray, right: np.ndarray, config: MinHashConfig) -> np.ndarray:
     """Jaccard similarity float32 of the pairs of refs, which must be sorted by (left, right)."""
     result = np.empty(len(left), np.float32)
-    if len(left) == 0:
-        return result
-    known = np.unique(np.concatenate([left, right]))
-    lengths = catalogs.lookup(catalog, known, ["length"])["length"].to_numpy()
-    cost = lengths[np.searchsorted(known, right)]
-    starts = np.append(True, left[1:] != left[:-1])
-    cost = cost + np.where(starts, lengths[np.searchsorted(known, left)], 0)
-    batch = np.cumsum(cost) // BATCH_BYTES
-    bounds = np.flatnonzero(np.append(True, batch[1:] != batch[:-1]))
-    for first, end in zip(bounds, [*bounds[1:], len(left)], strict=True):
+    for first, end in batches(catalog, left, right):
         one, other = left[first:end], right[first:end]
         refs = np.unique(np.concatenate([one, other]))
         offsets, values = minhash.shingle_sets(catalogs.fetch_texts(catalog, refs), config)
@@ -33,6 +24,20 @@ def similarities(catalog: Catalog, left: np.ndarray, right: np.ndarray, config: 
             offsets, values, np.searchsorted(refs, one), np.searchsorted(refs, other), result[first:end]
         )
     return result
+
+
+def batches(catalog: Catalog, left: np.ndarray, right: np.ndarray) -> list[tuple[int, int]]:
+    """Ranges of pairs, sorted by left, whose texts have about BATCH_BYTES; a left text counts once."""
+    if len(left) == 0:
+        return []
+    known = np.unique(np.concatenate([left, right]))
+    lengths = catalogs.lookup(catalog, known, ["length"])["length"].to_numpy()
+    cost = lengths[np.searchsorted(known, right)]
+    starts = np.append(True, left[1:] != left[:-1])
+    cost = cost + np.where(starts, lengths[np.searchsorted(known, left)], 0)
+    batch = np.cumsum(cost) // BATCH_BYTES
+    bounds = np.flatnonzero(np.append(True, batch[1:] != batch[:-1])).tolist()
+    return list(zip(bounds, [*bounds[1:], len(left)], strict=True))
 
 
 def verify(catalog: Catalog, run_urls: list[str], group: int, config: DedupConfig, output: str) -> None:

@@ -14,7 +14,7 @@ import ray
 
 from base import files
 from base.errors import UserError
-from dedup import candidates, components, decide, exact, index, lines, runs, verify
+from dedup import candidates, components, decide, exact, index, lines, runs, spans, verify
 from dedup.catalog import Catalog, open_catalog
 from dedup.config import DedupConfig
 from pipelines import cluster
@@ -30,6 +30,8 @@ TASK_ROWS = 1_000_000
 """Band hashes that one candidate task sorts, about."""
 FOREST_ROWS = 4_000_000
 """Edges that one union-find task holds, about."""
+FINGERPRINTS = 32
+"""Fingerprints of a document, about, at 50 tokens (dedup/spans.py)."""
 GONE_FILES = 64
 """Tables of dropped documents that one task of the index reads."""
 
@@ -254,6 +256,36 @@ def find_repeated_lines(
     if not routed:
         return []
     return runner.phase("lines", lines.find, [(routed, prefix, config.lines) for prefix in range(1 << bits)])
+
+
+def find_repeated_spans(
+    entries: list[str],
+    documents: dict[str, str],
+    dropped: list[str],
+    work: str,
+    config: DedupConfig,
+    progress: Progress,
+    workers: int,
+) -> dict[str, tuple[str, int]]:
+    """(table of repeated spans, number) of each part, for `dedup.spans.of_part`; none if it is switched off.
+
+    Documents in the `dropped` tables (columns part and row) neither lose spans nor count. Columns, sorted:
+    ref (number of the part << 32 | row in its documents file), start, end (bytes of the text).
+    """
+    if config.span_tokens is None:
+        return {}
+    catalog = open_catalog(entries, documents, [], GROUP_ROWS)
+    bits = _prefix_bits(_total(catalog) * FINGERPRINTS, config)
+    groups = range(catalog.groups)
+    runner = _Runner(work, ray.put(catalog), workers, progress)
+    gone = _gone(runner, dropped)
+    tokens = config.span_tokens
+    routed = runner.phase("span-runs", spans.write_run, [(group, gone, bits, tokens) for group in groups])
+    if not routed:
+        return {}
+    pairs = runner.phase("span-pairs", spans.pair, [(routed, prefix) for prefix in range(1 << bits)])
+    found = runner.phase("spans", spans.find, [(pairs, group, tokens) for group in groups])
+    return {part.name: (found[catalog.group[number]], number) for number, part in enumerate(catalog.parts)}
 
 
 def _gone(runner: _Runner, dropped: list[str]) -> list[str]:
