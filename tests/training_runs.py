@@ -3,12 +3,14 @@
 import json
 import math
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,6 +105,44 @@ def _kill_in_save(step: int, point: str) -> None:
     setattr(checkpoint, name, fatal)
 
 
+def run_with_kills(manifest_url: str, run: dict[str, Any], kills: int, seed: int) -> int:
+    """Do a run that is killed up to `kills` times at random moments and begun again; how often it was.
+
+    A process of its own imports what training needs and forks, so that a beginning takes no seconds.
+    """
+    arguments = [manifest_url, json.dumps({"kills": kills, "seed": seed, "run": run})]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    command = [sys.executable, __file__, *arguments]
+    done = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=240)
+    return int(done.stdout.splitlines()[-1])
+
+
+def _kill_and_begin_again(manifest_url: str, kills: int, seed: int, run: dict[str, Any]) -> int:
+    import model.train  # noqa: F401
+
+    generator = random.Random(seed)
+    killed = 0
+    while True:
+        child = os.fork()
+        if not child:
+            try:
+                run_here(manifest_url, **run)
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        if killed == kills:
+            assert os.waitpid(child, 0)[1] == 0
+            return killed
+        time.sleep(generator.uniform(0.0, 1.5))
+        os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        if status == 0:
+            return killed
+        assert status == signal.SIGKILL, "training failed"
+        killed += 1
+
+
 class KillOnce:
     """Kills rank 0's process, once, when the journal reaches a step, and notes that it was started."""
 
@@ -127,6 +167,9 @@ class KillOnce:
 def main() -> None:
     """Do the runs of the command line; this is what `start` starts."""
     manifest_url, runs = sys.argv[1], json.loads(sys.argv[2])
+    if isinstance(runs, dict):
+        print(_kill_and_begin_again(manifest_url, **runs))
+        return
     for run in runs:
         kill_at = run.pop("kill_at", None)
         kill_in_save = run.pop("kill_in_save", None)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from synthetic_corpus import write_corpus
-from training_runs import MODEL, SOURCES, run_here, run_processes, settings
+from training_runs import MODEL, SOURCES, run_here, run_processes, run_with_kills, settings
 
 from base.errors import UserError
 from model import checkpoint, journal
@@ -39,6 +39,26 @@ def test_killed_at_any_point_and_run_again_gives_the_same_losses(manifest: str, 
     assert result["resumed_from"] == 9
     assert _losses(tmp_path / "run") == expected
     assert checkpoint.steps(run["run_url"]) == [9, 10]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "precision", "kills", "steps"), [(1, "bf16", 30, 1200), (3, "fp16", 10, 250)]
+)
+def test_random_kills_change_no_loss(
+    manifest: str, tmp_path: Path, stage: int, precision: str, kills: int, steps: int
+) -> None:
+    run = {"run_url": str(tmp_path / "run"), "steps": steps, "precision": precision, "zero_stage": stage}
+    run |= {"checkpoint": {"every": 4, "keep_every": 100}, "evaluate_batches": 1, "evaluate_every": 50}
+    run["loss_scale"] = {"initial_power": 8, "window": 100}
+    killed = run_with_kills(manifest, run, kills, seed=stage)
+    expected = _losses(run_here(manifest, **{**run, "run_url": str(tmp_path / "reference")})["run_url"])
+    assert killed == kills
+    assert _losses(tmp_path / "run") == expected and len(expected) == steps
+    assert all(
+        checkpoint.damage(checkpoint.folder(run["run_url"], s)) is None
+        for s in checkpoint.steps(run["run_url"])
+    )
 
 
 @pytest.mark.parametrize("stage", [0, 3])
