@@ -52,7 +52,9 @@ def test_an_unreachable_store_is_a_warning(caplog: pytest.LogCaptureFixture) -> 
     assert tracking.find(nowhere, "prepare") is None
 
 
-def test_journal_lines_arrive_once_each_also_after_an_outage(place: tracking.Tracking, tmp_path: Path) -> None:
+def test_journal_lines_arrive_once_each_also_after_an_outage(
+    place: tracking.Tracking, tmp_path: Path
+) -> None:
     journal = tmp_path / "journal.jsonl"
 
     def write(step: int, text: str = "\n") -> None:
