@@ -105,9 +105,9 @@ def open_catalog(
         content = files.read_json(files.join(index, "index.json"))
         if content["parts"]:
             known.append(Index(index, content["bits"], len(new) + len(old)))
-        for number, (name, url) in enumerate(content["parts"]):
+        for number, (name, url, version) in enumerate(content["parts"]):
             locations = files.join(index, "locations", f"{content['groups'][number]:05d}.parquet")
-            old.append(Part(name, url, locations, 0, content["version"], number))
+            old.append(Part(name, url, locations, 0, version, number))
     group = np.concatenate([group, np.arange(len(old)) % max(groups, 1)])
     return Catalog(new + old, len(new), group, groups, known)
 

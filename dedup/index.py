@@ -1,9 +1,9 @@
 """The index of a corpus version: text hashes and bands of its documents, sorted, with where their text is.
 
-    index.json          version, minhash settings, bits, parts [[name, documents URL]], groups (one a part)
+    index.json          minhash settings, bits, parts [[name, documents URL, version]], groups (one a part)
     texts/<prefix>      high, low (halves of the text hash), ref, document_id; sorted by high, low, ref
     bands/<partition>   hash, ref; sorted by hash, ref; partition = band << bits | prefix
-    locations/<group>   ref, document_id, length; sorted by ref
+    locations/<group>   ref, document_id, length, source; sorted by ref
 
 A prefix is the first `bits` bits of a hash, names are of five digits and more, files are parquet. A ref is
 part number << 32 | row, parts numbered as in index.json. A build reads of a row group one column of 8 bytes a
@@ -112,8 +112,10 @@ def write_texts(catalog: Catalog, run_urls: list[str], prefix: int, output: str)
 
 def write_locations(catalog: Catalog, group: int, dropped: list[str], output: str) -> None:
     """Write where the texts of the entries of a group are that are in no `dropped` run."""
-    table = exact.survivors(catalog, group, dropped, ["document_id", "length"])
-    runs.write_sorted(output, table.select(["ref", "document_id", "length"]), ROW_GROUP)
+    table = exact.survivors(catalog, group, dropped, ["document_id", "length", "source"])
+    source = table["source"].cast(pa.string())
+    table = table.select(["ref", "document_id", "length"]).append_column("source", source)
+    runs.write_sorted(output, table, ROW_GROUP)
 
 
 def write_band(catalog: Catalog, run_urls: list[str], partition: int, output: str) -> None:
@@ -123,13 +125,81 @@ def write_band(catalog: Catalog, run_urls: list[str], partition: int, output: st
     runs.write_sorted(output, table.take(pa.array(order)), ROW_GROUP)
 
 
-def write_summary(catalog: Catalog, version: str, minhash: dict, bits: int, output: str) -> None:
+def write_summary(parts: list[list[str]], groups: list[int], minhash: dict, bits: int, output: str) -> None:
     """Write index.json, last of all: the index is complete when it is there."""
-    content = {
-        "version": version,
-        "minhash": minhash,
-        "bits": bits,
-        "parts": [[part.name, part.documents] for part in catalog.parts[: catalog.new]],
-        "groups": catalog.group[: catalog.new].tolist(),
-    }
+    content = {"minhash": minhash, "bits": bits, "parts": parts, "groups": groups}
     files.write_json(files.join(output, "index.json"), content)
+
+
+def compact(catalog: Catalog, folder: str, bits: int, partition: int, output: str) -> None:
+    """Write one partition of texts or bands of all indexes of the catalog as that of one index.
+
+    catalog: without new parts. bits: at least those of every index.
+    """
+    prefix = partition & ((1 << bits) - 1)
+    tables = []
+    for index in catalog.indexes:
+        file = f"{partition >> (bits - index.bits):05d}.parquet"
+        table = _numbered(index, files.read_parquet(files.join(index.url, folder, file)))
+        mine = exact.prefix(table[table.column_names[0]].to_numpy(), bits) == prefix
+        tables.append(table.filter(pa.array(mine)))
+    table = pa.concat_tables(tables)
+    keys = ["ref", *(name for name in ("low", "high", "hash") if name in table.column_names)]
+    order = np.lexsort([table[name].to_numpy() for name in keys])
+    runs.write_sorted(output, table.take(pa.array(order)), ROW_GROUP)
+
+
+def compact_locations(catalog: Catalog, number: int, url: str, output: str) -> None:
+    """Write a locations file of index `number` of the catalog with the catalog's refs."""
+    table = _numbered(catalog.indexes[number], files.read_parquet(url))
+    runs.write_sorted(output, table, ROW_GROUP)
+
+
+def _numbered(index: Index, table: pa.Table) -> pa.Table:
+    """A table of an index with the refs of the catalog."""
+    refs = table["ref"].to_numpy() + np.uint64(index.first << 32)
+    return table.set_column(table.schema.get_field_index("ref"), "ref", pa.array(refs))
+
+
+def route_by_part(catalog: Catalog, folder: str, partition: int, output: str) -> None:
+    """Route one file of texts or bands of the catalog's only index by part, for `write_entries`."""
+    (index,) = catalog.indexes
+    table = files.read_parquet(files.join(index.url, folder, f"{partition:05d}.parquet"))
+    if folder == "bands":
+        band = np.full(len(table), partition >> index.bits, np.int32)
+        table = table.append_column("band", pa.array(band))
+    numbers = (table["ref"].to_numpy() >> np.uint64(32)).astype(np.int64)
+    runs.write_run(output, [(table, numbers)])
+
+
+def write_entries(
+    catalog: Catalog, number: int, texts: list[str], bands: list[str], width: int, output: str
+) -> None:
+    """Write the entries of one part of the catalog's only index, from the runs of `route_by_part`.
+
+    Ranks and qualities are 0: documents of one index are no duplicates of each other.
+    """
+    part = catalog.parts[number]
+    table = files.read_parquet(part.table)
+    table = table.filter(pa.array(table["ref"].to_numpy() >> np.uint64(32) == number))
+    refs, count = table["ref"].to_numpy(), len(table)
+    hashes = runs.read_partitions(texts, [number]).sort_by("ref")
+    found = runs.read_partitions(bands, [number])
+    at = np.searchsorted(refs, found["ref"].to_numpy())
+    matrix = np.zeros((count, width), np.uint64)
+    matrix[at, found["band"].to_numpy()] = found["hash"].to_numpy()
+    shingles = np.zeros(count, np.int32)
+    shingles[at] = 1
+    entries = {
+        "document_id": table["document_id"],
+        "part": pa.repeat(part.name, count).dictionary_encode(),
+        "row": (refs & np.uint64(0xFFFFFFFF)).astype(np.uint32),
+        "source": table["source"].combine_chunks().dictionary_encode(),
+        "text_hash": hashing.ids_from_words(hashes["high"].to_numpy(), hashes["low"].to_numpy()),
+        "rank": np.zeros(count, np.int32),
+        "quality": np.zeros(count, np.float32),
+        "length": table["length"],
+        "bands": pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), width),
+        "shingles": shingles,
+    }
+    files.write_parquet(output, pa.table(entries))

@@ -228,7 +228,75 @@ def write_index(
         arguments = [(bands, partition) for partition in range(config.minhash.bands << bits)]
         runner.phase("bands", index.write_band, arguments)
         files.remove(work)
-    index.write_summary(catalog, version, config.minhash.model_dump(mode="json"), bits, output)
+    parts = [[part.name, part.documents, version] for part in catalog.parts]
+    index.write_summary(parts, catalog.group.tolist(), config.minhash.model_dump(mode="json"), bits, output)
+
+
+def compact_indexes(
+    indexes: list[str],
+    output: str,
+    workers: int,
+    progress: Progress = lambda phase, done, total: None,
+) -> None:
+    """Write one index that holds what `indexes` (oldest first, of the same settings) hold, without any text.
+
+    Builds with it find the same duplicates and name the same versions. The old ones may then be deleted.
+    Raises UserError if the indexes have different MinHash settings.
+    """
+    if files.exists(files.join(output, "index.json")):
+        return
+    contents = [index.summary(url) for url in indexes]
+    for url, content in zip(indexes, contents, strict=True):
+        if content["minhash"] != contents[0]["minhash"]:
+            raise UserError(f"the indexes {indexes[0]} and {url} were made with different MinHash settings")
+    catalog = open_catalog([], {}, indexes)
+    bits = max((known.bits for known in catalog.indexes), default=0)
+    bands = contents[0]["minhash"]["bands"]
+    groups: list[int] = []
+    if catalog.parts:
+        runner = _Runner(output, ray.put(catalog), workers, progress)
+        runner.phase("texts", index.compact, [("texts", bits, prefix) for prefix in range(1 << bits)])
+        runner.phase("bands", index.compact, [("bands", bits, place) for place in range(bands << bits)])
+        known = [content for content in contents if content["parts"]]
+        tables = [
+            (number, files.join(catalog.indexes[number].url, "locations", f"{group:05d}.parquet"))
+            for number, content in enumerate(known)
+            for group in range(max(content["groups"]) + 1)
+        ]
+        runner.phase("locations", index.compact_locations, tables)
+        for content in known:
+            first = max(groups, default=-1) + 1
+            groups += [first + group for group in content["groups"]]
+    parts = [[part.name, part.documents, str(part.version)] for part in catalog.parts]
+    index.write_summary(parts, groups, contents[0]["minhash"], bits, output)
+
+
+def entries_of_index(
+    url: str,
+    work: str,
+    workers: int,
+    progress: Progress = lambda phase, done, total: None,
+) -> tuple[list[str], dict[str, str]]:
+    """(entries, documents) of an index, as `deduplicate` takes them, without reading any text.
+
+    To merge two corpora is to deduplicate the entries of one against the index of the other: only texts of
+    candidate pairs are read then. Routing writes a row group for each part and partition of the index.
+    """
+    catalog = open_catalog([], {}, [url])
+    if not catalog.parts:
+        return [], {}
+    width = index.summary(url)["minhash"]["bands"]
+    (known,) = catalog.indexes
+    runner = _Runner(work, ray.put(catalog), workers, progress)
+    texts = runner.phase(
+        "texts-by-part", index.route_by_part, [("texts", prefix) for prefix in range(1 << known.bits)]
+    )
+    bands = runner.phase(
+        "bands-by-part", index.route_by_part, [("bands", place) for place in range(width << known.bits)]
+    )
+    arguments = [(number, texts, bands, width) for number in range(len(catalog.parts))]
+    entries = runner.phase("entries", index.write_entries, arguments)
+    return entries, {part.name: part.documents for part in catalog.parts}
 
 
 def find_repeated_lines(

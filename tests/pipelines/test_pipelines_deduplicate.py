@@ -18,7 +18,14 @@ from base.errors import UserError
 from dedup import lines, minhash, spans
 from dedup.config import DedupConfig, LinesConfig, MinHashConfig
 from pipelines.cluster import worker_environment
-from pipelines.deduplicate import deduplicate, find_repeated_lines, find_repeated_spans, write_index
+from pipelines.deduplicate import (
+    compact_indexes,
+    deduplicate,
+    entries_of_index,
+    find_repeated_lines,
+    find_repeated_spans,
+    write_index,
+)
 
 # Rows of one: nearly every pair with any similarity is a candidate.
 THOROUGH = DedupConfig(minhash=MinHashConfig(ngram=1, bands=64, rows=1), threshold=0.6)
@@ -28,7 +35,6 @@ THOROUGH = DedupConfig(minhash=MinHashConfig(ngram=1, bands=64, rows=1), thresho
 def cluster():
     if not ray.is_initialized():
         ray.init(
-            address="local",
             address="local",
             num_cpus=2,
             include_dashboard=False,
@@ -264,6 +270,57 @@ def test_index_drops_only_new_documents_and_names_the_old_one(tmp_path):
         document_id(survivors[0]),
         document_id(left[0]),
     ]
+
+
+def indexed(folder, name, corpus, indexes=(), parts=3):
+    """Deduplicate and index a corpus; returns (index URL, dropped rows)."""
+    entries, urls = write_parts(folder / f"in-{name}", corpus, THOROUGH, parts)
+    urls = {f"{name}{part}": url for part, url in urls.items()}
+    for entry in entries:
+        table = files.read_parquet(entry)
+        names = pa.array([f"{name}{part}" for part in table["part"].to_pylist()]).dictionary_encode()
+        files.write_parquet(entry, table.set_column(table.column_names.index("part"), "part", names))
+    outcome, rows = run(entries, urls, folder / f"work-{name}", THOROUGH, indexes)
+    write_index(entries, urls, outcome.dropped, name, str(folder / name), THOROUGH, 2)
+    return str(folder / name), rows
+
+
+def test_a_compacted_index_finds_what_its_parts_find(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.deduplicate.GROUP_ROWS", 20)
+    monkeypatch.setattr("pipelines.deduplicate.PARTITION_ROWS", 30)
+    first, _ = indexed(tmp_path, "v0001", corpus_of(5, 80, 60))
+    second, _ = indexed(tmp_path, "v0002", corpus_of(6, 20, 60), [first])
+    both = str(tmp_path / "both")
+    compact_indexes([first, second], both, 2)
+    new = [{**d, "name": f"again {d['name']}"} for d in corpus_of(5, 30, 60) + corpus_of(6, 20, 60)]
+    new += corpus_of(7, 30, 60)
+    entries, urls = write_parts(tmp_path / "new", new, THOROUGH)
+    _, apart = run(entries, urls, tmp_path / "apart", THOROUGH, [first, second])
+    _, joined = run(entries, urls, tmp_path / "joined", THOROUGH, [both])
+    assert joined == apart and {row["kept_version"] for row in joined.values()} >= {"v0001", "v0002"}
+    third = str(tmp_path / "third")
+    compact_indexes([both], third, 1)
+    assert content(tmp_path / "third") == content(tmp_path / "both")
+
+
+def test_two_corpora_are_merged_from_their_indexes(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.deduplicate.GROUP_ROWS", 20)
+    monkeypatch.setattr("pipelines.deduplicate.PARTITION_ROWS", 30)
+    old = corpus_of(5, 60, 60)
+    other = [{**d, "name": f"other {d['name']}"} for d in corpus_of(5, 20, 60)] + corpus_of(8, 30, 60)
+    first, _ = indexed(tmp_path, "a", old)
+    second, gone = indexed(tmp_path, "b", other, parts=2)
+    entries, urls = entries_of_index(second, str(tmp_path / "entries"), 2)
+    _, merged = run(entries, urls, tmp_path / "merged", THOROUGH, [first])
+    # As if the survivors of the second corpus had been read again.
+    left = [document for document in other if document_id(document) not in gone]
+    again, where = write_parts(tmp_path / "again", left, THOROUGH)
+    _, read = run(again, where, tmp_path / "read", THOROUGH, [first])
+    assert {i: (row["kept_id"], row["similarity"], row["source"]) for i, row in merged.items()} == {
+        i: (row["kept_id"], row["similarity"], row["source"]) for i, row in read.items()
+    }
+    assert len(merged) >= 5 and {row["kept_version"] for row in merged.values()} == {"a"}
+    assert merged.keys() <= {document_id(document) for document in left}
 
 
 def test_settings_that_do_not_fit_the_index_are_refused(tmp_path):
