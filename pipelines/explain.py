@@ -154,7 +154,7 @@ def _documents(chain: list[Version], part: str) -> str | None:
     for path in chain[0].manifest["indexes"]:
         index = files.join(corpus, path, "index.json")
         if files.exists(index):
-            for name, url in files.read_json(index)["parts"]:
+            for name, url, _ in files.read_json(index)["parts"]:
                 if name == part and files.exists(url):
                     return str(url)
     found = files.list_files(files.join(corpus, "documents", "*", f"{part}.arrow"))
