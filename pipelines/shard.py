@@ -63,7 +63,7 @@ def sample_texts(task: Sample) -> str:
         return task.output
     entries = surviving_entries(task.entries, task.dropped, task.part, ["document_id"])
     high, low = hashing.id_words(entries["document_id"])
-    chosen = _mix(high + low) <= np.uint64(int(task.share * (2**64 - 1)))
+    chosen = _mix(high + low) <= np.uint64(min(int(task.share * 2**64), 2**64 - 1))
     entries = entries.filter(pa.array(chosen))
     schema = pa.schema([("document_id", pa.binary(16)), ("text", pa.large_string())])
     tables = [schema.empty_table()]

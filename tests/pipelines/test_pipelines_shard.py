@@ -169,6 +169,25 @@ def test_wrong_ids_stop_the_build(tmp_path: Path, tokenizer: str, monkeypatch: p
         build(tmp_path, tokenizer, [])
 
 
+@pytest.mark.parametrize(("share", "low", "high"), [(1.0, 60, 60), (0.5, 15, 45), (0.0, 0, 0)])
+def test_a_share_of_the_texts_is_sampled(
+    tmp_path: Path, tokenizer: str, share: float, low: int, high: int
+) -> None:
+    build(tmp_path, tokenizer, [])
+    part = f"{0:016x}"
+    task = shard.Sample(
+        part,
+        str(tmp_path / f"{part}.documents"),
+        str(tmp_path / f"{part}.entries"),
+        [],
+        share,
+        str(tmp_path / "sample.parquet"),
+    )
+    sample = files.read_parquet(shard.sample_texts(task))
+    assert low <= sample.num_rows <= high
+    assert set(sample["text"].to_pylist()) <= set(TEXTS)
+
+
 def test_keys_and_split_depend_on_the_seed_and_fraction() -> None:
     ids = hashing.hash128(pa.array([str(number) for number in range(4000)], pa.large_string()))
     one, two = shard.shuffle_keys(ids, 1), shard.shuffle_keys(ids, 2)
