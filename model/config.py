@@ -210,6 +210,9 @@ class TrainConfig(Section):
     """Micro batches per source in an evaluation; 0 switches it off."""
     workers: int = Field(1, ge=1)
     """Training processes (one a GPU, or CPU processes)."""
+    min_workers: int | None = Field(None, ge=1)
+    """Train with as few workers as this when the cluster has no room for more, and with up to `workers` when
+    it has; absent: always with `workers`."""
     cpus_per_worker: int = Field(1, ge=1)
     """CPU cores, and torch threads on CPU, of a worker."""
     use_gpu: Literal["auto", "yes", "no"] = "auto"
@@ -221,6 +224,14 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _batches_divide(self) -> "TrainConfig":
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers {self.min_workers} must not be above workers {self.workers}")
+        for workers in range(self.min_workers or self.workers, self.workers):
+            if self.global_batch_size % (self.micro_batch_size * workers):
+                raise ValueError(
+                    f"global_batch_size {self.global_batch_size} must be a multiple of micro_batch_size × "
+                    f"workers for every number of workers from min_workers on, but is not for {workers}"
+                )
         per_pass = self.micro_batch_size * self.workers
         if self.global_batch_size % per_pass:
             raise ValueError(

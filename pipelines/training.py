@@ -31,14 +31,15 @@ def run_training(
     job = TrainJob(config.model, train, manifest_url, run_url, config.mixture)
     check(job)
     available = ray.cluster_resources()
-    use_gpu = train.use_gpu == "yes" or (train.use_gpu == "auto" and available.get("GPU", 0) >= train.workers)
+    least = train.min_workers or train.workers
+    use_gpu = train.use_gpu == "yes" or (train.use_gpu == "auto" and available.get("GPU", 0) >= least)
     _check_resources(config, available, use_gpu)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job, "on_start": on_start, "threads": train.cpus_per_worker},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=train.workers,
+            num_workers=(train.min_workers, train.workers) if train.min_workers else train.workers,
             use_gpu=use_gpu,
             resources_per_worker={"CPU": train.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
         ),
@@ -61,11 +62,13 @@ def run_training(
 
 def _check_resources(config: Config, available: dict[str, float], use_gpu: bool) -> None:
     train = config.train
-    wanted = {"CPU": train.workers * train.cpus_per_worker, "GPU": train.workers if use_gpu else 0}
+    field = "min_workers" if train.min_workers else "workers"
+    least = train.min_workers or train.workers
+    wanted = {"CPU": least * train.cpus_per_worker, "GPU": least if use_gpu else 0}
     for name, amount in wanted.items():
         if amount > available.get(name, 0):
             raise UserError(
-                f"train.workers = {train.workers} with train.cpus_per_worker = {train.cpus_per_worker} need "
+                f"train.{field} = {least} with train.cpus_per_worker = {train.cpus_per_worker} need "
                 f"{amount} {name}s, the Ray cluster has {available.get(name, 0):g}"
             )
 
