@@ -28,7 +28,15 @@ def check_fits(config: Config, version: Version, run: str) -> None:
     """Raise UserError if the corpus cannot train this model, or the run was begun with another one."""
     from model.job import TrainJob, check
 
-    check(TrainJob(config.model, config.train, version.manifest_url, trained.run_url(config.storage, run), config.mixture))
+    check(
+        TrainJob(
+            config.model,
+            config.train,
+            version.manifest_url,
+            trained.run_url(config.storage, run),
+            config.mixture,
+        )
+    )
 
 
 def pretrain(config: Config, version: Version, run: str) -> dict[str, Any]:
