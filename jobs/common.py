@@ -55,13 +55,11 @@ def check_storage(url: str) -> None:
     """Raise UserError if nothing can be written below `url`, or it would vanish with a Ray job."""
     from base import files
 
-    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") and files.local_path(url):
-        path = str(files.local_path(url))
-        if "/runtime_resources/working_dir_files/" in path:
-            raise UserError(
-                f"storage = {url!r} lies in the job's own copy of the working directory; "
-                "under `ray job submit` give an absolute path or URL: --set storage=/data/…"
-            )
+    if "/runtime_resources/working_dir_files/" in url:
+        raise UserError(
+            f"storage = {url!r} lies in the job's own copy of the working directory; "
+            "under `ray job submit` give an absolute path or URL: --set storage=/data/…"
+        )
     probe = files.join(url, f".writable-{os.getpid()}")
     try:
         files.write_bytes(probe, b"")
