@@ -13,7 +13,17 @@ from pipelines.manifest import Version
 from pipelines.training import run_training
 
 ENTROPY_TOKENS = 20_000_000
-CURVE_FIELDS = {"steps", "global_batch_size", "seed", "precision", "optimizer", "loss_scale"}
+CURVE_FIELDS = {
+    "steps",
+    "global_batch_size",
+    "batch_warmup",
+    "seed",
+    "precision",
+    "optimizer",
+    "loss_scale",
+    "guard",
+    "deepspeed",
+}
 """The training settings that decide the curve; others may change when a run is continued."""
 
 

@@ -40,6 +40,7 @@ def demo(storage: Path) -> str:
     return finished.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_demo_makes_a_model_and_a_second_one_repeats_nothing(tmp_path: Path) -> None:
     collect(str(tmp_path / "raw"), 0, python_bytes=600_000, docstring_bytes=300_000)
