@@ -50,11 +50,14 @@ def run_here(
     """One run in this process.
 
     The loss is made infinite in the 0-based steps `overflows`, and its gradient 1000 times as large in
-    `spikes`.
+    `spikes`. One thread, as in the processes of `start`: sums are rounded otherwise with two.
     """
+    import torch
+
     from model.job import TrainJob
     from model.train import train
 
+    torch.set_num_threads(1)
     job = TrainJob(MODEL, settings(**changes), manifest_url, run_url)
     factors = dict.fromkeys(spikes, 1000.0) | dict.fromkeys(overflows, math.inf)
     return train(job, transform_loss=lambda step, loss: loss * factors.get(step, 1.0))
