@@ -35,10 +35,12 @@ def main(
     from pipelines import manifest
 
     version = manifest.require(settings.storage, corpus)
-    from pipelines import cluster, pretrain
+    from pipelines import pretrain
 
     chosen = name or pretrain.run_name(settings, version)
     pretrain.check_fits(settings, version, chosen)
+    from pipelines import cluster
+
     cluster.start(settings.ray, verbose)
     result = pretrain.pretrain(settings, version, chosen)
     speed = result["tokens_per_second"]

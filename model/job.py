@@ -1,12 +1,13 @@
-"""What a training run is, and the checks that need no model. Imports no DeepSpeed, which takes seconds."""
+"""What a training run is, and the checks that need no model.
+
+Imports no DeepSpeed, and torch only for a run that has begun: they take seconds, and a mistake should not.
+"""
 
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
-from model import checkpoint
+from base import files
 from model.config import ModelConfig, TrainConfig
 from model.loader import Corpus, Loader
 
@@ -32,6 +33,8 @@ def precision_of(config: TrainConfig) -> str:
     """fp16, bf16 or fp32, with auto decided by the device."""
     if config.precision != "auto":
         return config.precision
+    import torch
+
     return "fp16" if torch.cuda.is_available() else "bf16"
 
 
@@ -55,6 +58,10 @@ def check(job: TrainJob) -> Loader:
         job.model.padded_vocab_size(vocab_size),
         job.train.damaged_shards == "skip",
     )
+    if not files.exists(files.join(job.run_url, "checkpoints")):
+        return loader
+    from model import checkpoint
+
     found = checkpoint.steps(job.run_url)
     if found:
         checkpoint.check_description(checkpoint.folder(job.run_url, found[-1]), describe(job, loader))

@@ -7,10 +7,9 @@ import numpy as np
 
 from base import files
 from base.errors import UserError
-from pipelines import charts, tracking, trained
+from pipelines import tracking, trained
 from pipelines.config import Config
 from pipelines.manifest import Version
-from pipelines.training import run_training
 
 ENTROPY_TOKENS = 20_000_000
 CURVE_FIELDS = {
@@ -60,6 +59,10 @@ def pretrain(config: Config, version: Version, run: str) -> dict[str, Any]:
         if found["manifest_hash"] != version.hash:
             raise UserError(f"run {run} was trained on another corpus version ({found['version']})")
         return {**found, "new": False}
+    # Imported here because Ray Train and matplotlib take seconds, and check_fits should not.
+    from pipelines import charts
+    from pipelines.training import run_training
+
     url = trained.run_url(config.storage, run)
     place = tracking.Tracking.of(config)
     tags = {"training_run": run, "corpus": version.hash, "version": version.name}
