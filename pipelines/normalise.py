@@ -57,6 +57,25 @@ def normalise(text: pa.LargeStringArray) -> tuple[pa.LargeStringArray, dict[str,
     change in UTF-8 bytes: bytes as cleaned = bytes as read + the sum of all delta columns. Without
     anything to change the result is `text` itself.
     """
+    text, columns = _pass(text)
+    edits = [columns[f"n_{reason}"] for reason in REASONS if reason != "mojibake"]
+    rows = np.flatnonzero(sum(edits))
+    # What was removed may have stood within mojibake, which only shows now.
+    while len(rows):
+        flags, _ = _examine(text.take(pa.array(rows)))
+        rows = rows[(flags & _MOJIBAKE) != 0]
+        part, more = _pass(text.take(pa.array(rows)))
+        changed = more["n_mojibake"] > 0
+        rows = rows[changed]
+        for name, column in more.items():
+            columns[name][rows] = column[changed] + (0 if name == "n_replacement" else columns[name][rows])
+        new = dict(zip(rows.tolist(), part.filter(pa.array(changed)).to_pylist(), strict=True))
+        text = _replace(text, new, np.zeros(len(text), np.int64), np.zeros(len(text), np.int64))
+    return text, columns
+
+
+def _pass(text: pa.LargeStringArray) -> tuple[pa.LargeStringArray, dict[str, np.ndarray]]:
+    """`normalise`, each rule applied once."""
     columns = {
         f"{kind}_{reason}": np.zeros(len(text), np.int64) for reason in REASONS for kind in ("n", "delta")
     }

@@ -81,6 +81,12 @@ def test_rules_equal_the_reference(texts: list[str]) -> None:
         assert clean(result)[0] == [result]
 
 
+def test_mojibake_around_a_removed_character_is_repaired() -> None:
+    cleaned, columns = clean("Â\x1f\xa0", "plain")
+    assert cleaned == ["\xa0", "plain"]
+    assert columns["n_control"] == columns["n_mojibake"] == [1, 0]
+
+
 def test_each_change_is_counted() -> None:
     _, columns = clean(
         "\n\n  indented\r\nlines\rof\x85text  \n\n",
