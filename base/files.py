@@ -19,6 +19,7 @@ import xxhash
 from fsspec.implementations.local import LocalFileSystem
 
 TEMPORARY = ".tmp-"
+READ_BYTES = 8 * 2**20
 
 
 def split(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -53,6 +54,16 @@ def size(url: str) -> int:
     """Bytes of a file."""
     filesystem, path = split(url)
     return int(filesystem.size(path))
+
+
+def digest(url: str) -> str:
+    """xxh3-128 of a file's bytes, hex."""
+    filesystem, path = split(url)
+    state = xxhash.xxh3_128()
+    with filesystem.open(path, "rb") as stream:
+        while block := stream.read(READ_BYTES):
+            state.update(block)
+    return state.hexdigest()
 
 
 def remove(url: str) -> None:

@@ -41,15 +41,6 @@ def steps(run_url: str) -> list[int]:
     return sorted(int(url.rsplit("/", 2)[1].removeprefix("step_")) for url in files.list_files(pattern))
 
 
-def _digest(url: str) -> str:
-    filesystem, path = files.split(url)
-    state = xxhash.xxh3_128()
-    with filesystem.open(path, "rb") as content:
-        while piece := content.read(8 * 2**20):
-            state.update(piece)
-    return state.hexdigest()
-
-
 def _flush(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -196,7 +187,7 @@ class Saver:
                 torch.save(state, path)
                 _flush(path)
                 name = os.path.relpath(path, temporary)
-                report["files"][name] = {"bytes": os.path.getsize(path), "digest": _digest(path)}
+                report["files"][name] = {"bytes": os.path.getsize(path), "digest": files.digest(path)}
                 if not local:
                     filesystem, remote = files.split(files.join(target, name))
                     filesystem.makedirs(remote.rsplit("/", 1)[0], exist_ok=True)
@@ -276,7 +267,7 @@ def damage(checkpoint_url: str) -> str | None:
     try:
         description = files.read_json(files.join(checkpoint_url, DESCRIPTION))
         for name, entry in description["files"].items():
-            if _digest(files.join(checkpoint_url, name)) != entry["digest"]:
+            if files.digest(files.join(checkpoint_url, name)) != entry["digest"]:
                 return f"{name} has changed since it was written"
     except (OSError, ValueError, KeyError) as error:
         return f"{type(error).__name__}: {error}"

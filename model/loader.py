@@ -73,16 +73,6 @@ class _Shard:
     table: pa.RecordBatch
 
 
-def _digest(url: str) -> str:
-    """xxh3-128 hex of a file."""
-    filesystem, path = files.split(url)
-    state = xxhash.xxh3_128()
-    with filesystem.open(path, "rb") as content:
-        while piece := content.read(8 * 2**20):
-            state.update(piece)
-    return state.hexdigest()
-
-
 class ShardCache:
     """Local copies of remote shards, the least recently read ones removed above `limit` bytes."""
 
@@ -195,7 +185,7 @@ class Corpus:
         url = files.join(self.base, entry["path"])
         try:
             path = files.local_path(url) or self._cache.fetch(url, entry["digest"])
-            if self._verify and _digest(path) != entry["digest"]:
+            if self._verify and files.digest(path) != entry["digest"]:
                 raise pa.ArrowInvalid("its digest is not the one in the manifest")
             batches = pa.ipc.open_file(pa.memory_map(path))
             if batches.num_record_batches != 1:
@@ -220,7 +210,7 @@ class Corpus:
         for entry in self.shards:
             url = files.join(self.base, entry["path"])
             try:
-                digest = _digest(url)
+                digest = files.digest(url)
             except FileNotFoundError:
                 raise UserError(f"shard {url} of manifest {self.manifest_url} does not exist") from None
             if digest != entry["digest"]:

@@ -10,8 +10,6 @@ from base import files
 from base.errors import UserError
 from pipelines.config import SourceConfig
 
-READ_BYTES = 8 * 2**20
-
 
 @dataclass(frozen=True, order=True)
 class Input:
@@ -67,17 +65,7 @@ def _facts(file: str, known: dict[str, Any] | None) -> dict[str, Any]:
     stamp = str(tag or info.get("mtime") or info.get("LastModified") or info.get("created"))
     if known and (known["bytes"], known["stamp"]) == (info["size"], stamp):
         return known
-    return {"bytes": info["size"], "stamp": stamp, "digest": str(tag) if tag else content_digest(file)}
-
-
-def content_digest(url: str) -> str:
-    """xxh3-128 of a file's bytes, hex."""
-    filesystem, path = files.split(url)
-    digest = xxhash.xxh3_128()
-    with filesystem.open(path, "rb") as stream:
-        while block := stream.read(READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+    return {"bytes": info["size"], "stamp": stamp, "digest": str(tag) if tag else files.digest(file)}
 
 
 def _part(source: str, file: str, facts: dict[str, Any]) -> str:

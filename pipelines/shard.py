@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 
 from base import files
 from dedup import hashing
-from pipelines.inputs import content_digest
 from pipelines.ledger import Ledger
 from pipelines.tokenizer import Tokenizer
 
@@ -258,7 +257,7 @@ def write_shard(task: Shard) -> dict[str, Any]:
     if files.exists(facts_url) and files.exists(url):
         done: dict[str, Any] = files.read_json(facts_url)
         # A build with another configuration may have been killed in the same version's folder.
-        if content_digest(url) == done["digest"]:
+        if files.digest(url) == done["digest"]:
             return done
     pieces, origins = [], []
     low = task.number * 2**64 // task.count
@@ -299,7 +298,7 @@ def write_shard(task: Shard) -> dict[str, Any]:
         "tokens": int(pc.sum(pc.list_value_length(shard["input_ids"])).as_py() or 0),
         "text_bytes": int(pc.sum(table["bytes"]).as_py() or 0),
         "bytes": files.size(url),
-        "digest": content_digest(url),
+        "digest": files.digest(url),
     }
     files.write_json(facts_url, facts)
     return facts
