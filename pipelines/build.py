@@ -17,7 +17,7 @@ from pipelines import quality, report, shard, tokenizer
 from pipelines.cluster import Progress, counter, map_files, run_tasks
 from pipelines.config import Config
 from pipelines.decide import IDS_PER_TASK, Decide, Ordinals, count_dropped, decide_part, number_identical
-from pipelines.deduplicate import DedupOutcome, deduplicate, write_index
+from pipelines.deduplicate import deduplicate, write_index
 from pipelines.inputs import Input
 from pipelines.ledger import Ledger, Stage
 from pipelines.manifest import Version
@@ -57,9 +57,14 @@ class Build:
     """One build of a corpus version from `inputs`, on top of `parent` if there is one."""
 
     def __init__(
-        self, config: Config, inputs: list[Input], parent: Version | None, progress: Progress
+        self,
+        config: Config,
+        inputs: list[Input],
+        parent: Version | None,
+        progress: Progress,
+        version: str | None = None,
     ) -> None:
-        """Plan the build; nothing is written before `run`."""
+        """Plan the build of `version`, by default the next one; nothing is written before `run`."""
         self.config = config
         self.inputs = inputs
         self.parent = parent
@@ -67,8 +72,7 @@ class Build:
         self.corpus = manifests.corpus_url(config.storage)
         self.sources = {source.name: source for source in config.sources}
         self.ledger = Ledger()
-        number = len(manifests.versions(config.storage)) + 1
-        self.version = f"v{number:04d}"
+        self.version = version or f"v{len(manifests.versions(config.storage)) + 1:04d}"
         self.folder = files.join(self.corpus, "versions", self.version)
 
     def run(self) -> Version:
@@ -76,18 +80,23 @@ class Build:
 
         Raises UserError for what a person can mend, LedgerError when counts disagree.
         """
+        self.encode()
+        lines = self.write_shards(self.plan_shards())
+        self.ledger.check()
+        self.write_index()
+        files.write_json(files.join(self.folder, "manifest.json"), self.write_files(lines))
+        return manifests.open_version(self.folder)
+
+    def encode(self) -> None:
+        """Run the stages from the files of the sources to the token runs of every part."""
         self.measure()
         self.check_mixture()
         self.decide()
         self.check_losses("quality")
-        outcome = self.deduplicate()
+        self.deduplicate()
         if self.parent is None:
             self.check_losses("exact", "fuzzy")
         self.tokenize()
-        lines = self.write_shards()
-        self.ledger.check()
-        self.write_index()
-        return self.commit(lines, outcome)
 
     def part(self, kind: str, item: Input, suffix: str) -> str:
         """The file of one part of a measuring output."""
@@ -180,7 +189,7 @@ class Build:
         self.entries = [task.entries for task in tasks]
         self.quality_dropped = [task.dropped for task in tasks]
 
-    def deduplicate(self) -> DedupOutcome:
+    def deduplicate(self) -> None:
         """Drop exact and near duplicates of new documents among themselves and of the parent's."""
         config = self.config
         self.dedup_key = files.key_of(self.decide_key, config.dedup.model_dump(mode="json"))
@@ -204,7 +213,6 @@ class Build:
                 table = files.read_parquet(url, ["source", "reason", "bytes"])
                 table = table.filter(pc.equal(table["reason"].cast(pa.string()), reason))
                 count_dropped(self.ledger, stage, table)
-        return outcome
 
     def indexes(self) -> list[str]:
         """Dedup index folders of the ancestors, oldest first."""
@@ -331,9 +339,9 @@ class Build:
         for counts in self.runs:
             self.ledger.add(Ledger.from_json(counts["ledger"]))
 
-    def write_shards(self) -> list[dict[str, Any]]:
-        """Merge the runs into shards; returns their lines of the manifest, paths below versions/."""
-        tasks = shard.plan_shards(
+    def plan_shards(self) -> list[shard.Shard]:
+        """The shards that the runs become."""
+        return shard.plan_shards(
             self.runs,
             self.places,
             self.config.shard.target_tokens,
@@ -343,6 +351,9 @@ class Build:
             end_of_document=self.config.tokenize.end_of_document,
             verify_documents=self.config.tokenize.verify_documents,
         )
+
+    def write_shards(self, tasks: list[shard.Shard]) -> list[dict[str, Any]]:
+        """Merge runs into shards; returns their lines of the manifest, paths below versions/."""
         facts = run_tasks(
             shard.write_shard, tasks, self.config.ray.workers, counter(self.progress, "shard", 0, len(tasks))
         )
@@ -361,8 +372,8 @@ class Build:
             self.config.ray.workers,
         )
 
-    def commit(self, lines: list[dict[str, Any]], outcome: DedupOutcome) -> Version:
-        """Write what belongs to the version and, last, its manifest."""
+    def write_files(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
+        """Write the version's files besides shards and manifest; returns the manifest."""
         files.write_bytes(files.join(self.folder, "tokenizer.json"), files.read_bytes(self.tokenizer))
         dropped = {
             "quality": self._merge("dropped/quality.parquet", self.quality_dropped),
@@ -403,8 +414,11 @@ class Build:
             files.join(self.folder, "report.html"),
             {"thresholds": quality.thresholds(self.kinds(), self.config.quality)},
         )
-        files.write_json(files.join(self.folder, "manifest.json"), manifest)
-        return manifests.open_version(self.folder)
+        written = ("tokenizer.json", *(f"dropped/{name}.parquet" for name in dropped), "rejects.parquet")
+        manifest["files"] = {
+            path: files.digest(files.join(self.folder, path)) for path in (*written, "report.html")
+        }
+        return manifest
 
     def kinds(self) -> list[str]:
         """Every kind of text that the configuration names, in its order."""

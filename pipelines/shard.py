@@ -252,12 +252,12 @@ def write_shard(task: Shard) -> dict[str, Any]:
 
     Raises RuntimeError when a checked document's ids differ from those of `tokenizers`.
     """
-    url = files.join(task.folder, task.path)
+    url, origins_url = files.join(task.folder, task.path), files.join(task.folder, task.origins)
     facts_url = files.join(task.facts, f"{task.source}.{task.split}-{task.number:05d}.json")
-    if files.exists(facts_url) and files.exists(url):
+    if files.exists(facts_url) and files.exists(url) and files.exists(origins_url):
         done: dict[str, Any] = files.read_json(facts_url)
         # A build with another configuration may have been killed in the same version's folder.
-        if files.digest(url) == done["digest"]:
+        if (files.digest(url), files.digest(origins_url)) == (done["digest"], done.get("origins_digest")):
             return done
     pieces, origins = [], []
     low = task.number * 2**64 // task.count
@@ -289,7 +289,7 @@ def write_shard(task: Shard) -> dict[str, Any]:
     origin_table = table.select(["document_id", "record", "row", "bytes"])
     for name in ("file", "part"):
         origin_table = origin_table.append_column(name, origin[name].cast(pa.string()))
-    files.write_parquet(files.join(task.folder, task.origins), origin_table)
+    files.write_parquet(origins_url, origin_table)
     facts = {
         "path": task.path,
         "source": task.source,
@@ -299,6 +299,7 @@ def write_shard(task: Shard) -> dict[str, Any]:
         "text_bytes": int(pc.sum(table["bytes"]).as_py() or 0),
         "bytes": files.size(url),
         "digest": files.digest(url),
+        "origins_digest": files.digest(origins_url),
     }
     files.write_json(facts_url, facts)
     return facts
