@@ -17,16 +17,30 @@ from pipelines import quality, report, shard, tokenizer
 from pipelines.cluster import Progress, counter, map_files, run_tasks
 from pipelines.config import Config
 from pipelines.decide import IDS_PER_TASK, Decide, Ordinals, count_dropped, decide_part, number_identical
-from pipelines.deduplicate import deduplicate, write_index
+from pipelines.decontaminate import load_benchmarks, write_benchmarks
+from pipelines.deduplicate import deduplicate, find_repeated_lines, find_repeated_spans, write_index
+from pipelines.edit import EDIT_STAGES, EDIT_VERSION, Edits
 from pipelines.inputs import Input
-from pipelines.ledger import Ledger, Stage
+from pipelines.ledger import Ledger, Stage, add_counts
 from pipelines.manifest import Version
 from pipelines.measure import Measure, measure_part, part_url
 
 MEASURE_VERSION = 1
 """Raised when the measuring code changes what it writes."""
 
-BUILD_SECTIONS = ("sources", "ingest", "quality", "dedup", "tokenize", "shard", "mixture", "corpus")
+BUILD_SECTIONS = (
+    "sources",
+    "ingest",
+    "language",
+    "quality",
+    "dedup",
+    "decontaminate",
+    "redact",
+    "tokenize",
+    "shard",
+    "mixture",
+    "corpus",
+)
 
 
 class SourceLossError(UserError):
@@ -72,6 +86,8 @@ class Build:
         self.corpus = manifests.corpus_url(config.storage)
         self.sources = {source.name: source for source in config.sources}
         self.ledger = Ledger()
+        self.languages: dict[str, dict[str, int]] = {}
+        self.benchmark_items: dict[str, int] = {}
         self.version = version or f"v{len(manifests.versions(config.storage)) + 1:04d}"
         self.folder = files.join(self.corpus, "versions", self.version)
 
@@ -96,7 +112,9 @@ class Build:
         self.deduplicate()
         if self.parent is None:
             self.check_losses("exact", "fuzzy")
+        self.plan_edits()
         self.tokenize()
+        self.check_losses("spans", "lines", "decontaminate")
 
     def part(self, kind: str, item: Input, suffix: str) -> str:
         """The file of one part of a measuring output."""
@@ -109,6 +127,7 @@ class Build:
             MEASURE_VERSION,
             {name: getattr(settings, name) for name in ("name", "format", "text_field", "name_field")},
             self.config.ingest.model_dump(mode="json"),
+            self.config.language.model_dump(mode="json", include={"enabled", "max_characters"}),
             self.config.dedup.minhash.model_dump(mode="json"),
             self.config.corpus.model_dump(mode="json"),
         )
@@ -126,6 +145,7 @@ class Build:
                 item,
                 self.sources[item.source],
                 self.config.ingest,
+                self.config.language,
                 self.config.dedup.minhash,
                 self.config.corpus,
             )
@@ -168,7 +188,8 @@ class Build:
             source.model_dump(mode="json", include={"name", "kind", "kinds", "priority"})
             for source in config.sources
         ]
-        self.decide_key = files.key_of(base, config.quality.model_dump(mode="json"), policies)
+        rules = config.quality.model_dump(mode="json"), config.language.model_dump(mode="json")
+        self.decide_key = files.key_of(base, rules, policies)
         tasks = [
             Decide(
                 item.part,
@@ -176,6 +197,7 @@ class Build:
                 ordinals,
                 self.sources[item.source],
                 config.quality,
+                config.language,
                 self.work("decide", self.decide_key, f"{item.part}.entries.parquet"),
                 self.work("decide", self.decide_key, f"{item.part}.dropped.parquet"),
                 self.work("decide", self.decide_key, f"{item.part}.json"),
@@ -186,13 +208,15 @@ class Build:
             decide_part, tasks, config.ray.workers, counter(self.progress, "decide", 0, len(tasks))
         ):
             self.ledger.add(Ledger.from_json(counts["ledger"]))
+            add_counts(self.languages, counts["languages"])
         self.entries = [task.entries for task in tasks]
         self.quality_dropped = [task.dropped for task in tasks]
 
     def deduplicate(self) -> None:
         """Drop exact and near duplicates of new documents among themselves and of the parent's."""
         config = self.config
-        self.dedup_key = files.key_of(self.decide_key, config.dedup.model_dump(mode="json"))
+        pairs = config.dedup.model_dump(mode="json", exclude={"lines", "span_tokens"})
+        self.dedup_key = files.key_of(self.decide_key, pairs)
         outcome = deduplicate(
             self.entries,
             {item.part: self.part("documents", item, "arrow") for item in self.inputs},
@@ -202,7 +226,7 @@ class Build:
             self.progress,
             config.ray.workers,
         )
-        self.dropped = outcome.dropped
+        self.dropped, self.dropped_of = outcome.dropped, outcome.dropped_of
         for stage, reason in (("exact", "exact_duplicate"), ("fuzzy", "near_duplicate")):
             before = "quality" if stage == "exact" else "exact"
             for stages in self.ledger.sources.values():
@@ -244,6 +268,8 @@ class Build:
     def _examples(self, source: str, stage: str, count: int = 3) -> list[str]:
         """Where some of the dropped documents came from, with the reason."""
         urls = self.quality_dropped if stage == "quality" else self.dropped
+        if stage in EDIT_STAGES:
+            urls = [task.dropped for task in self.tokenize_tasks]
         by_part = {item.part: item.file for item in self.inputs}
         found: list[str] = []
         for url in urls:
@@ -257,6 +283,59 @@ class Build:
                 break
         return found[:count]
 
+    def plan_edits(self) -> None:
+        """Find repeated spans and lines, and hash the benchmarks: all that the edits of texts need."""
+        config = self.config
+        documents = {item.part: self.part("documents", item, "arrow") for item in self.inputs}
+        settings = config.dedup.model_dump(mode="json", include={"lines", "span_tokens"})
+        repeated = files.key_of(self.dedup_key, settings)
+        arguments = (
+            self.entries,
+            documents,
+            self.dropped,
+            self.work("repeated", repeated),
+            config.dedup,
+            self.progress,
+            config.ray.workers,
+        )
+        spans = find_repeated_spans(*arguments)
+        self.lines = find_repeated_lines(*arguments)
+        known = self.parent.manifest["lines"] if self.parent else []
+        benchmarks, digest = None, None
+        if config.decontaminate.benchmarks:
+            loaded = load_benchmarks(config.decontaminate)
+            digest = loaded.digest
+            benchmarks = self.work("benchmarks", digest, "benchmarks.parquet")
+            write_benchmarks(loaded, benchmarks)
+            self.benchmark_items = loaded.items
+        edits = Edits(
+            remove_spans=config.dedup.span_tokens is not None,
+            lines=config.dedup.lines,
+            line_keys=(*(files.join(self.corpus, path) for path in known), *self.lines),
+            decontaminate=config.decontaminate,
+            benchmarks=benchmarks,
+            redact=config.redact,
+        )
+        self.edit_key = files.key_of(
+            EDIT_VERSION,
+            repeated,
+            digest,
+            config.decontaminate.model_dump(mode="json", exclude={"benchmarks"}),
+            config.redact.model_dump(mode="json"),
+        )
+        self.survivors = [
+            shard.Survivors(
+                item.part,
+                item.file,
+                documents[item.part],
+                entries,
+                self.dropped_of.get(item.part),
+                spans.get(item.part),
+                edits,
+            )
+            for item, entries in zip(self.inputs, self.entries, strict=True)
+        ]
+
     def tokenizer_url(self) -> str:
         """The tokenizer of this build: the parent's, the configured one, or one trained on the survivors."""
         if self.parent:
@@ -264,20 +343,15 @@ class Build:
         settings = self.config.tokenize
         if settings.tokenizer:
             return files.absolute(settings.tokenizer)
-        key = files.key_of(self.dedup_key, settings.model_dump(mode="json", exclude={"verify_documents"}))
+        key = files.key_of(self.edit_key, settings.model_dump(mode="json", exclude={"verify_documents"}))
         url = self.work("tokenizer", key, "tokenizer.json")
         if not files.exists(url):
             self.progress("train tokenizer", 0, 1)
             tasks = [
                 shard.Sample(
-                    item.part,
-                    self.part("documents", item, "arrow"),
-                    entries,
-                    self.dropped,
-                    self.sample_share(),
-                    self.work("tokenizer", key, f"{item.part}.parquet"),
+                    survivors, self.sample_share(), self.work("tokenizer", key, f"{survivors.part}.parquet")
                 )
-                for item, entries in zip(self.inputs, self.entries, strict=True)
+                for survivors in self.survivors
             ]
             samples = run_tasks(shard.sample_texts, tasks, self.config.ray.workers)
             sample = pa.concat_tables([files.read_parquet(sample) for sample in samples])
@@ -309,33 +383,28 @@ class Build:
             "dtype": loaded.dtype.name,
         }
         self.tokenize_key = files.key_of(
-            self.dedup_key,
+            self.edit_key,
             loaded.sha256,
             config.tokenize.end_of_document,
             config.shard.model_dump(mode="json", include={"seed", "heldout_fraction"}),
         )
-        tasks = [
+        self.tokenize_tasks = [
             shard.Tokenize(
-                item.part,
-                self.part("documents", item, "arrow"),
-                entries,
-                self.dropped,
+                survivors,
                 self.tokenizer,
                 config.tokenize.end_of_document,
                 config.shard.seed,
                 config.shard.heldout_fraction,
-                self.work("tokens", self.tokenize_key, f"{item.part}.arrow"),
-                self.work("tokens", self.tokenize_key, f"{item.part}.json"),
+                self.work("tokens", self.tokenize_key, survivors.part),
             )
-            for item, entries in zip(self.inputs, self.entries, strict=True)
+            for survivors in self.survivors
         ]
         self.runs = map_files(
-            shard.tokenize_part, tasks, config.ray.workers, counter(self.progress, "tokenize", 0, len(tasks))
+            shard.tokenize_part,
+            self.tokenize_tasks,
+            config.ray.workers,
+            counter(self.progress, "tokenize", 0, len(self.tokenize_tasks)),
         )
-        self.places = {
-            item.part: {"file": item.file, "documents": task.documents, "tokens": task.output}
-            for item, task in zip(self.inputs, tasks, strict=True)
-        }
         for counts in self.runs:
             self.ledger.add(Ledger.from_json(counts["ledger"]))
 
@@ -343,7 +412,7 @@ class Build:
         """The shards that the runs become."""
         return shard.plan_shards(
             self.runs,
-            self.places,
+            self.tokenize_tasks,
             self.config.shard.target_tokens,
             folder=self.folder,
             facts=self.work("shards", files.key_of(self.tokenize_key, self.config.shard.target_tokens)),
@@ -378,7 +447,10 @@ class Build:
         dropped = {
             "quality": self._merge("dropped/quality.parquet", self.quality_dropped),
             "duplicates": self._merge("dropped/duplicates.parquet", self.dropped),
+            "edits": self._merge("dropped/edits.parquet", [task.dropped for task in self.tokenize_tasks]),
         }
+        contamination = self._merge("contamination.parquet", [task.hits for task in self.tokenize_tasks])
+        self._merge("lines.parquet", self.lines)
         rejects = self._merge(
             "rejects.parquet", [self.part("rejects", item, "parquet") for item in self.inputs]
         )
@@ -405,20 +477,54 @@ class Build:
                 key=lambda item: (item["source"], item["file"], item["digest"]),
             ),
             "ledger": self.ledger.to_json(),
+            "lines": [
+                *(self.parent.manifest["lines"] if self.parent else []),
+                *([f"versions/{self.version}/lines.parquet"] if self.lines else []),
+            ],
+            "languages": self.languages,
+            "contamination": self._contamination(contamination),
+            "redacted": self._redacted(),
         }
+        documents = {item.part: self.part("documents", item, "arrow") for item in self.inputs}
         report.write_report(
             manifest,
-            {stage: [url] for stage, url in dropped.items()},
-            [self.part("attributes", item, "parquet") for item in self.inputs],
-            [rejects],
+            report.Tables(
+                {stage: [url] for stage, url in dropped.items()},
+                [self.part("attributes", item, "parquet") for item in self.inputs],
+                [rejects],
+                contamination,
+                documents,
+            ),
             files.join(self.folder, "report.html"),
-            {"thresholds": quality.thresholds(self.kinds(), self.config.quality)},
+            quality.thresholds(self.kinds(), self.config.quality),
         )
-        written = ("tokenizer.json", *(f"dropped/{name}.parquet" for name in dropped), "rejects.parquet")
+        tables = ("rejects", "contamination", "lines", *(f"dropped/{name}" for name in dropped))
+        written = ("tokenizer.json", *(f"{name}.parquet" for name in tables))
         manifest["files"] = {
             path: files.digest(files.join(self.folder, path)) for path in (*written, "report.html")
         }
         return manifest
+
+    def _contamination(self, url: str) -> dict[str, dict[str, int]]:
+        """By benchmark: items looked for, items found, and documents dropped or cut for them."""
+        hits = files.read_parquet(url, ["benchmark", "item", "document_id", "removed"])
+        found = {}
+        for name, items in sorted(self.benchmark_items.items()):
+            mine = hits.filter(pc.equal(hits["benchmark"], name))
+            documents = mine.filter(mine["removed"])["document_id"]
+            found[name] = {
+                "items": items,
+                "items_found": len(pc.unique(mine["item"])),
+                "documents": len(pc.unique(documents)),
+            }
+        return found
+
+    def _redacted(self) -> dict[str, dict[str, int]]:
+        """Replaced spans of personal data by source and kind."""
+        totals: dict[str, dict[str, int]] = {}
+        for counts in self.runs:
+            add_counts(totals, counts["redacted"])
+        return {name: dict(sorted(kinds.items())) for name, kinds in sorted(totals.items())}
 
     def kinds(self) -> list[str]:
         """Every kind of text that the configuration names, in its order."""

@@ -232,6 +232,17 @@ class LanguageConfig(Section):
     """Whether the language of each document is identified."""
     max_characters: int = Field(1000, ge=1)
     """Characters at the start of a document that decide."""
+    keep: dict[Kind, list[str]] = {}
+    """Languages that stay, by kind of source (codes as fastText names them: en, de, zh); kinds that are not
+    named keep all."""
+    min_score: float = Field(0.65, ge=0, le=1)
+    """Smallest probability of the language where `keep` names some (0.65 in FineWeb)."""
+
+    @model_validator(mode="after")
+    def _can_keep(self) -> "LanguageConfig":
+        if self.keep and not self.enabled:
+            raise ValueError("language.keep needs language.enabled")
+        return self
 
 
 class TokenizeConfig(Section):
@@ -331,8 +342,14 @@ class Config(Section):
     """Reading."""
     quality: QualityConfig = QualityConfig()
     """Quality rules."""
+    language: LanguageConfig = LanguageConfig()
+    """Language identification."""
     dedup: DedupConfig = DedupConfig()
     """Deduplication."""
+    decontaminate: DecontaminateConfig = DecontaminateConfig()
+    """Decontamination."""
+    redact: RedactConfig = RedactConfig()
+    """Personal data and secrets."""
     tokenize: TokenizeConfig = TokenizeConfig()
     """Tokenizer."""
     shard: ShardConfig = ShardConfig()

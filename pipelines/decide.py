@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from base import files
 from dedup import hashing
 from pipelines import quality
-from pipelines.config import QualityConfig, SourceConfig
+from pipelines.config import Kind, LanguageConfig, QualityConfig, SourceConfig
 from pipelines.ledger import Ledger
 
 ORDINALS = pa.schema([("part", pa.string()), ("row", pa.uint32()), ("ordinal", pa.int64())])
@@ -75,6 +75,7 @@ class Decide:
     ordinals: list[str]
     source: SourceConfig
     quality: QualityConfig
+    language: LanguageConfig
     entries: str
     dropped: str
     counts: str
@@ -97,9 +98,11 @@ def decide_part(task: Decide) -> dict[str, Any]:
         mask = pc.equal(names, name).to_numpy(zero_copy_only=False)
         kind = task.source.kinds.get(name, task.source.kind)
         policy = task.source.model_copy(update={"kind": kind})
-        why, measured = quality.decide(table.filter(pa.array(mask)), policy, task.quality)
-        reason[mask] = why.to_numpy(zero_copy_only=False)
-        value[mask] = measured.to_numpy(zero_copy_only=False)
+        mine = table.filter(pa.array(mask))
+        why, measured = quality.decide(mine, policy, task.quality)
+        foreign, score = decide_language(mine, kind, task.language)
+        reason[mask] = pc.coalesce(foreign, why).to_numpy(zero_copy_only=False)
+        value[mask] = np.where(pc.is_valid(foreign), score, measured.to_numpy(zero_copy_only=False))
     reasons = pa.array(reason, pa.string())
     keep = pc.is_null(reasons)
     base = {
@@ -138,8 +141,34 @@ def decide_part(task: Decide) -> dict[str, Any]:
         stage.documents_out += row["bytes_count"]
         stage.bytes_out += row["bytes_sum"]
     count_dropped(ledger, "quality", dropped)
-    counts = {"part": task.part, "ledger": ledger.to_json()}
+    counts = {"part": task.part, "ledger": ledger.to_json(), "languages": count_languages(table)}
     files.write_json(task.counts, counts)
+    return counts
+
+
+def decide_language(
+    attributes: pa.Table, kind: Kind, config: LanguageConfig
+) -> tuple[pa.StringArray, np.ndarray]:
+    """Which documents are dropped for their language: (reason or null, probability of the language)."""
+    if kind not in config.keep:
+        return pa.nulls(attributes.num_rows, pa.string()), np.zeros(attributes.num_rows)
+    score = attributes["language_score"].to_numpy().astype(np.float64)
+    wanted = pc.is_in(attributes["language"].cast(pa.string()), pa.array(config.keep[kind], pa.string()))
+    sure = pa.array(score >= np.float32(config.min_score))
+    doubtful = pc.if_else(sure, pa.scalar(None, pa.string()), "language.min_score")
+    reason = pc.if_else(wanted.combine_chunks(), doubtful, "language.keep")
+    return reason, score
+
+
+def count_languages(attributes: pa.Table) -> dict[str, dict[str, int]]:
+    """Documents by source and language, before any of them is dropped."""
+    counts: dict[str, dict[str, int]] = {}
+    if "language" in attributes.column_names:
+        table = attributes.select(["source", "language"])
+        table = table.cast(pa.schema([("source", pa.string()), ("language", pa.string())]))
+        groups = table.group_by(["source", "language"]).aggregate([([], "count_all")])
+        for row in groups.sort_by([("source", "ascending"), ("language", "ascending")]).to_pylist():
+            counts.setdefault(row["source"], {})[row["language"]] = row["count_all"]
     return counts
 
 

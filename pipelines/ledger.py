@@ -4,7 +4,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-STAGES = ("read", "normalise", "quality", "exact", "fuzzy", "tokenize")
+STAGES = (
+    "read",
+    "normalise",
+    "quality",
+    "exact",
+    "fuzzy",
+    "spans",
+    "lines",
+    "decontaminate",
+    "redact",
+    "tokenize",
+)
 
 
 @dataclass
@@ -131,3 +142,11 @@ class Ledger:
                 fields = {key: content for key, content in entry.items() if key != "stage"}
                 ledger.stage(source, entry["stage"]).add(Stage(**fields))
         return ledger
+
+
+def add_counts(totals: dict[str, dict[str, int]], counts: dict[str, dict[str, int]]) -> None:
+    """Add counts by source and name to `totals`."""
+    for source, names in counts.items():
+        mine = totals.setdefault(source, {})
+        for name, count in names.items():
+            mine[name] = mine.get(name, 0) + count

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from base import files
 from dedup import hashing, minhash
 from dedup.config import MinHashConfig
-from pipelines import ingest, normalise, quality
-from pipelines.config import CorpusConfig, IngestConfig, SourceConfig
+from pipelines import ingest, language, normalise, quality
+from pipelines.config import CorpusConfig, IngestConfig, LanguageConfig, SourceConfig
 from pipelines.inputs import Input
 from pipelines.ledger import Ledger
 
@@ -45,6 +45,7 @@ class Measure:
     input: Input
     source: SourceConfig
     ingest: IngestConfig
+    language: LanguageConfig
     minhash: MinHashConfig
     rejects: CorpusConfig
 
@@ -207,6 +208,9 @@ def _measure_batch(
         "bands": pa.FixedSizeListArray.from_arrays(pa.array(bands.reshape(-1)), task.minhash.bands),
         "shingles": pa.array(shingles),
     }
+    if task.language.enabled:
+        columns["language"], scores = language.identify(text, task.language)
+        columns["language_score"] = pa.array(scores)
     measured = quality.measure(text)
     columns.update(zip(measured.column_names, measured.columns, strict=True))
     columns.update({name: pa.array(column[alive]) for name, column in changes.items() if name[:2] == "n_"})

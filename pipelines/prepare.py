@@ -5,8 +5,8 @@ from typing import Any
 
 from base import files
 from base.errors import UserError
+from pipelines import language, tracking
 from pipelines import manifest as manifests
-from pipelines import tracking
 from pipelines.build import Build, build_configuration, find_build, new_inputs
 from pipelines.cluster import Progress
 from pipelines.config import Config
@@ -23,7 +23,8 @@ class Outcome:
 
 
 def inputs_of(config: Config) -> list[Input]:
-    """The files of every source; raises UserError for a source without files."""
+    """The files of every source; raises UserError for a source without files or an unknown language."""
+    language.check(config.language)
     return list_inputs(config.sources, files.join(manifests.corpus_url(config.storage), "inputs.json"))
 
 

@@ -5,6 +5,7 @@ share of the clusters chosen by their id, and examples are a few per source and 
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from base import files
-from pipelines import pictures
+from pipelines import pictures, redact
+from pipelines.config import RedactConfig
 from pipelines.ledger import STAGES, Ledger, Stage
 from pipelines.pictures import short_bytes, short_count
+from pipelines.shard import document_texts
 
 SAMPLE_ROWS = 200_000
 SAMPLE_FILES = 256
@@ -31,6 +34,9 @@ MAX_EXAMPLES = 150
 MAX_LINES = 1000
 """Lines of the inputs and shards tables that are shown."""
 LARGEST_CLUSTERS = 15
+MAX_ITEMS = 200
+"""Benchmark items that are shown."""
+MAX_LANGUAGES = 30
 ALL = "all sources"
 
 STAGE_TITLES = {
@@ -39,32 +45,46 @@ STAGE_TITLES = {
     "quality": "quality rules",
     "exact": "exact dedup",
     "fuzzy": "fuzzy dedup",
+    "spans": "repeated spans",
+    "lines": "repeated lines",
+    "decontaminate": "decontamination",
+    "redact": "redaction",
     "tokenize": "tokenizing",
 }
 
 
+@dataclass(frozen=True)
+class Tables:
+    """URLs of the tables that the report is made of."""
+
+    dropped: dict[str, list[str]]
+    """Dropped documents, by stage."""
+    attributes: list[str]
+    """Measured columns of the parts."""
+    rejects: list[str]
+    """Records that never became documents."""
+    contamination: str | None
+    """Benchmark passages in documents (shard.HITS)."""
+    documents: dict[str, str]
+    """Documents file of each part, to show samples of text."""
+
+
 def write_report(
-    manifest: dict[str, Any],
-    dropped: dict[str, list[str]],
-    attributes: list[str],
-    rejects: list[str],
-    url: str,
-    extra: dict[str, Any],
+    manifest: dict[str, Any], tables: Tables, url: str, thresholds: dict[str, float] | None = None
 ) -> None:
     """Write the report of a corpus version to `url`, which lies in the version's folder.
 
-    `manifest` is the content of manifest.json; `dropped` holds by stage the URLs of the tables of
-    dropped documents; `attributes` and `rejects` are the URLs of the parts' tables. `extra` may hold
-    "thresholds" ({attribute column: value}) and "manifest_hash" (hex).
+    `manifest` is the content of manifest.json; thresholds are by attribute column. Samples of text are
+    redacted as the corpus is.
     """
     ledger = Ledger.from_json(manifest["ledger"])
     names = sorted(ledger.sources, key=lambda name: (-_stage(ledger, name, "read").bytes_in, name))
     total = _total(ledger)
-    sample = _sample_attributes(attributes)
+    sample = _sample_attributes(tables.attributes)
+    redaction = RedactConfig.model_validate(manifest["config"].get("redact", {}))
     origins = {item["part"]: item["file"] for item in manifest["inputs"]}
     context = {
         "manifest": manifest,
-        "manifest_hash": extra.get("manifest_hash"),
         "cards": _cards(manifest, ledger),
         "summary": _summary(total),
         "funnel": _funnel(total, ledger, names, _new_tokens(manifest)),
@@ -72,10 +92,13 @@ def write_report(
         "reasons": _reasons(total, [ALL]),
         "reasons_by_source": _reasons(ledger, names),
         "changes": _changes(ledger, names),
-        "examples": _examples(rejects, dropped, origins),
+        "examples": _examples(tables, origins, redaction),
         "lengths": _lengths(sample, manifest, url.rsplit("/", 2)[0], names),
-        "clusters": _clusters(dropped),
-        "quality": _quality(sample, extra.get("thresholds", {})),
+        "clusters": _clusters(tables, redaction),
+        "quality": _quality(sample, thresholds or {}),
+        "languages": _languages(manifest.get("languages", {})),
+        "contamination": _contamination(manifest.get("contamination", {}), tables, origins),
+        "redacted": _redacted(manifest.get("redacted", {})),
         "sampled": None if sample is None else sample.num_rows,
         "sources": _sources(manifest),
         "shards": manifest["shards"],
@@ -252,11 +275,11 @@ Examples = dict[tuple[str, str, str], list[dict[str, Any]]]
 """Examples by stage, source and reason, each with place, detail and sample."""
 
 
-def _examples(rejects: list[str], dropped: dict[str, list[str]], origins: dict[str, str]) -> Examples:
+def _examples(tables: Tables, origins: dict[str, str], redaction: RedactConfig) -> Examples:
     """The first records of each source and reason that were rejected, and the first documents dropped."""
     found: Examples = {}
     columns = ["source", "file", "record", "reason", "detail", "sample"]
-    for row in _first_rows(found, STAGE_TITLES["read"], rejects, columns):
+    for row in _first_rows(found, STAGE_TITLES["read"], tables.rejects, columns):
         row["lines"].append(
             {
                 "place": f"{row['file']}, record {row['record']}",
@@ -264,14 +287,44 @@ def _examples(rejects: list[str], dropped: dict[str, list[str]], origins: dict[s
                 "sample": (row["sample"] or "")[:EXAMPLE_CHARACTERS],
             }
         )
-    columns = ["part", "row", "record", "source", "reason", "value", "kept_id", "kept_version", "similarity"]
-    for stage, urls in dropped.items():
+    columns = ["part", "row", "record", "source", "stage", "reason", "value"]
+    columns += ["kept_id", "kept_version", "similarity"]
+    for stage, urls in tables.dropped.items():
         for row in _first_rows(found, STAGE_TITLES.get(stage, stage), urls, columns):
             number = f"record {row['record']}" if "record" in row else f"document {row['row']}"
             row["lines"].append(
-                {"place": f"{origins.get(row['part'], row['part'])}, {number}", "detail": _evidence(row)}
+                {
+                    "place": f"{origins.get(row['part'], row['part'])}, {number}",
+                    "detail": _evidence(row),
+                    "document": (row["part"], row["row"]),
+                }
             )
-    return dict(list(found.items())[:MAX_EXAMPLES])
+    examples = dict(list(found.items())[:MAX_EXAMPLES])
+    lines = [line for group in examples.values() for line in group if "document" in line]
+    texts = _texts([line["document"] for line in lines], tables.documents)
+    for line in lines:
+        line["sample"] = texts.get(line["document"])
+    _redact([line for group in examples.values() for line in group], redaction)
+    return examples
+
+
+def _texts(places: list[tuple[str, int]], documents: dict[str, str]) -> dict[tuple[str, int], str]:
+    """The beginnings of some documents, by (part, row)."""
+    found: dict[tuple[str, int], str] = {}
+    for part in sorted({part for part, _ in places if part in documents}):
+        rows = np.unique([row for name, row in places if name == part])
+        for positions, table in document_texts(documents[part], rows):
+            texts = pc.utf8_slice_codeunits(table["text"], 0, EXAMPLE_CHARACTERS).to_pylist()
+            for row, text in zip(rows[positions].tolist(), texts, strict=True):
+                found[part, row] = text
+    return found
+
+
+def _redact(lines: list[dict[str, Any]], config: RedactConfig) -> None:
+    """Replace personal data in the samples of lines."""
+    samples = pa.array([line["sample"] or "" for line in lines], pa.large_string())
+    for line, text in zip(lines, redact.redact(samples, config)[0].to_pylist(), strict=True):
+        line["sample"] = text
 
 
 def _first_rows(found: Examples, stage: str, urls: list[str], columns: list[str]) -> Iterator[dict[str, Any]]:
@@ -382,20 +435,20 @@ def _token_counts(manifest: dict[str, Any], versions_url: str) -> dict[str, np.n
     return counts
 
 
-def _clusters(dropped: dict[str, list[str]]) -> dict[str, Any] | None:
+def _clusters(tables: Tables, redaction: RedactConfig) -> dict[str, Any] | None:
     """Sizes of duplicate clusters, the largest of them, and similarities of the near-duplicates."""
-    urls = [url for group in dropped.values() for url in group if "cluster" in _columns(url)]
+    urls = [url for group in tables.dropped.values() for url in group if "cluster" in _columns(url)]
     rows = sum(_rows(url) for url in urls)
     if not rows:
         return None
     modulus = -(-rows // CLUSTER_ROWS)
-    columns = ["source", "reason", "cluster", "kept_id", "kept_version", "similarity", "bytes"]
+    columns = ["part", "row", "source", "reason", "cluster", "kept_id", "kept_version", "similarity", "bytes"]
     pieces = []
     for url in urls:
         for table in _tables(url, columns):
             keys = _cluster_keys(table["cluster"].combine_chunks())
             chosen = table.filter(pa.array(keys % np.uint64(modulus) == 0))
-            for name in ("source", "reason", "kept_version"):
+            for name in ("part", "source", "reason", "kept_version"):
                 position = chosen.schema.get_field_index(name)
                 chosen = chosen.set_column(position, name, chosen[name].cast(pa.string()))
             pieces.append(chosen)
@@ -412,6 +465,8 @@ def _clusters(dropped: dict[str, list[str]]) -> dict[str, Any] | None:
         ]
     )
     order = [("bytes_count", "descending"), ("bytes_sum", "descending"), ("kept_id_min", "ascending")]
+    largest = grouped.sort_by(order).slice(0, LARGEST_CLUSTERS).to_pylist()
+    samples = _cluster_samples(table, [row["cluster"] for row in largest], tables.documents, redaction)
     near = table.filter(pc.equal(table["reason"], "near_duplicate"))["similarity"].drop_null().to_numpy()
     return {
         "one_in": modulus,
@@ -435,10 +490,91 @@ def _clusters(dropped: dict[str, list[str]]) -> dict[str, Any] | None:
                 "similarity": row["similarity_min"],
                 "kept": _hex(row["kept_id_min"]),
                 "version": row["kept_version_min"],
+                "sample": sample,
             }
-            for row in grouped.sort_by(order).slice(0, LARGEST_CLUSTERS).to_pylist()
+            for row, sample in zip(largest, samples, strict=True)
         ],
     }
+
+
+def _cluster_samples(
+    table: pa.Table, clusters: list[Any], documents: dict[str, str], redaction: RedactConfig
+) -> list[str]:
+    """The beginning of the first dropped document of each cluster; empty where it is not at hand."""
+    members = table.filter(pc.is_in(table["cluster"], pa.array(clusters, table["cluster"].type)))
+    members = members.sort_by([("part", "ascending"), ("row", "ascending")])
+    first: dict[Any, tuple[str, int]] = {}
+    for cluster, part, row in zip(
+        *(members[name].to_pylist() for name in ("cluster", "part", "row")), strict=True
+    ):
+        first.setdefault(cluster, (part, row))
+    texts = _texts(list(first.values()), documents)
+    lines = [{"sample": texts.get(first[cluster])} for cluster in clusters]
+    _redact(lines, redaction)
+    return [str(line["sample"]) for line in lines]
+
+
+def _languages(counts: dict[str, dict[str, int]]) -> dict[str, Any] | None:
+    """Documents by language over all sources, and the most frequent languages of each source."""
+    totals: dict[str, int] = {}
+    for languages in counts.values():
+        for name, documents in languages.items():
+            totals[name] = totals.get(name, 0) + documents
+    if not totals:
+        return None
+
+    def ranked(languages: dict[str, int], most: int) -> list[dict[str, Any]]:
+        whole = sum(languages.values())
+        order = sorted(languages.items(), key=lambda item: (-item[1], item[0]))[:most]
+        return [{"language": name, "documents": n, "share": _share(n, whole)} for name, n in order]
+
+    return {
+        "rows": ranked(totals, MAX_LANGUAGES),
+        "count": len(totals),
+        "sources": [
+            {"source": source, "rows": ranked(languages, 5)} for source, languages in sorted(counts.items())
+        ],
+    }
+
+
+def _contamination(
+    benchmarks: dict[str, dict[str, int]], tables: Tables, origins: dict[str, str]
+) -> dict[str, Any] | None:
+    """What was found of each benchmark, and the items that were found with one place of each."""
+    if not benchmarks or tables.contamination is None:
+        return None
+    hits = files.read_parquet(tables.contamination)
+    share = pc.divide(hits["ngrams"].cast(pa.float64()), hits["passage_ngrams"].cast(pa.float64()))
+    hits = hits.append_column("share", pc.multiply(share, 100.0))
+    order = [("benchmark", "ascending"), ("item", "ascending"), ("share", "descending")]
+    hits = hits.sort_by([*order, ("part", "ascending"), ("row", "ascending")])
+    items: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in hits.select(["benchmark", "item", "share", "removed", "part", "row", "source"]).to_pylist():
+        place = f"{row['source']}: {origins.get(row['part'], row['part'])}, document {row['row']}"
+        entry = {"documents": set(), "removed": False, "share": row["share"], "place": place}
+        entry = items.setdefault((row["benchmark"], row["item"]), entry)
+        entry["documents"].add((row["part"], row["row"]))
+        entry["removed"] |= row["removed"]
+    return {
+        "benchmarks": [
+            {"name": name, **counts, "share": _share(counts["items_found"], counts["items"])}
+            for name, counts in benchmarks.items()
+        ],
+        "count": len(items),
+        "items": [
+            {"benchmark": name, "item": item, **entry, "documents": len(entry["documents"])}
+            for (name, item), entry in list(items.items())[:MAX_ITEMS]
+        ],
+    }
+
+
+def _redacted(counts: dict[str, dict[str, int]]) -> dict[str, Any] | None:
+    """Replaced spans by source and kind of personal data."""
+    kinds = [kind for kind in redact.KINDS if any(kind in row for row in counts.values())]
+    rows = [
+        {"source": source, "counts": [row.get(kind, 0) for kind in kinds]} for source, row in counts.items()
+    ]
+    return {"kinds": kinds, "rows": rows} if rows else None
 
 
 def _columns(url: str) -> list[str]:

@@ -14,10 +14,28 @@ import pyarrow.compute as pc
 
 from base import files
 from dedup import hashing
-from pipelines.ledger import Ledger
+from pipelines.edit import DROPPED, Edited, Edits, SpanTable, edit, spans_of
+from pipelines.ledger import Ledger, add_counts
 from pipelines.tokenizer import Tokenizer
 
 RUN_TOKENS = 2**26
+HITS = pa.schema(
+    [
+        ("benchmark", pa.string()),
+        ("item", pa.int64()),
+        ("field", pa.string()),
+        ("document_id", pa.binary(16)),
+        ("source", pa.string()),
+        ("part", pa.string()),
+        ("row", pa.uint32()),
+        ("start", pa.int64()),
+        ("end", pa.int64()),
+        ("ngrams", pa.int32()),
+        ("passage_ngrams", pa.int32()),
+        ("removed", pa.bool_()),
+    ]
+)
+"""Benchmark passages in documents; start and end are bytes of the text that decontamination saw."""
 SPLITS = ("train", "heldout")
 
 
@@ -42,13 +60,26 @@ def is_heldout(identifiers: pa.FixedSizeBinaryArray, fraction: float) -> np.ndar
 
 
 @dataclass(frozen=True)
+class Survivors:
+    """The documents of a part that deduplication left, and the edits of their texts.
+
+    `dropped` is the table with the part's dropped documents, None if there is none.
+    """
+
+    part: str
+    file: str
+    documents: str
+    entries: str
+    dropped: str | None
+    spans: SpanTable
+    edits: Edits
+
+
+@dataclass(frozen=True)
 class Sample:
     """What sampling the surviving texts of one part needs; `share` of them are taken, chosen by id."""
 
-    part: str
-    documents: str
-    entries: str
-    dropped: list[str]
+    survivors: Survivors
     share: float
     output: str
 
@@ -60,46 +91,82 @@ def sample_texts(task: Sample) -> str:
     """
     if files.exists(task.output):
         return task.output
-    entries = surviving_entries(task.entries, task.dropped, task.part, ["document_id"])
+    entries = surviving_entries(task.survivors, ["document_id", "source"])
     high, low = hashing.id_words(entries["document_id"])
     chosen = _mix(high + low) <= np.uint64(min(int(task.share * 2**64), 2**64 - 1))
     entries = entries.filter(pa.array(chosen))
     schema = pa.schema([("document_id", pa.binary(16)), ("text", pa.large_string())])
     tables = [schema.empty_table()]
-    for positions, texts in document_texts(task.documents, entries["row"].to_numpy()):
-        identifiers = entries["document_id"].slice(positions.start, positions.stop - positions.start)
-        text = pc.utf8_slice_codeunits(texts["text"], 0, 65536)
-        tables.append(pa.table({"document_id": identifiers, "text": text}, schema=schema))
+    for chosen, _, edited in edited_documents(task.survivors, entries, Ledger()):
+        alive = pa.array(edited.alive)
+        text = pc.utf8_slice_codeunits(edited.texts.filter(alive), 0, 65536)
+        columns = {"document_id": chosen["document_id"].filter(alive), "text": text}
+        tables.append(pa.table(columns, schema=schema))
     files.write_parquet(task.output, pa.concat_tables(tables))
     return task.output
 
 
 @dataclass(frozen=True)
 class Tokenize:
-    """What tokenizing one part needs."""
+    """What tokenizing one part needs; its outputs are named by adding to `output`."""
 
-    part: str
-    documents: str
-    entries: str
-    dropped: list[str]
+    survivors: Survivors
     tokenizer: str
     end_of_document: str
     seed: int
     heldout_fraction: float
     output: str
-    counts: str
+
+    @property
+    def tokens(self) -> str:
+        """URL of the sorted runs."""
+        return f"{self.output}.arrow"
+
+    @property
+    def dropped(self) -> str:
+        """URL of the table of documents that the edits dropped."""
+        return f"{self.output}.dropped.parquet"
+
+    @property
+    def hits(self) -> str:
+        """URL of the table of benchmark passages that were found."""
+        return f"{self.output}.hits.parquet"
+
+    @property
+    def counts(self) -> str:
+        """URL of the counts, written last."""
+        return f"{self.output}.json"
 
 
-def surviving_entries(entries: str, dropped: list[str], part: str, columns: list[str]) -> pa.Table:
-    """The entries of a part that no dropped table names, in order of row."""
-    table = files.read_parquet(entries, sorted({*columns, "row"}))
-    gone = np.zeros(0, np.uint32)
-    for url in dropped:
-        rows = files.read_parquet(url, ["part", "row"])
-        mine = rows.filter(pc.equal(rows["part"].cast(pa.string()), part))
-        gone = np.union1d(gone, mine["row"].to_numpy())
-    rows = table["row"].to_numpy()
-    return table.filter(pa.array(~np.isin(rows, gone))).sort_by("row")
+def surviving_entries(survivors: Survivors, columns: list[str]) -> pa.Table:
+    """The entries of a part that its table of dropped documents does not name, in order of row."""
+    table = files.read_parquet(survivors.entries, sorted({*columns, "row"}))
+    if survivors.dropped is not None:
+        dropped = files.read_parquet(survivors.dropped, ["part", "row"])
+        mine = dropped.filter(pc.equal(dropped["part"].cast(pa.string()), survivors.part))
+        gone = np.isin(table["row"].to_numpy(), mine["row"].to_numpy())
+        table = table.filter(pa.array(~gone))
+    return table.sort_by("row")
+
+
+def edited_documents(
+    survivors: Survivors, entries: pa.Table, ledger: Ledger
+) -> Iterator[tuple[pa.Table, pa.Table, Edited]]:
+    """Yield (entries, rows of the documents file, edited texts) of one record batch after another.
+
+    `entries` holds row and source of some of the survivors, in order of row.
+    """
+    rows = entries["row"].to_numpy()
+    spans = spans_of(survivors.spans, rows)
+    for positions, documents in document_texts(survivors.documents, rows):
+        chosen = entries.slice(positions.start, positions.stop - positions.start)
+        mine = None
+        if spans is not None:
+            low, high = np.searchsorted(spans[0], [positions.start, positions.stop])
+            mine = spans[0][low:high] - positions.start, spans[1][low:high], spans[2][low:high]
+        sources = chosen["source"].cast(pa.string()).combine_chunks()
+        text = documents["text"].combine_chunks()
+        yield chosen, documents, edit(text, sources, mine, survivors.edits, ledger)
 
 
 def document_texts(url: str, rows: np.ndarray) -> Iterator[tuple[slice, pa.Table]]:
@@ -127,7 +194,7 @@ def tokenize_part(task: Tokenize) -> dict[str, Any]:
         counts: dict[str, Any] = files.read_json(task.counts)
         return counts
     tokenizer = Tokenizer.load(task.tokenizer, task.end_of_document)
-    entries = surviving_entries(task.entries, task.dropped, task.part, ["document_id", "source", "length"])
+    entries = surviving_entries(task.survivors, ["document_id", "source"])
     entries = entries.set_column(
         entries.schema.get_field_index("source"), "source", entries["source"].cast(pa.string())
     )
@@ -142,24 +209,29 @@ def tokenize_part(task: Tokenize) -> dict[str, Any]:
             ("bytes", pa.int64()),
         ]
     )
-    rows = entries["row"].to_numpy()
     runs: list[list[dict[str, Any]]] = []
     ledger = Ledger()
+    redacted: dict[str, dict[str, int]] = {}
+    dropped, hits = [DROPPED.empty_table()], [HITS.empty_table()]
     pending: list[pa.Table] = []
     pending_tokens = 0
-    with files.atomic_writer(task.output) as stream, pa.ipc.new_file(stream, schema) as writer:
-        for positions, texts in document_texts(task.documents, rows):
-            chosen = entries.slice(positions.start, positions.stop - positions.start)
-            ids = tokenizer.encode(texts["text"])
+    with files.atomic_writer(task.tokens) as stream, pa.ipc.new_file(stream, schema) as writer:
+        for chosen, documents, edited in edited_documents(task.survivors, entries, ledger):
+            dropped += _dropped_tables(task, chosen, documents, edited)
+            hits.append(_hits_table(task, chosen, edited))
+            add_counts(redacted, edited.redacted)
+            alive = pa.array(edited.alive)
+            text, chosen = edited.texts.filter(alive), chosen.filter(alive)
+            ids = tokenizer.encode(text)
             pending.append(
                 pa.table(
                     {
                         "input_ids": ids,
                         "document_id": chosen["document_id"],
                         "source": chosen["source"],
-                        "record": texts["record"],
+                        "record": documents["record"].filter(alive),
                         "row": chosen["row"],
-                        "bytes": chosen["length"],
+                        "bytes": pc.binary_length(text),
                     }
                 )
             )
@@ -169,9 +241,47 @@ def tokenize_part(task: Tokenize) -> dict[str, Any]:
                 pending, pending_tokens = [], 0
         if pending:
             runs.append(_write_run(pending, names, task, schema, writer, ledger))
-    counts = {"part": task.part, "runs": runs, "ledger": ledger.to_json()}
+    files.write_parquet(task.dropped, pa.concat_tables(dropped))
+    files.write_parquet(task.hits, pa.concat_tables(hits))
+    counts = {
+        "part": task.survivors.part,
+        "runs": runs,
+        "ledger": ledger.to_json(),
+        "redacted": redacted,
+    }
     files.write_json(task.counts, counts)
     return counts
+
+
+def _dropped_tables(
+    task: Tokenize, entries: pa.Table, documents: pa.Table, edited: Edited
+) -> Iterator[pa.Table]:
+    """The documents that the edits of one batch dropped, as tables of DROPPED."""
+    for stage, reason, rows, sizes, values in edited.dropped:
+        chosen = entries.take(pa.array(rows))
+        yield pa.table(
+            {
+                "document_id": chosen["document_id"],
+                "source": chosen["source"],
+                "part": pa.repeat(task.survivors.part, len(rows)),
+                "row": chosen["row"],
+                "record": documents["record"].take(pa.array(rows)),
+                "bytes": sizes,
+                "stage": pa.repeat(stage, len(rows)),
+                "reason": pa.repeat(reason, len(rows)),
+                "value": pa.array(values),
+            },
+            schema=DROPPED,
+        )
+
+
+def _hits_table(task: Tokenize, entries: pa.Table, edited: Edited) -> pa.Table:
+    """The benchmark passages found in one batch, as a table of HITS."""
+    chosen = entries.take(edited.hits["row"])
+    columns = {name: edited.hits[name] for name in HITS.names if name in edited.hits.column_names}
+    columns |= {"document_id": chosen["document_id"], "source": chosen["source"], "row": chosen["row"]}
+    columns["part"] = pa.repeat(task.survivors.part, chosen.num_rows)
+    return pa.table({name: columns[name] for name in HITS.names}, schema=HITS)
 
 
 def _write_run(
@@ -219,17 +329,25 @@ def _write_run(
 
 
 @dataclass(frozen=True)
-class Shard:
-    """What merging one shard needs: the runs that hold its source and split, and its share of the keys.
+class Run:
+    """The documents of one source and split in one run of a part: [start, start + documents)."""
 
-    `runs` lists (part, file, documents URL, tokens URL, run, start, documents).
-    """
+    survivors: Survivors
+    tokens: str
+    number: int
+    start: int
+    documents: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What merging one shard needs: the runs that hold its source and split, and its share of the keys."""
 
     source: str
     split: str
     number: int
     count: int
-    runs: list[tuple[str, str, str, str, int, int, int]]
+    runs: list[Run]
     folder: str
     facts: str
     tokenizer: str
@@ -262,16 +380,14 @@ def write_shard(task: Shard) -> dict[str, Any]:
     pieces, origins = [], []
     low = task.number * 2**64 // task.count
     high = (task.number + 1) * 2**64 // task.count - 1
-    texts: dict[str, str] = {}
-    for part, file, documents, tokens, run, start, count in task.runs:
-        texts[part] = documents
-        piece = _run_slice(tokens, run, start, count, low, high)
+    for run in task.runs:
+        piece = _run_slice(run, low, high)
         pieces.append(piece)
         origins.append(
             pa.table(
                 {
-                    "file": pa.repeat(file, piece.num_rows).dictionary_encode(),
-                    "part": pa.repeat(part, piece.num_rows).dictionary_encode(),
+                    "file": pa.repeat(run.survivors.file, piece.num_rows).dictionary_encode(),
+                    "part": pa.repeat(run.survivors.part, piece.num_rows).dictionary_encode(),
                 }
             )
         )
@@ -281,7 +397,7 @@ def write_shard(task: Shard) -> dict[str, Any]:
     order = pa.array(np.lexsort((id_low, id_high, table["key"].to_numpy())))
     table = table.take(order).combine_chunks()
     origin = origin.take(order)
-    _verify(task, table, origin, texts)
+    _verify(task, table, origin)
     shard = table.select(["input_ids", "document_id"])
     with files.atomic_writer(url) as stream, pa.ipc.new_file(stream, shard.schema) as writer:
         if shard.num_rows:
@@ -305,65 +421,58 @@ def write_shard(task: Shard) -> dict[str, Any]:
     return facts
 
 
-def _run_slice(url: str, run: int, start: int, count: int, low: int, high: int) -> pa.Table:
-    """The documents of a range of a run whose keys lie within [low, high]."""
-    local = files.local_path(url)
+def _run_slice(run: Run, low: int, high: int) -> pa.Table:
+    """The documents of a run whose keys lie within [low, high]."""
+    local = files.local_path(run.tokens)
     if local:
         reader = pa.ipc.open_file(pa.memory_map(local))
     else:
-        filesystem, path = files.split(url)
+        filesystem, path = files.split(run.tokens)
         reader = pa.ipc.open_file(filesystem.open(path, "rb"))
-    batch = reader.get_batch(run).slice(start, count)
+    batch = reader.get_batch(run.number).slice(run.start, run.documents)
     keys = batch["key"].to_numpy()
     first = int(np.searchsorted(keys, np.uint64(low), "left"))
     last = int(np.searchsorted(keys, np.uint64(high), "right"))
     return pa.Table.from_batches([batch.slice(first, last - first)])
 
 
-def _verify(task: Shard, table: pa.Table, origin: pa.Table, texts: dict[str, str]) -> None:
+def _verify(task: Shard, table: pa.Table, origin: pa.Table) -> None:
     """Compare the first documents of the shard with the reference encoder."""
     count = min(task.verify_documents, table.num_rows)
     if not count:
         return
     tokenizer = Tokenizer.load(task.tokenizer, task.end_of_document)
-    parts = origin["part"].slice(0, count).cast(pa.string()).to_pylist()
+    survivors = {run.survivors.part: run.survivors for run in task.runs}
+    parts = origin["part"].slice(0, count).cast(pa.string()).to_numpy(zero_copy_only=False)
     rows = table["row"].slice(0, count).to_numpy()
-    for part in sorted(set(parts)):
-        positions = np.array([number for number, name in enumerate(parts) if name == part])
+    for part in np.unique(parts).tolist():
+        positions = np.flatnonzero(parts == part)
         positions = positions[np.argsort(rows[positions], kind="stable")]
-        for taken, documents in document_texts(texts[part], rows[positions]):
-            ids = table["input_ids"].take(pa.array(positions[taken]))
-            tokenizer.verify(documents["text"], ids)
+        columns = {"row": rows[positions], "source": pa.repeat(task.source, len(positions))}
+        first = 0
+        for chosen, _, edited in edited_documents(survivors[part], pa.table(columns), Ledger()):
+            taken = positions[first : first + chosen.num_rows]
+            tokenizer.verify(edited.texts, table["input_ids"].take(pa.array(taken)))
+            first += chosen.num_rows
 
 
 def plan_shards(
     counts: list[dict[str, Any]],
-    parts: dict[str, dict[str, str]],
+    tasks: list[Tokenize],
     target_tokens: int,
     **common: Any,
 ) -> list[Shard]:
-    """The shards of a corpus from the counts of its token runs, in order of source, split and number.
-
-    `parts` maps a part to its "file", "documents" and "tokens" URLs.
-    """
-    runs: dict[tuple[str, str], list[tuple[str, str, str, str, int, int, int]]] = {}
+    """The shards of a corpus from the token runs of `tasks` and their counts, by source, split and number."""
+    runs: dict[tuple[str, str], list[Run]] = {}
     tokens: dict[tuple[str, str], int] = {}
-    for entry in sorted(counts, key=lambda entry: str(entry["part"])):
-        place = parts[entry["part"]]
+    by_part = sorted(zip(tasks, counts, strict=True), key=lambda pair: pair[0].survivors.part)
+    for task, entry in by_part:
         for number, ranges in enumerate(entry["runs"]):
             for item in ranges:
                 group = (item["source"], item["split"])
                 tokens[group] = tokens.get(group, 0) + item["tokens"]
                 runs.setdefault(group, []).append(
-                    (
-                        entry["part"],
-                        place["file"],
-                        place["documents"],
-                        place["tokens"],
-                        number,
-                        item["start"],
-                        item["documents"],
-                    )
+                    Run(task.survivors, task.tokens, number, item["start"], item["documents"])
                 )
     shards = []
     for group in sorted(runs, key=lambda group: (group[0], SPLITS.index(group[1]))):

@@ -9,11 +9,16 @@ import pytest
 
 from base import files
 from dedup import hashing
+from dedup.config import LinesConfig
 from pipelines import shard
+from pipelines.config import DecontaminateConfig, RedactConfig
+from pipelines.edit import Edits
 from pipelines.tokenizer import Tokenizer, train
 
 TEXTS = [f"Document {number} says {'very ' * (number % 7)}little.\n" for number in range(60)]
 END = "<|endoftext|>"
+NOTHING = RedactConfig(email=None, ipv4=None, ipv6=None, phone=None, secret=None)
+NO_EDITS = Edits(False, LinesConfig(), (), DecontaminateConfig(), None, NOTHING)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +37,7 @@ def build(
 ) -> tuple[list[dict[str, Any]], Path]:
     """Shards of TEXTS as two sources, divided into parts at the given document numbers."""
     ids = hashing.hash128(pa.array(TEXTS, pa.large_string()))
-    counts, places = [], {}
+    counts, encoding = [], []
     bounds = [0, *divisions, len(TEXTS)]
     for number, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
         part = f"{number:016x}"
@@ -54,31 +59,19 @@ def build(
                     "document_id": table["document_id"],
                     "row": pa.array(range(stop - start), pa.uint32()),
                     "source": ["even" if place % 2 == 0 else "odd" for place in range(start, stop)],
-                    "length": pa.array([len(text) for text in TEXTS[start:stop]], pa.int64()),
                 }
             ),
         )
         gone = str(folder / f"{part}.dropped")
         rows = (dropped or {}).get(number, [])
         files.write_parquet(gone, pa.table({"part": [part] * len(rows), "row": pa.array(rows, pa.uint32())}))
-        task = shard.Tokenize(
-            part,
-            documents,
-            entries,
-            [gone],
-            tokenizer,
-            END,
-            1,
-            0.2,
-            str(folder / f"{part}.arrow"),
-            str(folder / f"{part}.json"),
-        )
-        counts.append(shard.tokenize_part(task))
-        places[part] = {"file": f"file-{number}", "documents": documents, "tokens": task.output}
+        survivors = shard.Survivors(part, f"file-{number}", documents, entries, gone, None, NO_EDITS)
+        encoding.append(shard.Tokenize(survivors, tokenizer, END, 1, 0.2, str(folder / part)))
+        counts.append(shard.tokenize_part(encoding[-1]))
     version = folder / "v0001"
     tasks = shard.plan_shards(
         counts,
-        places,
+        encoding,
         target_tokens,
         folder=str(version),
         facts=str(folder / "facts"),
@@ -175,14 +168,9 @@ def test_a_share_of_the_texts_is_sampled(
 ) -> None:
     build(tmp_path, tokenizer, [])
     part = f"{0:016x}"
-    task = shard.Sample(
-        part,
-        str(tmp_path / f"{part}.documents"),
-        str(tmp_path / f"{part}.entries"),
-        [],
-        share,
-        str(tmp_path / "sample.parquet"),
-    )
+    documents, entries = str(tmp_path / f"{part}.documents"), str(tmp_path / f"{part}.entries")
+    survivors = shard.Survivors(part, "file", documents, entries, None, None, NO_EDITS)
+    task = shard.Sample(survivors, share, str(tmp_path / "sample.parquet"))
     sample = files.read_parquet(shard.sample_texts(task))
     assert low <= sample.num_rows <= high
     assert set(sample["text"].to_pylist()) <= set(TEXTS)
