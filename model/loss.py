@@ -23,6 +23,23 @@ def _chunk_logits(hidden: Tensor, weight: Tensor, vocab_size: int) -> Tensor:
     return (hidden @ weight.t())[:, :vocab_size].float()
 
 
+def _loss_to_gradient(product: Tensor, target: Tensor, vocab_size: int) -> Tensor:
+    """The summed loss of logits (positions, padded vocabulary), which become its gradient in place."""
+    logits = product[:, :vocab_size].float()  # in float32 the same memory
+    counts = (target != IGNORE).float().unsqueeze(1)
+    column = target.clamp_min(0).unsqueeze(1)
+    wanted = logits.gather(1, column)
+    highest = logits.amax(dim=1, keepdim=True)
+    normalizer = logits.sub_(highest).exp_().sum(dim=1, keepdim=True)
+    loss = ((normalizer.log() + highest - wanted) * counts).sum()
+    logits.mul_(counts / normalizer)
+    logits.scatter_add_(1, column, -counts)
+    if logits.dtype != product.dtype:
+        product[:, :vocab_size] = logits
+    product[:, vocab_size:] = 0
+    return loss
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -38,21 +55,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, hidden.shape[0], chunk):
             part, target = hidden[start : start + chunk], targets[start : start + chunk]
-            logits = _chunk_logits(part, weight, vocab_size)
-            counts = (target != IGNORE).float()
-            column = target.clamp_min(0).unsqueeze(1)
-            normalizer = logits.logsumexp(dim=1, keepdim=True)
-            total += ((normalizer - logits.gather(1, column)).squeeze(1) * counts).sum()
-            if not (wants_hidden or wants_weight):
-                continue
-            gradient = torch.zeros(part.shape[0], weight.shape[0], dtype=hidden.dtype, device=hidden.device)
-            probabilities = logits.sub_(normalizer).exp_()
-            probabilities.scatter_add_(1, column, probabilities.new_full(column.shape, -1.0))
-            gradient[:, :vocab_size] = probabilities.mul_(counts.unsqueeze(1))
+            product = part @ weight.t()
+            total += _loss_to_gradient(product, target, vocab_size)
             if hidden_gradient is not None:
-                torch.mm(gradient, weight, out=hidden_gradient[start : start + chunk])
+                torch.mm(product, weight, out=hidden_gradient[start : start + chunk])
             if weight_gradient is not None:
-                weight_gradient += gradient.t() @ part
+                if product.dtype == torch.float32:
+                    weight_gradient.addmm_(product.t(), part)
+                else:
+                    weight_gradient += product.t() @ part
+            del product  # before the next one is made
         count = (targets != IGNORE).sum().clamp_min(1)
         ctx.save_for_backward(hidden_gradient, weight_gradient, count)
         ctx.weight_dtype = weight.dtype
