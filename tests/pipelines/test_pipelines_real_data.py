@@ -20,7 +20,13 @@ pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
 
 
 def build(storage: Path, shared: Path, folder: str) -> Version:
+    """A build with everything on that does not depend on the kind of text."""
+    benchmarks = [
+        {"name": "gsm8k_test", "urls": [f"{shared}/benchmarks/gsm8k/test.jsonl"]},
+        {"name": "humaneval", "urls": [f"{shared}/benchmarks/human_eval/HumanEval.jsonl.gz"]},
+    ]
     overrides = [
+        f"decontaminate.benchmarks={json.dumps(benchmarks)}",
         f"storage={storage}",
         "mixture={}",
         f"sources.0.urls=[{shared}/{folder}/*.jsonl.zst]",
@@ -106,6 +112,23 @@ def test_exact_duplicates_of_pile_messy(messy: Version, truth: Path) -> None:
         assert copies[" ".join(documents_of(messy, row["part"])["text"][row["row"]].as_py().split())] > 1
 
 
+def test_the_benchmark_items_of_pile_messy_are_found_and_nothing_else(messy: Version, truth: Path) -> None:
+    wanted = {
+        (row["benchmark"], row["index"], row["doc"]["file"], row["doc"]["line"])
+        for row in lines_of(truth / "contamination.jsonl")
+    }
+    places = {(file, line) for _, _, file, line in wanted}
+    gone = {row["place"] for stage in ("quality", "duplicates") for row in dropped(messy, stage)}
+    edits = dropped(messy, "edits")
+    assert {row["place"] for row in edits} == places - gone
+    assert {row["reason"] for row in edits} == {"contaminated"}
+    hits = pq.read_table(f"{messy.url}/contamination.parquet").to_pylist()
+    found = {(row["benchmark"], row["item"], *place_of(messy, row["part"], row["row"])) for row in hits}
+    assert {item for item in wanted if item[2:] not in gone} <= found
+    # Three more items of HumanEval share a sentence of their docstring with one of the items.
+    assert {item[2:] for item in found} == places - gone
+
+
 def texts_by_id(version: Version) -> dict[bytes, str]:
     texts: dict[bytes, str] = {}
     for item in version.manifest["inputs"]:
@@ -151,6 +174,8 @@ def test_pile_sample_keeps_its_documents(ray_cluster: None, shared_data: Path, t
     assert total("quality", "documents_dropped") == 12
     # The sample was exact-deduplicated: what is left differs in white space.
     assert total("exact", "documents_dropped") <= 5
+    # No benchmark item is in the sample.
+    assert total("decontaminate", "documents_dropped") == 0
     kept = total("tokenize", "documents_out")
     assert kept == sum(line["documents"] for line in version.manifest["shards"])
     assert kept >= 4580
