@@ -1,52 +1,89 @@
-"""Progress of long work: bars on a terminal, one line a stage elsewhere."""
+"""Progress of long work: bars on a terminal; elsewhere a line every ten seconds and one a finished stage."""
 
 import sys
-import time
+import threading
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from pipelines.pace import Pace
+
+EVERY = 10.0
+
+
+def speed_text(pace: Pace) -> str:
+    """Documents and megabytes of text a second, where the stage counts them."""
+    _, documents, size = pace.speeds()
+    return f"{documents:>10,.0f} documents/s {size / 1e6:>8.2f} MB/s" if pace.documents else ""
+
+
+def clock(seconds: float | None) -> str:
+    """Seconds as h:mm:ss or m:ss; nothing known is -:--."""
+    if seconds is None:
+        return "-:--"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class _PaceColumn(ProgressColumn):
+    """Speed, and the time that a stage took or will take."""
+
+    def render(self, task: Task) -> Text:
+        pace: Pace = task.fields["pace"]
+        left = "" if pace.end is not None else f"  ETA {clock(pace.remaining())}"
+        return Text(f"{clock(pace.seconds):>7} {speed_text(pace)}{left}")
 
 
 class StageProgress:
-    """Shows stages as they go; call it with (stage, done, total)."""
+    """Shows stages as they go; call it with (stage, done, total, documents, bytes)."""
 
-    def __init__(self) -> None:
-        """Nothing is shown before the first call."""
-        self.started: dict[str, float] = {}
-        self.bars: dict[str, int] = {}
+    def __init__(self, every: float = EVERY) -> None:
+        """Nothing is shown before the first call; without a terminal, a line comes every so many seconds."""
+        self.paces: dict[str, Pace] = {}
         self.progress: Progress | None = None
+        self.stopped = threading.Event()
         if sys.stderr.isatty():
             self.progress = Progress(
-                TextColumn("{task.description:<18}"),
-                BarColumn(),
+                TextColumn("{task.description:<22}"),
+                BarColumn(bar_width=20),
                 MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
+                _PaceColumn(),
                 console=Console(stderr=True),
             )
             self.progress.start()
+        else:
+            threading.Thread(target=self._tell, args=(every,), daemon=True).start()
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Note that `done` of `total` tasks of a stage are finished."""
+    def __call__(self, stage: str, done: int, total: int, documents: int = 0, size: int = 0) -> None:
+        """Note that `done` of `total` tasks of a stage are finished, and the documents and bytes in them."""
+        new = stage not in self.paces
+        pace = self.paces.setdefault(stage, Pace())
+        over = pace.end is not None
+        pace.note(done, total, documents, size)
         if self.progress:
-            if stage not in self.bars:
-                self.bars[stage] = self.progress.add_task(stage)
-            self.progress.update(
-                self.progress.task_ids[list(self.bars).index(stage)], completed=done, total=total
-            )
-            return
-        start = self.started.setdefault(stage, time.monotonic())
-        if done == total:
-            print(f"  {stage:<18} {total:>6} tasks  {time.monotonic() - start:6.1f} s", flush=True)
+            if new:
+                self.progress.add_task(stage, pace=pace)
+            number = list(self.paces).index(stage)
+            self.progress.update(self.progress.task_ids[number], completed=done, total=total)
+        elif pace.end is not None and not over:
+            line = f"  {stage:<22} {total:>6} tasks {pace.seconds:>8.1f} s {speed_text(pace)}"
+            print(line.rstrip(), flush=True)
+
+    def _tell(self, every: float) -> None:
+        """Print a line of each running stage at intervals."""
+        while not self.stopped.wait(every):
+            for stage, pace in list(self.paces.items()):
+                if pace.end is None:
+                    print(
+                        f"  {stage:<22} {pace.done:>6} of {pace.total} tasks {speed_text(pace)}"
+                        f"  ETA {clock(pace.remaining())}",
+                        flush=True,
+                    )
 
     def close(self) -> None:
-        """Leave the bars as they are and stop redrawing."""
+        """Leave the bars as they are and show nothing more."""
+        self.stopped.set()
         if self.progress:
             self.progress.stop()

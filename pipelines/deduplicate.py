@@ -18,9 +18,7 @@ from dedup import candidates, components, decide, exact, index, lines, runs, spa
 from dedup.catalog import Catalog, open_catalog
 from dedup.config import DedupConfig
 from pipelines import cluster
-
-Progress = Callable[[str, int, int], None]
-"""(phase, tasks done, tasks in all)."""
+from pipelines.cluster import Progress
 
 GROUP_ROWS = 500_000
 """Entries of a group of parts (dedup/catalog.py), about."""
@@ -207,7 +205,7 @@ def write_index(
     output: str,
     config: DedupConfig,
     workers: int,
-    progress: Progress = lambda phase, done, total: None,
+    progress: Progress = lambda *_: None,
 ) -> None:
     """Write the index (dedup/index.py) of the entries that are in none of the `dropped` tables.
 
@@ -240,7 +238,7 @@ def compact_indexes(
     indexes: list[str],
     output: str,
     workers: int,
-    progress: Progress = lambda phase, done, total: None,
+    progress: Progress = lambda *_: None,
 ) -> None:
     """Write one index that holds what `indexes` (oldest first, of the same settings) hold, without any text.
 
@@ -279,7 +277,7 @@ def entries_of_index(
     url: str,
     work: str,
     workers: int,
-    progress: Progress = lambda phase, done, total: None,
+    progress: Progress = lambda *_: None,
 ) -> tuple[list[str], dict[str, str]]:
     """(entries, documents) of an index, as `deduplicate` takes them, without reading any text.
 

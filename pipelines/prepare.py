@@ -25,7 +25,8 @@ class Outcome:
 def inputs_of(config: Config) -> list[Input]:
     """The files of every source; raises UserError for a source without files or an unknown language."""
     language.check(config.language)
-    return list_inputs(config.sources, files.join(manifests.corpus_url(config.storage), "inputs.json"))
+    cache = files.join(manifests.corpus_url(config.storage), "inputs.json")
+    return list_inputs(config.sources, cache, config.ingest.split_bytes)
 
 
 def prepare(config: Config, inputs: list[Input], progress: Progress) -> Outcome:
@@ -72,7 +73,8 @@ def _build(
         tags |= tracking.upstream(place, parent_command(parent), corpus=parent.hash)
     with tracking.run(place, command, key, tags) as run:
         run.params(build_configuration(config))
-        version = build.run()
+        with tracking.ship_progress(run, progress) as build.progress:
+            version = build.run()
         run.tags({"corpus": version.hash})
         run.metrics(build_metrics(version))
         run.artifact(files.join(version.url, "report.html"))

@@ -7,6 +7,7 @@ cannot be recorded is a warning.
 import contextlib
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ from typing import Any
 
 from base import files
 from base.errors import UserError
+from pipelines.cluster import Progress
 from pipelines.config import Config
+from pipelines.pace import Pace
 
 PREFIX = "piledriver."
 log = logging.getLogger("piledriver.tracking")
@@ -49,6 +52,7 @@ class Run:
         """A run of `client`; without a run id nothing is recorded."""
         self.client = client
         self.id = run_id
+        self.warned: set[str] = set()
 
     def _try(self, function: str, *arguments: Any, **keywords: Any) -> None:
         if self.id is None:
@@ -56,7 +60,9 @@ class Run:
         try:
             getattr(self.client, function)(self.id, *arguments, **keywords)
         except Exception as error:
-            log.warning("MLflow did not record %s: %s", function, error)
+            if function not in self.warned:
+                log.warning("MLflow did not record %s: %s", function, error)
+            self.warned.add(function)
 
     def tags(self, tags: dict[str, str]) -> None:
         """Set tags, under the prefix `piledriver.`."""
@@ -91,6 +97,9 @@ def client_of(tracking: Tracking) -> Any:
     """An MLflow client, with the libraries' chatter switched off."""
     for name in ("alembic", "mlflow", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # A server that is gone would else hold a command up for minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     from mlflow import MlflowClient
 
     if tracking.uri.startswith("sqlite:///"):
@@ -177,6 +186,52 @@ def ship_journal(tracking: Tracking, run_id: str, journal: str, every: float = 2
     finally:
         stop.set()
         thread.join(timeout=60)
+
+
+@contextlib.contextmanager
+def ship_progress(run: Run, progress: Progress, every: float = 10.0) -> Iterator[Progress]:
+    """A progress that passes on to `progress`, and whose counts a thread sends to an MLflow run.
+
+    For each stage: <stage>/tasks, and where they are known documents and bytes (in the finished tasks),
+    documents_per_second and MB_per_second (of the last minute; at the end of the whole stage), and at the end
+    seconds. The step is the seconds since the stage began. A server that does not answer delays nothing.
+    """
+    paces: dict[str, Pace] = {}
+    stop = threading.Event()
+
+    def note(stage: str, done: int, total: int, documents: int = 0, size: int = 0, /) -> None:
+        paces.setdefault(stage, Pace()).note(done, total, documents, size)
+        progress(stage, done, total, documents, size)
+
+    def work() -> None:
+        sent: dict[str, bool] = {}
+        while True:
+            last = stop.wait(every)
+            for stage, pace in list(paces.items()):
+                if not sent.get(stage):
+                    sent[stage] = pace.end is not None
+                    run.metrics(_speed_metrics(stage.replace(" ", "_"), pace), round(pace.seconds))
+            if last:
+                return
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield note
+    finally:
+        stop.set()
+        thread.join(timeout=10)
+
+
+def _speed_metrics(stage: str, pace: Pace) -> dict[str, float]:
+    values: dict[str, float] = {"tasks": pace.done}
+    if pace.documents:
+        _, documents, size = pace.speeds()
+        values |= {"documents": pace.documents, "bytes": pace.bytes}
+        values |= {"documents_per_second": documents, "MB_per_second": size / 1e6}
+    if pace.end is not None:
+        values["seconds"] = pace.seconds
+    return {f"{stage}/{name}": value for name, value in values.items()}
 
 
 class _Shipper:

@@ -30,7 +30,7 @@ entries, urls = json.loads(sys.argv[1])
 raylet = ray._private.worker._global_node.all_processes["raylet"][0].process.pid
 print("raylet", raylet, flush=True)
 
-def progress(phase, done, total):
+def progress(phase, done, total, *_):
     print(phase, done, total, flush=True)
     # Whoever reads this may kill someone now.
     sys.stdin.readline()

@@ -1,0 +1,59 @@
+"""Corpus versions against their manifests."""
+
+from typing import Annotated
+
+import typer
+
+from jobs.common import ConfigOption, SetOption, VerboseOption, run
+
+
+def main(
+    config: ConfigOption,
+    set_: SetOption = None,
+    version: Annotated[
+        str | None, typer.Option(help="Corpus version, such as v0001; default: every version.")
+    ] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make damaged files again.")] = False,
+    verbose: VerboseOption = False,
+) -> None:
+    r"""Check every shard, origins table, tokenizer and manifest; name what is damaged or missing.
+
+    The exit code is 1 if something is damaged and was not made again.
+
+    \b
+    Examples:
+      python -m jobs.verify --config configs/quickstart.yaml
+      python -m jobs.verify --config configs/quickstart.yaml --version v0001 --rebuild
+    """
+    from pipelines.config import load
+
+    settings = load(config, set_)
+    from pipelines.verify import open_versions, verify
+
+    versions, damage = open_versions(settings.storage, version)
+    from jobs.progress import StageProgress
+    from pipelines import cluster
+    from pipelines.rebuild import repair
+
+    cluster.start(settings.ray, verbose)
+    progress = StageProgress()
+    damage += verify(versions, settings.ray.workers, progress)
+    for item in damage:
+        print(f"damaged: {item.path}: {item.problem}")
+    if rebuild and damage:
+        damaged, damage = damage, repair(settings, versions, damage, progress)
+        left = {item.path for item in damage}
+        for path in sorted({item.path for item in damaged} - left):
+            print(f"made again: {path}")
+        for item in damage:
+            print(f"still damaged: {item.path}: {item.problem}")
+    progress.close()
+    names = ", ".join(item.name for item in versions)
+    if damage:
+        print(f"{names}: {len({item.path for item in damage})} damaged files")
+        raise typer.Exit(1)
+    print(f"{names}: every file is what its manifest says")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,109 @@
+"""Damaged files of a corpus version made again.
+
+The build of the version is repeated beside it: stages whose files are there are not run again, only damaged
+shards are merged, and a file is replaced only by one with the digest that the manifest names.
+"""
+
+from dataclasses import replace
+
+from base import files
+from base.errors import UserError
+from pipelines import manifest as manifests
+from pipelines.build import Build, new_inputs
+from pipelines.cluster import Progress
+from pipelines.config import Config
+from pipelines.inputs import Input, list_inputs
+from pipelines.manifest import Version
+from pipelines.verify import Damage, origins_path, sibling
+
+
+def repair(config: Config, versions: list[Version], damage: list[Damage], progress: Progress) -> list[Damage]:
+    """Make damaged files of versions of one corpus again; returns those that could not be, with the reason.
+
+    config: the project's, for storage and cluster; what the files depend on is in each manifest. Ray must be
+    initialised.
+
+    Raises UserError if a source file is needed and is no longer what it was.
+    """
+    paths = {item.path for item in damage if not item.path.endswith("/manifest.json")}
+    left = [item for item in damage if item.path not in paths]
+    # A version's tokenizer is that of its parent, so the oldest come first.
+    for name in sorted({path.split("/", 1)[0] for path in paths}):
+        version = manifests.open_version(sibling(versions[0], name))
+        mine = {path for path in paths if path.startswith(f"{name}/")}
+        left += _rebuild(config, version, mine, progress)
+    return sorted(left)
+
+
+def _rebuild(config: Config, version: Version, damaged: set[str], progress: Progress) -> list[Damage]:
+    """Make damaged files of one version again (paths start with its name); returns those that were not."""
+    content = version.manifest
+    settings = Config.model_validate({**config.model_dump(mode="json"), **content["config"]})
+    parent = manifests.open_version(sibling(version, content["parent"])) if content["parent"] else None
+    inputs = [Input(**item) for item in content["inputs"]]
+    if parent:
+        inputs = new_inputs(parent, inputs)
+    build = Build(settings, inputs, parent, progress, version.name)
+    build.folder = build.work("rebuild", version.name)
+    files.remove(build.folder)
+    _measure_lost(build, version)
+    build.encode()
+    expected: dict[str, str | None] = {
+        f"{version.name}/{name}": digest for name, digest in content.get("files", {}).items()
+    }
+    own = [line for line in content["shards"] if line["version"] == version.name]
+    for line in own:
+        expected[line["path"]] = line["digest"]
+        expected[origins_path(line["path"])] = line.get("origins_digest")
+    build.write_shards(
+        [
+            replace(task, facts=files.join(build.folder, "facts"))
+            for task in build.plan_shards()
+            if damaged & {f"{version.name}/{task.path}", f"{version.name}/{task.origins}"}
+        ]
+    )
+    if any(path.split("/", 1)[1] in content.get("files", {}) for path in damaged):
+        build.write_index()
+        build.write_files(own)
+    failed = []
+    for path in sorted(damaged):
+        made = files.join(build.folder, path.split("/", 1)[1])
+        found = files.digest(made) if files.exists(made) else None
+        if found is None or found != expected.get(path):
+            failed.append(
+                Damage(
+                    path,
+                    f"the file made again has digest {found}, the manifest says {expected.get(path)}: "
+                    "it was not replaced",
+                )
+            )
+        else:
+            files.write_bytes(sibling(version, path), files.read_bytes(made))
+    files.remove(build.folder)
+    return failed
+
+
+def _measure_lost(build: Build, version: Version) -> None:
+    """Let the build measure again the parts whose documents or attributes are gone.
+
+    Raises UserError if a source file that must be read for that is no longer what it was.
+    """
+    lost = [
+        item
+        for item in build.inputs
+        if not all(
+            files.exists(build.part(kind, item, suffix))
+            for kind, suffix in (("documents", "arrow"), ("attributes", "parquet"), ("rejects", "parquet"))
+        )
+    ]
+    if not lost:
+        return
+    listed = list_inputs(build.config.sources, files.join(build.corpus, "inputs.json"))
+    present = {item.part for item in listed}
+    for item in lost:
+        if item.part not in present:
+            raise UserError(
+                f"{item.file} is not what {version.name} was made from, and its documents are no longer in "
+                f"{build.corpus}/documents: restore one of them"
+            )
+        files.remove(build.part("parts", item, "json"))
