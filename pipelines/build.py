@@ -96,15 +96,17 @@ class Build:
 
         Raises UserError for what a person can mend, LedgerError when counts disagree.
         """
-        self.encode()
+        self.select()
+        self.tokenize()
+        self.check_losses("spans", "lines", "decontaminate")
         lines = self.write_shards(self.plan_shards())
         self.ledger.check()
         self.write_index()
         files.write_json(files.join(self.folder, "manifest.json"), self.write_files(lines))
         return manifests.open_version(self.folder)
 
-    def encode(self) -> None:
-        """Run the stages from the files of the sources to the token runs of every part."""
+    def select(self) -> None:
+        """Run the stages from the files of the sources to the documents that stay and their edits."""
         self.measure()
         self.check_mixture()
         self.decide()
@@ -113,8 +115,6 @@ class Build:
         if self.parent is None:
             self.check_losses("exact", "fuzzy")
         self.plan_edits()
-        self.tokenize()
-        self.check_losses("spans", "lines", "decontaminate")
 
     def part(self, kind: str, item: Input, suffix: str) -> str:
         """The file of one part of a measuring output."""
@@ -155,6 +155,7 @@ class Build:
             measure_part, tasks, self.config.ray.workers, counter(self.progress, "measure", 0, len(tasks))
         )
         self.documents = sum(entry["documents"] for entry in counts)
+        self.sources_of = {entry["part"]: set(entry["ledger"]) for entry in counts}
         for entry in counts:
             self.ledger.add(Ledger.from_json(entry["ledger"]))
 

@@ -5,6 +5,7 @@ shards are merged, and a file is replaced only by one with the digest that the m
 """
 
 from dataclasses import replace
+from typing import Any
 
 from base import files
 from base.errors import UserError
@@ -12,8 +13,9 @@ from pipelines import manifest as manifests
 from pipelines.build import Build, new_inputs
 from pipelines.cluster import Progress
 from pipelines.config import Config
-from pipelines.inputs import Input, list_inputs
+from pipelines.inputs import Input
 from pipelines.manifest import Version
+from pipelines.prepare import inputs_of
 from pipelines.verify import Damage, origins_path, sibling
 
 
@@ -43,15 +45,20 @@ def _rebuild(config: Config, version: Version, damaged: set[str], progress: Prog
     inputs = [Input(**item) for item in content["inputs"]]
     if parent:
         inputs = new_inputs(parent, inputs)
+    own = [line for line in content["shards"] if line["version"] == version.name]
     build = Build(settings, inputs, parent, progress, version.name)
     build.folder = build.work("rebuild", version.name)
     files.remove(build.folder)
     _measure_lost(build, version)
-    build.encode()
+    build.select()
+    others = {path for path in damaged if path.split("/", 1)[1] in content.get("files", {})}
+    if not others:
+        _tokenize_only(build, version, {line["source"] for line in own if _paths(line) & damaged})
+    else:
+        build.tokenize()
     expected: dict[str, str | None] = {
         f"{version.name}/{name}": digest for name, digest in content.get("files", {}).items()
     }
-    own = [line for line in content["shards"] if line["version"] == version.name]
     for line in own:
         expected[line["path"]] = line["digest"]
         expected[origins_path(line["path"])] = line.get("origins_digest")
@@ -62,7 +69,7 @@ def _rebuild(config: Config, version: Version, damaged: set[str], progress: Prog
             if damaged & {f"{version.name}/{task.path}", f"{version.name}/{task.origins}"}
         ]
     )
-    if any(path.split("/", 1)[1] in content.get("files", {}) for path in damaged):
+    if others:
         build.write_index()
         build.write_files(own)
     failed = []
@@ -83,6 +90,19 @@ def _rebuild(config: Config, version: Version, damaged: set[str], progress: Prog
     return failed
 
 
+def _paths(line: dict[str, Any]) -> set[str]:
+    return {line["path"], origins_path(line["path"])}
+
+
+def _tokenize_only(build: Build, version: Version, sources: set[str]) -> None:
+    """Tokenize the parts that hold documents of some sources, with the version's own tokenizer."""
+    build.survivors = [item for item in build.survivors if build.sources_of[item.part] & sources]
+    url = files.join(version.url, version.manifest["tokenizer"]["file"])
+    tokenize = build.config.tokenize.model_copy(update={"tokenizer": url})
+    build.config = build.config.model_copy(update={"tokenize": tokenize})
+    build.tokenize()
+
+
 def _measure_lost(build: Build, version: Version) -> None:
     """Let the build measure again the parts whose documents or attributes are gone.
 
@@ -98,8 +118,7 @@ def _measure_lost(build: Build, version: Version) -> None:
     ]
     if not lost:
         return
-    listed = list_inputs(build.config.sources, files.join(build.corpus, "inputs.json"))
-    present = {item.part for item in listed}
+    present = {item.part for item in inputs_of(build.config)}
     for item in lost:
         if item.part not in present:
             raise UserError(
