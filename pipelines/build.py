@@ -23,7 +23,7 @@ from pipelines.edit import EDIT_STAGES, EDIT_VERSION, Edits
 from pipelines.inputs import Input
 from pipelines.ledger import Ledger, Stage, add_counts
 from pipelines.manifest import Version
-from pipelines.measure import Measure, measure_part, part_url
+from pipelines.measure import Count, Measure, count_part, measure_part, part_url
 
 MEASURE_VERSION = 1
 """Raised when the measuring code changes what it writes."""
@@ -138,6 +138,7 @@ class Build:
 
     def measure(self) -> None:
         """Read, clean, identify and measure every part."""
+        first_records = self._first_records()
         tasks = [
             Measure(
                 self.corpus,
@@ -148,6 +149,7 @@ class Build:
                 self.config.language,
                 self.config.dedup.minhash,
                 self.config.corpus,
+                first_records.get(item, 0),
             )
             for item in sorted(self.inputs, key=lambda item: (-item.bytes, item))
         ]
@@ -158,6 +160,31 @@ class Build:
         self.sources_of = {entry["part"]: set(entry["ledger"]) for entry in counts}
         for entry in counts:
             self.ledger.add(Ledger.from_json(entry["ledger"]))
+
+    def _first_records(self) -> dict[Input, int]:
+        """How many records of its file lie before each range of a file that is read in several."""
+        divided = {(item.source, item.file) for item in self.inputs if item.start}
+        ranges = [item for item in self.inputs if (item.source, item.file) in divided]
+        if not ranges:
+            return {}
+        tasks = [
+            Count(
+                item,
+                self.sources[item.source],
+                self.work("records", self.measure_key(item.source), f"{item.part}.json"),
+            )
+            for item in ranges
+        ]
+        counts = run_tasks(
+            count_part, tasks, self.config.ray.workers, counter(self.progress, "count", 0, len(tasks))
+        )
+        first: dict[Input, int] = {}
+        below = 0
+        for item, count in zip(ranges, counts, strict=True):
+            below = below if item.start else 0
+            first[item] = below
+            below += count
+        return first
 
     def check_mixture(self) -> None:
         """Raise UserError if the mixture names a source that neither this build nor its parent has."""

@@ -8,7 +8,7 @@ import os
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from base import files
 from base.errors import UserError
@@ -25,11 +25,12 @@ class SourceConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Name of the source; part of document ids and shard paths."""
     urls: list[str] = Field(min_length=1)
-    """Files, folders or glob patterns (any fsspec URL)."""
-    format: Literal["auto", "jsonl", "parquet", "text"] = "auto"
-    """auto decides by extension and content; text is one document a file."""
+    """Files, folders or glob patterns (any fsspec URL); their order does not matter."""
+    format: Literal["auto", "jsonl", "parquet", "arrow", "csv", "warc", "text"] = "auto"
+    """auto decides by extension and content; arrow is an IPC file or stream, warc includes WET; text is one
+    document a file."""
     text_field: str = "text"
-    """Field or column that holds the text; dots reach into nested objects."""
+    """Field or column that holds the text; dots reach into nested objects. Not used by warc and text."""
     name_field: str | None = None
     """Field that names the source of each record (The Pile: meta.pile_set_name); records without it
     belong to `name`."""
@@ -42,6 +43,12 @@ class SourceConfig(Section):
     max_loss: float = Field(0.9, gt=0, le=1)
     """The build stops when one stage drops more than this share of the source's documents."""
 
+    @field_validator("urls")
+    @classmethod
+    def _in_order(cls, urls: list[str]) -> list[str]:
+        """The same configuration, and hash of it, however the URLs are listed."""
+        return sorted(set(urls))
+
 
 class IngestConfig(Section):
     """Reading sources."""
@@ -50,6 +57,9 @@ class IngestConfig(Section):
     """Decompressed bytes that are parsed and processed at a time."""
     max_document_bytes: int = Field(64 * 2**20, ge=1024)
     """Longer records are rejected."""
+    split_bytes: int = Field(256 * 2**20, ge=2**10)
+    """Larger files are read in ranges of about so many bytes (as stored), by several workers, where their
+    format allows: JSON lines not compressed or in several zstd frames, parquet, Arrow."""
     invalid_utf8: Literal["reject", "cp1252"] = "reject"
     """What happens to a record that is not UTF-8: rejected, or read as Windows-1252."""
     on_damaged_file: Literal["reject", "stop"] = "reject"
@@ -245,6 +255,31 @@ class LanguageConfig(Section):
         return self
 
 
+class ScoreConfig(Section):
+    """Scores of documents by a model, as measured columns, and rules on them."""
+
+    model: str | None = None
+    """Training run of this project, or URL of a Hugging Face folder with a GPT-NeoX model and its tokenizer,
+    whose perplexity is measured; absent: none is."""
+    fasttext: str | None = None
+    """URL of a fastText model (.bin or .ftz) that gives the probability of a label; absent: none does."""
+    fasttext_label: str = "__label__hq"
+    """The label."""
+    max_characters: int = Field(8192, ge=1)
+    """Characters at the start of a document that are scored."""
+    max_perplexity: dict[Kind, float] = {}
+    """Largest perplexity, by kind of source; kinds that are not named keep all."""
+    min_fasttext: dict[Kind, float] = {}
+    """Smallest probability of the label, by kind of source; kinds that are not named keep all."""
+
+    @model_validator(mode="after")
+    def _is_measured(self) -> "ScoreConfig":
+        for threshold, model in (("max_perplexity", "model"), ("min_fasttext", "fasttext")):
+            if getattr(self, threshold) and getattr(self, model) is None:
+                raise ValueError(f"score.{threshold} needs score.{model}")
+        return self
+
+
 class TokenizeConfig(Section):
     """The tokenizer."""
 
@@ -344,6 +379,8 @@ class Config(Section):
     """Quality rules."""
     language: LanguageConfig = LanguageConfig()
     """Language identification."""
+    score: ScoreConfig = ScoreConfig()
+    """Scores by a model."""
     dedup: DedupConfig = DedupConfig()
     """Deduplication."""
     decontaminate: DecontaminateConfig = DecontaminateConfig()

@@ -3,9 +3,10 @@
 import bz2
 import gzip
 import lzma
+import sys
 import zlib
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import zstandard
@@ -57,51 +58,72 @@ def compression(url: str) -> str | None:
     return next((name for suffix, name in SUFFIXES.items() if url.endswith(suffix)), None)
 
 
-def pieces(url: str) -> Iterator[bytes]:
-    """The decompressed content of a file in pieces of at most STEP bytes.
+class _Range:
+    """The bytes of a file from `start` to `stop`, to be read as a file."""
 
-    All frames or members of a file are read; skippable zstd frames are passed over. Raises DamagedFile
-    after the last byte that could be decompressed.
+    def __init__(self, file: IO[bytes], start: int, stop: int | None) -> None:
+        if start:
+            file.seek(start)
+        self.file = file
+        self.left = sys.maxsize if stop is None else stop - start
+        self.closed = False
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes of what is left."""
+        piece = self.file.read(self.left if size < 0 else min(size, self.left))
+        self.left -= len(piece)
+        return piece
+
+    def close(self) -> None:
+        """Nothing: the file is closed by its owner."""
+
+
+def pieces(url: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    """The decompressed content of a file, or of a range of its bytes, in pieces of at most STEP bytes.
+
+    A range of a compressed file begins and ends with a frame. All frames or members are read; skippable
+    zstd frames are passed over. Raises DamagedFile after the last byte that could be decompressed.
     """
     codec = compression(url)
     done = 0
     try:
         with open_file(url) as file:
-            stream = _stream(file, codec)
+            stream = _stream(_Range(file, start, stop), codec)
             while piece := stream.read(STEP):
                 done += len(piece)
                 yield bytes(piece)
     except _ERRORS as error:
         if codec is None:
             raise UserError(f"input file {url} cannot be read: {error}") from None
-        yield from _recover(url, codec, done)
+        yield from _recover(url, codec, start, stop, done)
         message = str(error) or type(error).__name__
         early = isinstance(error, EOFError) or "truncated" in message.lower()
         raise DamagedFile("truncated_file" if early else "corrupt_file", f"{codec}: {message}") from None
 
 
-def _stream(file: IO[bytes], codec: str | None) -> Any:
+def _stream(file: _Range, codec: str | None) -> Any:
     if codec is None:
         return file
     if codec == "xz":
-        return lzma.LZMAFile(file)
+        return lzma.LZMAFile(cast(IO[bytes], file))
     return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec)
 
 
-def _recover(url: str, codec: str, skip: int) -> Iterator[bytes]:
-    """What lies between `skip` and the damage.
+def _recover(url: str, codec: str, start: int, stop: int | None, skip: int) -> Iterator[bytes]:
+    """What lies between `skip` decompressed bytes of a range and the damage.
 
     The fast reader loses what it had decompressed when it meets the damage, so the file is read again
     from its start in small steps.
     """
     with open_file(url) as file:
+        part = _Range(file, start, stop)
         stream: Any
         if codec == "zstd":
             decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
-            stream = decompressor.stream_reader(file, read_across_frames=True)
+            stream = decompressor.stream_reader(cast(IO[bytes], part), read_across_frames=True)
         else:
             openers: dict[str, Any] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
-            stream = openers[codec](file)
+            stream = openers[codec](part)
         position = 0
         try:
             while piece := stream.read(_FRAGMENT):

@@ -8,65 +8,113 @@ import xxhash
 
 from base import files
 from base.errors import UserError
+from pipelines import splitting
 from pipelines.config import SourceConfig
 
 
 @dataclass(frozen=True, order=True)
 class Input:
-    """One source file with its size in bytes and content digest; `part` names its outputs."""
+    """A source file, or a range of a large one, and the digest of the whole file's content.
+
+    The range is `bytes` bytes from byte `start` of the file as it is stored; which records belong to it
+    is told by pipelines.ingest.read. `part` names its outputs.
+    """
 
     source: str
     file: str
+    start: int
     bytes: int
     digest: str
     part: str
+
+    @property
+    def stop(self) -> int:
+        """The byte after the range."""
+        return self.start + self.bytes
 
 
 def check_sources(sources: list[SourceConfig]) -> set[tuple[str, str]]:
     """(source, file URL) of every file of every source.
 
-    Raises UserError for a URL that matches no file.
+    Of a folder that `datasets` saved only the data files count. Raises UserError for a URL that matches no
+    file.
     """
     found: set[tuple[str, str]] = set()
     for source in sources:
         for url in source.urls:
-            matches = files.list_files(files.absolute(url))
+            matches = _without_notes(files.list_files(files.absolute(url)))
             if not matches:
                 raise UserError(f"source {source.name}: no file matches {url}")
             found.update((source.name, match) for match in matches)
     return found
 
 
-def list_inputs(sources: list[SourceConfig], cache_url: str) -> list[Input]:
-    """Every file of every source, sorted, with digests.
+def _without_notes(names: list[str]) -> list[str]:
+    """Files without the ones in which `Dataset.save_to_disk` tells what lies beside them."""
+    folders = {name.rpartition("/")[0] for name in names if name.endswith("/state.json")}
+    folders &= {name.rpartition("/")[0] for name in names if name.endswith("/dataset_info.json")}
+    above = {folder.rpartition("/")[0] for folder in folders}
+    return [
+        name
+        for name in names
+        if not (name.rpartition("/")[0] in folders and name.endswith(("/state.json", "/dataset_info.json")))
+        and not (name.rpartition("/")[0] in above and name.endswith("/dataset_dict.json"))
+    ]
+
+
+def list_inputs(sources: list[SourceConfig], cache_url: str, split_bytes: int) -> list[Input]:
+    """Every file of every source, in ranges of about `split_bytes` where it can be split, sorted.
 
     A digest is the object store's checksum where the file system tells one, else xxh3-128 of the
     content. `cache_url` remembers digests by URL, size and modification time, so that a second
     listing does not read the files again.
 
-    Raises UserError for a source that matches no file.
+    Raises UserError for a source that matches no file, and for a file that cannot be read.
     """
-    found = check_sources(sources)
+    found = sorted(check_sources(sources))
     known = files.read_json(cache_url) if files.exists(cache_url) else {}
     names = sorted({file for _, file in found})
     with ThreadPoolExecutor(8) as pool:
         facts = dict(zip(names, pool.map(lambda file: _facts(file, known.get(file)), names), strict=True))
-    files.write_json(cache_url, facts)
-    return sorted(
-        Input(source, file, facts[file]["bytes"], facts[file]["digest"], _part(source, file, facts[file]))
-        for source, file in found
-    )
+        files.write_json(cache_url, facts)
+        by_name = {source.name: source for source in sources}
+        starts = list(
+            pool.map(
+                lambda pair: splitting.starts(
+                    pair[1], by_name[pair[0]], facts[pair[1]]["bytes"], split_bytes
+                ),
+                found,
+            )
+        )
+    inputs = []
+    for (source, file), begins in zip(found, starts, strict=True):
+        ends = [*begins[1:], facts[file]["bytes"]]
+        for start, stop in zip(begins, ends, strict=True):
+            place = [] if len(begins) == 1 else [str(start), str(stop)]
+            part = _part(source, file, facts[file], place)
+            inputs.append(Input(source, file, start, stop - start, facts[file]["digest"], part))
+    return sorted(inputs)
 
 
 def _facts(file: str, known: dict[str, Any] | None) -> dict[str, Any]:
     filesystem, path = files.split(file)
-    info = filesystem.info(path)
-    tag = info.get("ETag") or info.get("md5Hash") or info.get("etag")
-    stamp = str(tag or info.get("mtime") or info.get("LastModified") or info.get("created"))
-    if known and (known["bytes"], known["stamp"]) == (info["size"], stamp):
-        return known
-    return {"bytes": info["size"], "stamp": stamp, "digest": str(tag) if tag else files.digest(file)}
+    try:
+        info = filesystem.info(path)
+        tag = info.get("ETag") or info.get("md5Hash") or info.get("etag") or info.get("blob_id")
+        stamp = str(tag or info.get("mtime") or info.get("LastModified") or info.get("created"))
+        if known and (known["bytes"], known["stamp"]) == (info["size"], stamp):
+            return known
+        return {
+            "bytes": info["size"],
+            "stamp": stamp,
+            "digest": str(tag) if tag else files.digest(file),
+        }
+    except FileNotFoundError:
+        raise UserError(f"input file {file} is not there any more") from None
+    except OSError as error:
+        raise UserError(f"input file {file} cannot be read: {error}") from None
 
 
-def _part(source: str, file: str, facts: dict[str, Any]) -> str:
-    return xxhash.xxh3_64_hexdigest("\0".join([source, file, str(facts["bytes"]), facts["digest"]]).encode())
+def _part(source: str, file: str, facts: dict[str, Any], place: list[str]) -> str:
+    names = [source, file, str(facts["bytes"]), facts["digest"], *place]
+    return xxhash.xxh3_64_hexdigest("\0".join(names).encode())

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from base import files
 from dedup import hashing, minhash
 from dedup.config import MinHashConfig
-from pipelines import ingest, language, normalise, quality
+from pipelines import ingest, language, normalise, quality, records
 from pipelines.config import CorpusConfig, IngestConfig, LanguageConfig, SourceConfig
 from pipelines.inputs import Input
 from pipelines.ledger import Ledger
@@ -48,10 +48,29 @@ class Measure:
     language: LanguageConfig
     minhash: MinHashConfig
     rejects: CorpusConfig
+    first_record: int = 0
+    """Records of the file before the part."""
 
     def url(self, kind: str, suffix: str) -> str:
         """Where an output of this part goes."""
         return part_url(self.corpus, kind, self.key, self.input.part, suffix)
+
+
+@dataclass(frozen=True)
+class Count:
+    """What counting the records of one part needs; `output` holds the number."""
+
+    input: Input
+    source: SourceConfig
+    output: str
+
+
+def count_part(task: Count) -> int:
+    """The number of records of a part, as first_record of the parts after it adds them up."""
+    if not files.exists(task.output):
+        item = task.input
+        files.write_json(task.output, ingest.count_records(item.file, task.source, item.start, item.stop))
+    return int(files.read_json(task.output))
 
 
 def part_url(corpus: str, kind: str, key: str, part: str, suffix: str) -> str:
@@ -85,7 +104,8 @@ def measure_part(task: Measure) -> dict[str, Any]:
         ) as documents,
     ):
         attributes: pq.ParquetWriter | None = None
-        for batch in ingest.read(task.input.file, task.source, task.ingest):
+        place = (task.input.start, task.input.stop, task.first_record)
+        for batch in ingest.read(task.input.file, task.source, task.ingest, *place):
             _count_rejects(batch, task, ledger, reject_tables, kept_rejects)
             for table, measured in _measure_batch(batch, task, ledger, reject_tables, kept_rejects):
                 documents.write_table(table)
@@ -130,7 +150,7 @@ def _sizes(text: pa.LargeStringArray) -> np.ndarray:
 
 
 def _measure_batch(
-    batch: ingest.Batch,
+    batch: records.Batch,
     task: Measure,
     ledger: Ledger,
     reject_tables: list[pa.Table],
@@ -227,13 +247,13 @@ def _empty_attributes(task: Measure) -> pa.Table:
             "name": pa.array([None], pa.string()),
         }
     )
-    batch = ingest.Batch(documents=record, rejects=ingest.REJECTS.empty_table(), framing_bytes=0)
+    batch = records.Batch(documents=record, rejects=records.REJECTS.empty_table(), framing_bytes=0)
     (_, measured), *_ = _measure_batch(batch, task, Ledger(), [], {})
     return measured.slice(0, 0)
 
 
 def _count_rejects(
-    batch: ingest.Batch,
+    batch: records.Batch,
     task: Measure,
     ledger: Ledger,
     reject_tables: list[pa.Table],

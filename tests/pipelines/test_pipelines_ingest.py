@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from base.errors import UserError
-from pipelines import ingest
+from pipelines import ingest, records
 from pipelines.config import IngestConfig, SourceConfig
 
 SOURCE = SourceConfig(name="s", urls=["x"])
@@ -27,8 +27,8 @@ def read_all(
 ) -> tuple[list[dict], list[dict], int]:
     documents, rejects, framing = [], [], 0
     for batch in ingest.read(str(path), source, IngestConfig(**options)):
-        assert batch.documents.schema == ingest.DOCUMENTS
-        assert batch.rejects.schema == ingest.REJECTS
+        assert batch.documents.schema == records.DOCUMENTS
+        assert batch.rejects.schema == records.REJECTS
         batch.documents.validate(full=True)
         documents += batch.documents.to_pylist()
         rejects += batch.rejects.to_pylist()
@@ -204,8 +204,9 @@ def test_any_bytes_are_read_as_json_loads_reads_them(
     tmp_path: Path, lines: list[bytes], line_end: bytes, mark: bool, named: bool
 ) -> None:
     content = (b"\xef\xbb\xbf" if mark else b"") + line_end.join(lines)
-    # Such a file is taken for a compressed one, whatever its name.
-    assume(not re.match(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18|\x1f\x8b|\xfd7zXZ\0|BZh", content))
+    # Such a file is taken for a compressed one or a table, whatever its name.
+    magic = rb"PAR1|ARROW1|\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18|\x1f\x8b|\xfd7zXZ\0|BZh"
+    assume(not re.match(magic, content))
     check(tmp_path / "a.jsonl", content, NAMED if named else SOURCE)
 
 
