@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from base import files
 from base.errors import UserError
 from pipelines import manifest as manifests
-from pipelines import quality, report, shard, tokenizer
-from pipelines.cluster import Progress, counter, map_files, run_tasks
+from pipelines import quality, report, score, shard, tokenizer, trained
+from pipelines.cluster import Progress, counter, map_actors, map_files, run_tasks
 from pipelines.config import Config
 from pipelines.decide import IDS_PER_TASK, Decide, Ordinals, count_dropped, decide_part, number_identical
 from pipelines.decontaminate import load_benchmarks, write_benchmarks
@@ -32,6 +32,7 @@ BUILD_SECTIONS = (
     "sources",
     "ingest",
     "language",
+    "score",
     "quality",
     "dedup",
     "decontaminate",
@@ -216,8 +217,11 @@ class Build:
             source.model_dump(mode="json", include={"name", "kind", "kinds", "priority"})
             for source in config.sources
         ]
-        rules = config.quality.model_dump(mode="json"), config.language.model_dump(mode="json")
-        self.decide_key = files.key_of(base, rules, policies)
+        self.score()
+        rules = [
+            getattr(config, section).model_dump(mode="json") for section in ("quality", "language", "score")
+        ]
+        self.decide_key = files.key_of(base, rules, self.scores, policies)
         tasks = [
             Decide(
                 item.part,
@@ -226,6 +230,8 @@ class Build:
                 self.sources[item.source],
                 config.quality,
                 config.language,
+                config.score,
+                self.scores.get(item.part),
                 self.work("decide", self.decide_key, f"{item.part}.entries.parquet"),
                 self.work("decide", self.decide_key, f"{item.part}.dropped.parquet"),
                 self.work("decide", self.decide_key, f"{item.part}.json"),
@@ -239,6 +245,34 @@ class Build:
             add_counts(self.languages, counts["languages"])
         self.entries = [task.entries for task in tasks]
         self.quality_dropped = [task.dropped for task in tasks]
+
+    def score(self) -> None:
+        """Score the documents of every part by the configured models."""
+        settings = self.config.score
+        self.scores: dict[str, str] = {}
+        if settings.model is None and settings.fasttext is None:
+            return
+        model = trained.find(self.config.storage, settings.model) if settings.model else None
+        key = files.key_of(
+            settings.model_dump(mode="json", exclude={"max_perplexity", "min_fasttext"}),
+            trained.model_key(model) if model else None,
+            files.digest(settings.fasttext) if settings.fasttext else None,
+        )
+        for item in self.inputs:
+            part = files.key_of(key, self.measure_key(item.source))
+            self.scores[item.part] = self.work("scores", part, f"{item.part}.parquet")
+        missing = [
+            score.Score(self.part("documents", item, "arrow"), self.scores[item.part])
+            for item in self.inputs
+            if not files.exists(self.scores[item.part])
+        ]
+        map_actors(
+            score.Scorer,
+            {"config": settings, "storage": self.config.storage, "tasks": missing},
+            len(missing),
+            self.config.ray.workers,
+            counter(self.progress, "score", 0, len(missing)),
+        )
 
     def deduplicate(self) -> None:
         """Drop exact and near duplicates of new documents among themselves and of the parent's."""
@@ -522,9 +556,10 @@ class Build:
                 [rejects],
                 contamination,
                 documents,
+                list(self.scores.values()),
             ),
             files.join(self.folder, "report.html"),
-            quality.thresholds(self.kinds(), self.config.quality),
+            quality.thresholds(self.kinds(), self.config.quality) | score.thresholds(self.config.score),
         )
         tables = ("rejects", "contamination", "lines", *(f"dropped/{name}" for name in dropped))
         written = ("tokenizer.json", *(f"{name}.parquet" for name in tables))

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 from base import files
 from dedup import hashing
 from pipelines import quality
-from pipelines.config import Kind, LanguageConfig, QualityConfig, SourceConfig
+from pipelines.config import Kind, LanguageConfig, QualityConfig, ScoreConfig, SourceConfig
 from pipelines.ledger import Ledger
+from pipelines.score import decide_score
 
 ORDINALS = pa.schema([("part", pa.string()), ("row", pa.uint32()), ("ordinal", pa.int64())])
 IDS_PER_TASK = 20_000_000
@@ -76,6 +77,9 @@ class Decide:
     source: SourceConfig
     quality: QualityConfig
     language: LanguageConfig
+    score: ScoreConfig
+    scores: str | None
+    """Table of the part's scores, row-aligned with the attributes; None if there are none."""
     entries: str
     dropped: str
     counts: str
@@ -90,6 +94,10 @@ def decide_part(task: Decide) -> dict[str, Any]:
         counts: dict[str, Any] = files.read_json(task.counts)
         return counts
     table = files.read_parquet(task.attributes)
+    if task.scores is not None:
+        scores = files.read_parquet(task.scores)
+        for name in scores.column_names:
+            table = table.append_column(name, scores[name])
     identifiers = _with_ordinals(table["document_id"].combine_chunks(), task)
     names = table["source"].cast(pa.string())
     reason = np.full(table.num_rows, None, object)
@@ -100,9 +108,14 @@ def decide_part(task: Decide) -> dict[str, Any]:
         policy = task.source.model_copy(update={"kind": kind})
         mine = table.filter(pa.array(mask))
         why, measured = quality.decide(mine, policy, task.quality)
-        foreign, score = decide_language(mine, kind, task.language)
-        reason[mask] = pc.coalesce(foreign, why).to_numpy(zero_copy_only=False)
-        value[mask] = np.where(pc.is_valid(foreign), score, measured.to_numpy(zero_copy_only=False))
+        reasons, values = why, measured.to_numpy(zero_copy_only=False)
+        for first, score in (
+            decide_score(mine, kind, task.score),
+            decide_language(mine, kind, task.language),
+        ):
+            reasons, values = pc.coalesce(first, reasons), np.where(pc.is_valid(first), score, values)
+        reason[mask] = reasons.to_numpy(zero_copy_only=False)
+        value[mask] = values
     reasons = pa.array(reason, pa.string())
     keep = pc.is_null(reasons)
     base = {

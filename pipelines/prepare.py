@@ -5,7 +5,7 @@ from typing import Any
 
 from base import files
 from base.errors import UserError
-from pipelines import language, tracking
+from pipelines import language, score, tracking
 from pipelines import manifest as manifests
 from pipelines.build import Build, build_configuration, find_build, new_inputs
 from pipelines.cluster import Progress
@@ -23,8 +23,12 @@ class Outcome:
 
 
 def inputs_of(config: Config) -> list[Input]:
-    """The files of every source; raises UserError for a source without files or an unknown language."""
+    """The files of every source.
+
+    Raises UserError for a source without files, an unknown language, or a missing model that scores.
+    """
     language.check(config.language)
+    score.check(config.score, config.storage)
     cache = files.join(manifests.corpus_url(config.storage), "inputs.json")
     return list_inputs(config.sources, cache, config.ingest.split_bytes)
 

@@ -5,7 +5,7 @@ share of the clusters chosen by their id, and examples are a few per source and 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,8 @@ class Tables:
     """Benchmark passages in documents (shard.HITS)."""
     documents: dict[str, str]
     """Documents file of each part, to show samples of text."""
+    scores: list[str] = field(default_factory=list)
+    """Scores of the parts by models."""
 
 
 def write_report(
@@ -96,6 +98,7 @@ def write_report(
         "lengths": _lengths(sample, manifest, url.rsplit("/", 2)[0], names),
         "clusters": _clusters(tables, redaction),
         "quality": _quality(sample, thresholds or {}),
+        "scores": _quality(_sample_attributes(tables.scores), thresholds or {}),
         "languages": _languages(manifest.get("languages", {})),
         "contamination": _contamination(manifest.get("contamination", {}), tables, origins),
         "redacted": _redacted(manifest.get("redacted", {})),
@@ -392,13 +395,15 @@ def _sample_attributes(urls: list[str]) -> pa.Table | None:
         filesystem, path = files.split(url)
         with filesystem.open(path, "rb") as stream:
             reader = pq.ParquetFile(stream)
-            names = [name for name in reader.schema_arrow.names if name.startswith("q_")]
+            names = [n for n in reader.schema_arrow.names if n in ("source", "bytes") or n.startswith("q_")]
             for group in range(reader.num_row_groups):
-                table = reader.read_row_group(group, columns=["source", "bytes", *names])
+                table = reader.read_row_group(group, columns=names)
                 chosen = np.arange(-offset % step, table.num_rows, step)
                 offset += table.num_rows
-                plain = table["source"].cast(pa.string())
-                pieces.append(table.set_column(0, "source", plain).take(pa.array(chosen)))
+                if "source" in names:
+                    plain = table["source"].cast(pa.string())
+                    table = table.set_column(table.schema.get_field_index("source"), "source", plain)
+                pieces.append(table.take(pa.array(chosen)))
     return pa.concat_tables(pieces, promote_options="permissive")
 
 
