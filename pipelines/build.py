@@ -165,7 +165,12 @@ class Build:
     def _first_records(self) -> dict[Input, int]:
         """How many records of its file lie before each range of a file that is read in several."""
         divided = {(item.source, item.file) for item in self.inputs if item.start}
-        ranges = [item for item in self.inputs if (item.source, item.file) in divided]
+        folders = {files.join(self.corpus, "parts", self.measure_key(source)) for source, _ in divided}
+        finished = {url.rsplit("/", 1)[-1] for folder in folders for url in files.list_files(folder)}
+        unread = {
+            (item.source, item.file) for item in self.inputs if f"{item.part}.json" not in finished
+        }
+        ranges = [item for item in self.inputs if (item.source, item.file) in divided & unread]
         if not ranges:
             return {}
         tasks = [
@@ -221,7 +226,7 @@ class Build:
         rules = [
             getattr(config, section).model_dump(mode="json") for section in ("quality", "language", "score")
         ]
-        self.decide_key = files.key_of(base, rules, self.scores, policies)
+        self.decide_key = files.key_of(base, rules, self.score_key, policies)
         tasks = [
             Decide(
                 item.part,
@@ -250,17 +255,18 @@ class Build:
         """Score the documents of every part by the configured models."""
         settings = self.config.score
         self.scores: dict[str, str] = {}
+        self.score_key: str | None = None
         if settings.model is None and settings.fasttext is None:
             return
         model = trained.find(self.config.storage, settings.model) if settings.model else None
-        key = files.key_of(
+        self.score_key = files.key_of(
             settings.model_dump(mode="json", exclude={"max_perplexity", "min_fasttext"}),
             trained.model_key(model) if model else None,
             files.digest(settings.fasttext) if settings.fasttext else None,
         )
         for item in self.inputs:
-            part = files.key_of(key, self.measure_key(item.source))
-            self.scores[item.part] = self.work("scores", part, f"{item.part}.parquet")
+            key = files.key_of(self.score_key, self.measure_key(item.source))
+            self.scores[item.part] = self.work("scores", key, f"{item.part}.parquet")
         missing = [
             score.Score(self.part("documents", item, "arrow"), self.scores[item.part])
             for item in self.inputs
