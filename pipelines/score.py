@@ -119,9 +119,11 @@ class Classifier:
     def __call__(self, text: pa.LargeStringArray) -> np.ndarray:
         """Probability of the label for each text, its line feeds taken as spaces; float32."""
         lines = pc.replace_substring(text, "\n", " ").to_pylist()
+        # The binding has no call for several texts that works.
         scores = np.zeros(len(lines), np.float32)
-        for row, pair in enumerate(zip(*self.model.predict(lines, k=-1, threshold=-1.0), strict=True)):
-            scores[row] = dict(zip(*pair, strict=True)).get(self.label, 0.0)
+        for row, line in enumerate(lines):
+            labels, probabilities = self.model.predict(line, k=-1, threshold=-1.0)
+            scores[row] = probabilities[labels.index(self.label)]
         return scores
 
 
