@@ -113,7 +113,10 @@ def decide_part(task: Decide) -> dict[str, Any]:
             decide_score(mine, kind, task.score),
             decide_language(mine, kind, task.language),
         ):
-            reasons, values = pc.coalesce(first, reasons), np.where(pc.is_valid(first), score, values)
+            reasons, values = (
+                pc.coalesce(first, reasons),
+                np.where(pc.is_valid(first).to_numpy(zero_copy_only=False), score, values),
+            )
         reason[mask] = reasons.to_numpy(zero_copy_only=False)
         value[mask] = values
     reasons = pa.array(reason, pa.string())

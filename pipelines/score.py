@@ -155,6 +155,6 @@ def decide_score(attributes: pa.Table, kind: Kind, config: ScoreConfig) -> tuple
         reason[high], value[high] = "score.max_perplexity", measured[high]
     if kind in config.min_fasttext:
         measured = attributes["q_fasttext"].to_numpy()
-        low = (measured < np.float32(config.min_fasttext[kind])) & pc.is_null(pa.array(reason)).to_numpy()
+        low = (measured < np.float32(config.min_fasttext[kind])) & np.isnan(value)
         reason[low], value[low] = "score.min_fasttext", measured[low]
     return pa.array(reason, pa.string()), value
