@@ -507,6 +507,7 @@ class Build:
             files.join(self.corpus, self.index),
             self.config.dedup,
             self.config.ray.workers,
+            lambda stage, *counts: self.progress(stage.replace("dedup", "index"), *counts),
         )
 
     def write_files(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
