@@ -167,9 +167,7 @@ class Build:
         divided = {(item.source, item.file) for item in self.inputs if item.start}
         folders = {files.join(self.corpus, "parts", self.measure_key(source)) for source, _ in divided}
         finished = {url.rsplit("/", 1)[-1] for folder in folders for url in files.list_files(folder)}
-        unread = {
-            (item.source, item.file) for item in self.inputs if f"{item.part}.json" not in finished
-        }
+        unread = {(item.source, item.file) for item in self.inputs if f"{item.part}.json" not in finished}
         ranges = [item for item in self.inputs if (item.source, item.file) in divided & unread]
         if not ranges:
             return {}
@@ -337,7 +335,7 @@ class Build:
         """Where some of the dropped documents came from, with the reason."""
         urls = self.quality_dropped if stage == "quality" else self.dropped
         if stage in EDIT_STAGES:
-            urls = [task.dropped for task in self.tokenize_tasks]
+            urls = [task.url("dropped") for task in self.tokenize_tasks]
         by_part = {item.part: item.file for item in self.inputs}
         found: list[str] = []
         for url in urls:
@@ -384,13 +382,16 @@ class Build:
             benchmarks=benchmarks,
             redact=config.redact,
         )
-        self.edit_key = files.key_of(
+        # What the edits of a text depend on besides the text.
+        self.edits_key = files.key_of(
             EDIT_VERSION,
-            repeated,
+            repeated if edits.remove_spans or self.lines else None,
+            known,
             digest,
             config.decontaminate.model_dump(mode="json", exclude={"benchmarks"}),
             config.redact.model_dump(mode="json"),
         )
+        self.edited_key = files.key_of(self.dedup_key, self.edits_key)
         self.survivors = [
             shard.Survivors(
                 item.part,
@@ -411,7 +412,7 @@ class Build:
         settings = self.config.tokenize
         if settings.tokenizer:
             return files.absolute(settings.tokenizer)
-        key = files.key_of(self.edit_key, settings.model_dump(mode="json", exclude={"verify_documents"}))
+        key = files.key_of(self.edited_key, settings.model_dump(mode="json", exclude={"verify_documents"}))
         url = self.work("tokenizer", key, "tokenizer.json")
         if not files.exists(url):
             self.progress("train tokenizer", 0, 1)
@@ -450,10 +451,10 @@ class Build:
             "end_of_document_id": loaded.end_of_document_id,
             "dtype": loaded.dtype.name,
         }
+        encoding = files.key_of(self.edits_key, loaded.sha256, config.tokenize.end_of_document)
         self.tokenize_key = files.key_of(
-            self.edit_key,
-            loaded.sha256,
-            config.tokenize.end_of_document,
+            encoding,
+            self.dedup_key,
             config.shard.model_dump(mode="json", include={"seed", "heldout_fraction"}),
         )
         self.tokenize_tasks = [
@@ -463,9 +464,10 @@ class Build:
                 config.tokenize.end_of_document,
                 config.shard.seed,
                 config.shard.heldout_fraction,
-                self.work("tokens", self.tokenize_key, survivors.part),
+                self.work("tokens", files.key_of(encoding, self.measure_key(item.source))),
+                self.tokenize_key,
             )
-            for survivors in self.survivors
+            for item, survivors in zip(self.inputs, self.survivors, strict=True)
         ]
         self.runs = map_files(
             shard.tokenize_part,
@@ -516,9 +518,13 @@ class Build:
         dropped = {
             "quality": self._merge("dropped/quality.parquet", self.quality_dropped),
             "duplicates": self._merge("dropped/duplicates.parquet", self.dropped),
-            "edits": self._merge("dropped/edits.parquet", [task.dropped for task in self.tokenize_tasks]),
+            "edits": self._merge(
+                "dropped/edits.parquet", [task.url("dropped") for task in self.tokenize_tasks]
+            ),
         }
-        contamination = self._merge("contamination.parquet", [task.hits for task in self.tokenize_tasks])
+        contamination = self._merge(
+            "contamination.parquet", [task.url("hits") for task in self.tokenize_tasks]
+        )
         self._merge("lines.parquet", self.lines)
         rejects = self._merge(
             "rejects.parquet", [self.part("rejects", item, "parquet") for item in self.inputs]

@@ -5,7 +5,7 @@ applies these edits while reading, so that a changed setting here never reads a 
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,20 +21,26 @@ from pipelines.ledger import Ledger
 
 EDIT_VERSION = 1
 """Raised when the code changes what edited texts look like."""
-DROPPED = pa.schema(
+DROPS = pa.schema(
     [
-        ("document_id", pa.binary(16)),
-        ("source", pa.string()),
-        ("part", pa.string()),
         ("row", pa.uint32()),
-        ("record", pa.int64()),
         ("bytes", pa.int64()),
         ("stage", pa.string()),
         ("reason", pa.string()),
         ("value", pa.float64()),
     ]
 )
-"""Documents that an edit dropped; value is the number of n-grams found of a benchmark's passage."""
+"""Documents that an edit dropped: bytes before it, and how many n-grams of a benchmark were found."""
+CHANGES = pa.schema(
+    [
+        ("row", pa.uint32()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("pieces", pa.int64()),
+        ("bytes", pa.int64()),
+    ]
+)
+"""Documents that an edit changed: pieces replaced (redact; else 1) and bytes added."""
 EDIT_STAGES = ("spans", "lines", "decontaminate", "redact")
 """The stages of the ledger that happen here, in order."""
 SpanTable = tuple[str, int] | None
@@ -69,16 +75,16 @@ class Edits:
 
 @dataclass
 class Edited:
-    """Edited documents: `texts` of all, of which `alive` stay; of the others, why and where they went."""
+    """Edited documents: `texts` of all, of which `alive` stay; rows in the tables are those of `texts`."""
 
     texts: pa.LargeStringArray
     alive: np.ndarray
-    dropped: list[tuple[str, str, np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
-    """(stage, reason, rows, bytes, values) of the documents that went."""
+    dropped: list[pa.Table] = field(default_factory=lambda: [DROPS.empty_table()])
+    """Tables of DROPS: which documents went, and why."""
+    changes: list[pa.Table] = field(default_factory=lambda: [CHANGES.empty_table()])
+    """Tables of CHANGES, of documents that stayed in that stage."""
     hits: pa.Table = field(default_factory=contamination.HITS.empty_table)
     """Benchmark passages that were found (decontaminate.HITS)."""
-    redacted: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Replacements by source and kind."""
 
 
 def edit(
@@ -86,32 +92,144 @@ def edit(
     sources: pa.Array,
     found: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
     edits: Edits,
-    ledger: Ledger,
 ) -> Edited:
-    """Apply the edits to texts, whose source names are given, and count them in the ledger.
+    """Apply the edits to texts, whose source names are given.
 
     found: (rows, starts, ends) of the repeated spans, rows within `texts`. A document whose text is empty
-    after an edit is dropped by it. Dropped documents count with their bytes before that edit.
+    after an edit is dropped by it.
     """
-    names = sources.dictionary_encode()
-    account = _Account(Edited(texts, np.ones(len(texts), np.bool_)), names, ledger)
+    result = Edited(texts, np.ones(len(texts), np.bool_))
     for stage in edits.stages:
         if stage == "spans":
             assert found is not None
-            after, removed = spans.remove_spans(account.edited.texts, *found)
-            account.stage(stage, after, {"repeated_span": -removed})
+            after, removed = spans.remove_spans(result.texts, *found)
+            _note(result, stage, after, {"repeated_span": (removed > 0, -removed)})
         elif stage == "lines":
             keys = _line_keys(edits.line_keys)
-            salts = lines.salts(sources)
-            after, removed = lines.remove_lines(account.edited.texts, salts, keys, edits.lines)
-            account.stage(stage, after, {"repeated_line": -removed})
+            after, removed = lines.remove_lines(result.texts, lines.salts(sources), keys, edits.lines)
+            _note(result, stage, after, {"repeated_line": (removed > 0, -removed)})
         elif stage == "decontaminate":
-            _decontaminate(account, edits)
+            _decontaminate(result, edits)
         else:
-            after, columns = redaction.redact(account.edited.texts, edits.redact)
-            account.stage(stage, after, {kind: columns[f"delta_{kind}"] for kind in redaction.KINDS})
-            account.redacted(columns)
-    return account.edited
+            after, columns = redaction.redact(result.texts, edits.redact)
+            changes = {kind: (columns[f"n_{kind}"], columns[f"delta_{kind}"]) for kind in redaction.KINDS}
+            _note(result, stage, after, changes)
+    return result
+
+
+def _note(
+    result: Edited,
+    stage: str,
+    after: pa.LargeStringArray,
+    changes: dict[str, tuple[np.ndarray, np.ndarray]],
+    values: np.ndarray | None = None,
+) -> None:
+    """Put down what an edit did.
+
+    changes: by reason, pieces replaced and bytes added for every document. values: the n-grams found of
+    documents to drop, NaN for others.
+    """
+    before, left = _sizes(result.texts), _sizes(after)
+    contaminated = np.zeros(len(left), np.bool_) if values is None else ~np.isnan(values)
+    for reason, mask in (("contaminated", contaminated), ("no_text_left", ~contaminated & (left == 0))):
+        rows = np.flatnonzero(mask & result.alive)
+        if len(rows):
+            columns = {
+                "row": rows.astype(np.uint32),
+                "bytes": before[rows],
+                "stage": pa.repeat(stage, len(rows)),
+                "reason": pa.repeat(reason, len(rows)),
+                "value": pa.array(np.full(len(rows), np.nan) if values is None else values[rows]),
+            }
+            result.dropped.append(pa.table(columns, schema=DROPS))
+    result.alive = result.alive & ~contaminated & (left > 0)
+    for reason, (count, delta) in changes.items():
+        rows = np.flatnonzero(result.alive & (count > 0))
+        if len(rows):
+            columns = {
+                "row": rows.astype(np.uint32),
+                "stage": pa.repeat(stage, len(rows)),
+                "reason": pa.repeat(reason, len(rows)),
+                "pieces": count[rows].astype(np.int64),
+                "bytes": delta[rows],
+            }
+            result.changes.append(pa.table(columns, schema=CHANGES))
+    result.texts = after
+
+
+def _sizes(texts: pa.LargeStringArray) -> np.ndarray:
+    sizes: np.ndarray = pc.binary_length(texts).to_numpy(zero_copy_only=False)
+    return sizes.astype(np.int64)
+
+
+def _decontaminate(result: Edited, edits: Edits) -> None:
+    assert edits.benchmarks is not None
+    benchmarks = _benchmarks(edits.benchmarks)
+    after, gone, hits = contamination.decontaminate(result.texts, benchmarks, edits.decontaminate)
+    removed = hits.filter(hits["removed"])
+    most = np.zeros(len(gone), np.int64)
+    np.maximum.at(most, removed["row"].to_numpy(), removed["ngrams"].to_numpy())
+    result.hits = hits.filter(pa.array(result.alive[hits["row"].to_numpy()]))
+    cut = _sizes(after) - _sizes(result.texts)
+    _note(result, "decontaminate", after, {"benchmark_span": (cut < 0, cut)}, np.where(gone, most, np.nan))
+
+
+def account(entries: pa.Table, dropped: pa.Table, changes: pa.Table, edits: Edits) -> Ledger:
+    """The ledger of the edits of some documents.
+
+    entries: row (ascending), source, length (bytes before the edits). dropped and changes: tables of DROPS
+    and CHANGES with the same numbers of rows.
+    """
+    ledger = Ledger()
+    rows, sizes = entries["row"].to_numpy(), entries["length"].to_numpy().copy()
+    names = entries["source"].cast(pa.string()).combine_chunks().dictionary_encode()
+    codes = names.indices.to_numpy(zero_copy_only=False)
+    alive = np.ones(len(rows), np.bool_)
+
+    def sums(at: np.ndarray, values: np.ndarray) -> Iterator[tuple[str, int, int]]:
+        """(source, number, sum of values) of documents at positions in the entries."""
+        for code, name in enumerate(names.dictionary.to_pylist()):
+            mine = codes[at] == code
+            if mine.any():
+                yield name, int(mine.sum()), int(values[mine].sum())
+
+    for stage in edits.stages:
+        everyone = np.flatnonzero(alive)
+        for name, documents, size in sums(everyone, sizes[everyone]):
+            counts = ledger.stage(name, stage)
+            counts.documents_in, counts.bytes_in = documents, size
+        gone = dropped.filter(pc.equal(dropped["stage"], stage))
+        for reason in pc.unique(gone["reason"]).to_pylist():
+            mine = gone.filter(pc.equal(gone["reason"], reason))
+            at = np.searchsorted(rows, mine["row"].to_numpy())
+            alive[at] = False
+            for name, documents, size in sums(at, mine["bytes"].to_numpy()):
+                ledger.stage(name, stage).drop(reason, documents, size)
+        changed = changes.filter(pc.equal(changes["stage"], stage))
+        for reason in pc.unique(changed["reason"]).to_pylist():
+            mine = changed.filter(pc.equal(changed["reason"], reason))
+            at = np.searchsorted(rows, mine["row"].to_numpy())
+            sizes[at] += mine["bytes"].to_numpy()
+            for name, _, size in sums(at, mine["bytes"].to_numpy()):
+                ledger.stage(name, stage).change(reason, size)
+        everyone = np.flatnonzero(alive)
+        for name, documents, size in sums(everyone, sizes[everyone]):
+            counts = ledger.stage(name, stage)
+            counts.documents_out, counts.bytes_out = documents, size
+    return ledger
+
+
+def redacted_pieces(entries: pa.Table, changes: pa.Table) -> dict[str, dict[str, int]]:
+    """Pieces of personal data that were replaced, by source and kind."""
+    changed = changes.filter(pc.equal(changes["stage"], "redact"))
+    at = np.searchsorted(entries["row"].to_numpy(), changed["row"].to_numpy())
+    sources = entries["source"].cast(pa.string()).take(pa.array(at))
+    table = changed.select(["reason", "pieces"]).append_column("source", sources)
+    found: dict[str, dict[str, int]] = {}
+    totals = table.group_by(["source", "reason"]).aggregate([("pieces", "sum")])
+    for line in totals.sort_by([("source", "ascending"), ("reason", "ascending")]).to_pylist():
+        found.setdefault(line["source"], {})[line["reason"]] = line["pieces_sum"]
+    return found
 
 
 def spans_of(table: SpanTable, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
@@ -119,88 +237,8 @@ def spans_of(table: SpanTable, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray
     if table is None:
         return None
     found, starts, ends = spans.of_part(*table)
-    low, high = np.searchsorted(found, [rows[0], rows[-1] + 1]) if len(rows) else (0, 0)
-    found, starts, ends = found[low:high], starts[low:high], ends[low:high]
     there = np.isin(found, rows)
     return np.searchsorted(rows, found[there]), starts[there], ends[there]
-
-
-class _Account:
-    """Documents on their way through the edits, and what the ledger learns of it."""
-
-    def __init__(self, edited: Edited, names: pa.DictionaryArray, ledger: Ledger) -> None:
-        self.edited = edited
-        self.names = names.dictionary.to_pylist()
-        self.codes = names.indices.to_numpy(zero_copy_only=False)
-        self.ledger = ledger
-
-    def stage(
-        self,
-        stage: str,
-        after: pa.LargeStringArray,
-        deltas: dict[str, np.ndarray],
-        gone: np.ndarray | None = None,
-        reason: str = "no_text_left",
-        values: np.ndarray | None = None,
-    ) -> None:
-        """Count one edit: texts after it, bytes added by reason, and documents dropped for `reason`."""
-        before = self.sizes()
-        alive = self.edited.alive
-        drop = np.zeros(len(alive), np.bool_) if gone is None else gone & alive
-        self.edited.texts = after
-        left = self.sizes()
-        for why, rows in ((reason, drop), ("no_text_left", alive & ~drop & (left == 0))):
-            if rows.any():
-                value = np.full(len(rows), np.nan) if values is None else values
-                self.edited.dropped.append((stage, why, np.flatnonzero(rows), before[rows], value[rows]))
-            for name, documents, size in self._sums(rows, before):
-                self.ledger.stage(name, stage).drop(why, documents, size)
-            alive = alive & ~rows
-        for name, documents, size in self._sums(self.edited.alive, before):
-            entry = self.ledger.stage(name, stage)
-            entry.documents_in += documents
-            entry.bytes_in += size
-        for why, delta in deltas.items():
-            for name, _, size in self._sums(alive, delta):
-                self.ledger.stage(name, stage).change(why, size)
-        for name, documents, size in self._sums(alive, left):
-            entry = self.ledger.stage(name, stage)
-            entry.documents_out += documents
-            entry.bytes_out += size
-        self.edited.alive = alive
-
-    def redacted(self, columns: dict[str, np.ndarray]) -> None:
-        """Note how many spans of each kind were replaced."""
-        for kind in redaction.KINDS:
-            for name, _, count in self._sums(self.edited.alive, columns[f"n_{kind}"]):
-                if count:
-                    self.edited.redacted.setdefault(name, {})[kind] = count
-
-    def sizes(self) -> np.ndarray:
-        """Bytes of every text, int64."""
-        sizes: np.ndarray = pc.binary_length(self.edited.texts).to_numpy(zero_copy_only=False)
-        return sizes.astype(np.int64)
-
-    def _sums(self, mask: np.ndarray, values: np.ndarray) -> Iterable[tuple[str, int, int]]:
-        """(source, documents, sum of values) of the documents of the mask."""
-        codes, values = self.codes[mask], values[mask]
-        for code, documents in enumerate(np.bincount(codes, minlength=len(self.names)).tolist()):
-            if documents:
-                yield self.names[code], documents, int(values[codes == code].sum())
-
-
-def _decontaminate(account: _Account, edits: Edits) -> None:
-    assert edits.benchmarks is not None
-    before = account.sizes()
-    benchmarks = _benchmarks(edits.benchmarks)
-    texts = account.edited.texts
-    after, gone, hits = contamination.decontaminate(texts, benchmarks, edits.decontaminate)
-    removed = hits.filter(hits["removed"])
-    values = np.full(len(gone), np.nan)
-    np.fmax.at(values, removed["row"].to_numpy(), removed["ngrams"].to_numpy().astype(np.float64))
-    cut = pc.binary_length(after).to_numpy(zero_copy_only=False).astype(np.int64) - before
-    account.edited.hits = hits.filter(pa.array(account.edited.alive[hits["row"].to_numpy()]))
-    account.stage("decontaminate", after, {"benchmark_span": cut}, gone, "contaminated", values)
 
 
 @functools.lru_cache(2)

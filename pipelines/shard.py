@@ -14,11 +14,33 @@ import pyarrow.compute as pc
 
 from base import files
 from dedup import hashing
-from pipelines.edit import DROPPED, Edited, Edits, SpanTable, edit, spans_of
-from pipelines.ledger import Ledger, add_counts
+from pipelines import decontaminate as contamination
+from pipelines.edit import (
+    CHANGES,
+    DROPS,
+    Edited,
+    Edits,
+    SpanTable,
+    account,
+    edit,
+    redacted_pieces,
+    spans_of,
+)
+from pipelines.ledger import Ledger
 from pipelines.tokenizer import Tokenizer
 
 RUN_TOKENS = 2**26
+DROPPED = pa.schema(
+    [
+        ("document_id", pa.binary(16)),
+        ("source", pa.string()),
+        ("part", pa.string()),
+        ("row", pa.uint32()),
+        ("record", pa.int64()),
+        *((name, DROPS.field(name).type) for name in ("bytes", "stage", "reason", "value")),
+    ]
+)
+"""Documents that the edits dropped (edit.DROPS)."""
 HITS = pa.schema(
     [
         ("benchmark", pa.string()),
@@ -97,7 +119,7 @@ def sample_texts(task: Sample) -> str:
     entries = entries.filter(pa.array(chosen))
     schema = pa.schema([("document_id", pa.binary(16)), ("text", pa.large_string())])
     tables = [schema.empty_table()]
-    for chosen, _, edited in edited_documents(task.survivors, entries, Ledger()):
+    for chosen, _, edited in edited_documents(task.survivors, entries):
         alive = pa.array(edited.alive)
         text = pc.utf8_slice_codeunits(edited.texts.filter(alive), 0, 65536)
         columns = {"document_id": chosen["document_id"].filter(alive), "text": text}
@@ -108,34 +130,27 @@ def sample_texts(task: Sample) -> str:
 
 @dataclass(frozen=True)
 class Tokenize:
-    """What tokenizing one part needs; its outputs are named by adding to `output`."""
+    """What tokenizing one part needs.
+
+    Below `folder` lie the outputs of every choice of survivors under the same tokenizer and edits, those of
+    this one in the folder `key`.
+    """
 
     survivors: Survivors
     tokenizer: str
     end_of_document: str
     seed: int
     heldout_fraction: float
-    output: str
+    folder: str
+    key: str
 
-    @property
-    def tokens(self) -> str:
-        """URL of the sorted runs."""
-        return f"{self.output}.arrow"
+    def url(self, suffix: str) -> str:
+        """An output: arrow (the sorted runs), dropped, hits, changes (tables), or json (counts, last)."""
+        return _output(self.folder, self.key, self.survivors.part, suffix)
 
-    @property
-    def dropped(self) -> str:
-        """URL of the table of documents that the edits dropped."""
-        return f"{self.output}.dropped.parquet"
 
-    @property
-    def hits(self) -> str:
-        """URL of the table of benchmark passages that were found."""
-        return f"{self.output}.hits.parquet"
-
-    @property
-    def counts(self) -> str:
-        """URL of the counts, written last."""
-        return f"{self.output}.json"
+def _output(folder: str, key: str, part: str, suffix: str) -> str:
+    return files.join(folder, key, f"{part}.{suffix}")
 
 
 def surviving_entries(survivors: Survivors, columns: list[str]) -> pa.Table:
@@ -149,9 +164,7 @@ def surviving_entries(survivors: Survivors, columns: list[str]) -> pa.Table:
     return table.sort_by("row")
 
 
-def edited_documents(
-    survivors: Survivors, entries: pa.Table, ledger: Ledger
-) -> Iterator[tuple[pa.Table, pa.Table, Edited]]:
+def edited_documents(survivors: Survivors, entries: pa.Table) -> Iterator[tuple[pa.Table, pa.Table, Edited]]:
     """Yield (entries, rows of the documents file, edited texts) of one record batch after another.
 
     `entries` holds row and source of some of the survivors, in order of row.
@@ -166,7 +179,7 @@ def edited_documents(
             mine = spans[0][low:high] - positions.start, spans[1][low:high], spans[2][low:high]
         sources = chosen["source"].cast(pa.string()).combine_chunks()
         text = documents["text"].combine_chunks()
-        yield chosen, documents, edit(text, sources, mine, survivors.edits, ledger)
+        yield chosen, documents, edit(text, sources, mine, survivors.edits)
 
 
 def document_texts(url: str, rows: np.ndarray) -> Iterator[tuple[slice, pa.Table]]:
@@ -183,22 +196,36 @@ def document_texts(url: str, rows: np.ndarray) -> Iterator[tuple[slice, pa.Table
             first += batch.num_rows
 
 
+@dataclass(frozen=True)
+class _Encoded:
+    """Documents of a part after edits and tokenizer, by their row in the documents file.
+
+    tokens: row, record, bytes, input_ids of those that stay. dropped: edit.DROPS and record. changes:
+    edit.CHANGES. hits: decontaminate.HITS.
+    """
+
+    tokens: pa.Table
+    dropped: pa.Table
+    changes: pa.Table
+    hits: pa.Table
+
+
 def tokenize_part(task: Tokenize) -> dict[str, Any]:
     """Write the token runs of one part and return their counts.
 
     The output is an Arrow IPC file of record batches (runs), each sorted by (source, split, key), with
     `input_ids`, `document_id`, `key`, `record`, `row`, `bytes`. The counts file, written last, lists
-    for each run the range of every (source, split).
+    for each run the range of every (source, split). What another choice of survivors has tokenized already is
+    taken from there, so that only the texts of other documents are read.
     """
-    if files.exists(task.counts):
-        counts: dict[str, Any] = files.read_json(task.counts)
+    if files.exists(task.url("json")):
+        counts: dict[str, Any] = files.read_json(task.url("json"))
         return counts
+    entries = surviving_entries(task.survivors, ["document_id", "source", "length"])
+    source = entries["source"].cast(pa.string())
+    entries = entries.set_column(entries.schema.get_field_index("source"), "source", source)
+    names = sorted(pc.unique(source).to_pylist())
     tokenizer = Tokenizer.load(task.tokenizer, task.end_of_document)
-    entries = surviving_entries(task.survivors, ["document_id", "source"])
-    entries = entries.set_column(
-        entries.schema.get_field_index("source"), "source", entries["source"].cast(pa.string())
-    )
-    names = sorted(pc.unique(entries["source"]).to_pylist())
     schema = pa.schema(
         [
             ("input_ids", pa.large_list(pa.from_numpy_dtype(tokenizer.dtype))),
@@ -210,78 +237,121 @@ def tokenize_part(task: Tokenize) -> dict[str, Any]:
         ]
     )
     runs: list[list[dict[str, Any]]] = []
-    ledger = Ledger()
-    redacted: dict[str, dict[str, int]] = {}
-    dropped, hits = [DROPPED.empty_table()], [HITS.empty_table()]
+    tokenized = Ledger()
+    tables: dict[str, list[pa.Table]] = {"dropped": [], "changes": [], "hits": []}
     pending: list[pa.Table] = []
     pending_tokens = 0
-    with files.atomic_writer(task.tokens) as stream, pa.ipc.new_file(stream, schema) as writer:
-        for chosen, documents, edited in edited_documents(task.survivors, entries, ledger):
-            dropped += _dropped_tables(task, chosen, documents, edited)
-            hits.append(_hits_table(task, chosen, edited))
-            add_counts(redacted, edited.redacted)
-            alive = pa.array(edited.alive)
-            text, chosen = edited.texts.filter(alive), chosen.filter(alive)
-            ids = tokenizer.encode(text)
-            pending.append(
-                pa.table(
-                    {
-                        "input_ids": ids,
-                        "document_id": chosen["document_id"],
-                        "source": chosen["source"],
-                        "record": documents["record"].filter(alive),
-                        "row": chosen["row"],
-                        "bytes": pc.binary_length(text),
-                    }
-                )
-            )
-            pending_tokens += len(ids.values)
+    with files.atomic_writer(task.url("arrow")) as stream, pa.ipc.new_file(stream, schema) as writer:
+        for encoded in _encode(task, entries, tokenizer):
+            for name, found in tables.items():
+                found.append(getattr(encoded, name))
+            pending.append(_identified(encoded.tokens, entries))
+            pending_tokens += pc.sum(pc.list_value_length(encoded.tokens["input_ids"])).as_py() or 0
             if pending_tokens >= RUN_TOKENS:
-                runs.append(_write_run(pending, names, task, schema, writer, ledger))
+                runs.append(_write_run(pending, names, task, schema, writer, tokenized))
                 pending, pending_tokens = [], 0
         if pending:
-            runs.append(_write_run(pending, names, task, schema, writer, ledger))
-    files.write_parquet(task.dropped, pa.concat_tables(dropped))
-    files.write_parquet(task.hits, pa.concat_tables(hits))
+            runs.append(_write_run(pending, names, task, schema, writer, tokenized))
+    dropped, changes, hits = (_by_row(found, name) for name, found in tables.items())
+    part = pa.repeat(task.survivors.part, dropped.num_rows)
+    dropped_table = _identified(dropped, entries).append_column("part", part)
+    files.write_parquet(task.url("dropped"), dropped_table.select(DROPPED.names).cast(DROPPED))
+    files.write_parquet(task.url("changes"), changes)
+    part = pa.repeat(task.survivors.part, hits.num_rows)
+    hits_table = _identified(hits, entries).append_column("part", part)
+    files.write_parquet(task.url("hits"), hits_table.select(HITS.names).cast(HITS))
+    ledger = account(entries, dropped, changes, task.survivors.edits)
+    ledger.add(tokenized)
     counts = {
         "part": task.survivors.part,
         "runs": runs,
         "ledger": ledger.to_json(),
-        "redacted": redacted,
+        "redacted": redacted_pieces(entries, changes),
     }
-    files.write_json(task.counts, counts)
+    files.write_json(task.url("json"), counts)
     return counts
 
 
-def _dropped_tables(
-    task: Tokenize, entries: pa.Table, documents: pa.Table, edited: Edited
-) -> Iterator[pa.Table]:
-    """The documents that the edits of one batch dropped, as tables of DROPPED."""
-    for stage, reason, rows, sizes, values in edited.dropped:
-        chosen = entries.take(pa.array(rows))
-        yield pa.table(
-            {
-                "document_id": chosen["document_id"],
-                "source": chosen["source"],
-                "part": pa.repeat(task.survivors.part, len(rows)),
-                "row": chosen["row"],
-                "record": documents["record"].take(pa.array(rows)),
-                "bytes": sizes,
-                "stage": pa.repeat(stage, len(rows)),
-                "reason": pa.repeat(reason, len(rows)),
-                "value": pa.array(values),
-            },
-            schema=DROPPED,
+def _by_row(tables: list[pa.Table], name: str) -> pa.Table:
+    """Tables of an output of a part as one, in order of row; what belongs to a row is in its order."""
+    empty = {"dropped": _DROPS, "changes": CHANGES, "hits": contamination.HITS}[name].empty_table()
+    table = pa.concat_tables([empty, *(found.cast(empty.schema) for found in tables)])
+    return table.take(pa.array(np.argsort(table["row"].to_numpy(), kind="stable")))
+
+
+_DROPS = pa.schema([*DROPS, ("record", pa.int64())])
+
+
+def _identified(table: pa.Table, entries: pa.Table) -> pa.Table:
+    """A table with rows of the documents file, and the document_id and source of each."""
+    at = pa.array(np.searchsorted(entries["row"].to_numpy(), table["row"].to_numpy()))
+    for name in ("document_id", "source"):
+        table = table.append_column(name, entries[name].take(at))
+    return table
+
+
+def _encode(task: Tokenize, entries: pa.Table, tokenizer: Tokenizer) -> Iterator[_Encoded]:
+    """The survivors of a part: those that are found tokenized, then the others."""
+    missing = np.ones(entries.num_rows, np.bool_)
+    rows = entries["row"].to_numpy()
+    for counts in sorted(files.list_files(_output(task.folder, "*", task.survivors.part, "json"))):
+        key = counts.rsplit("/", 2)[1]
+        if not missing.any():
+            break
+        for encoded in _earlier(task, key, rows[missing]):
+            for table in (encoded.tokens, encoded.dropped):
+                missing[np.searchsorted(rows, table["row"].to_numpy())] = False
+            yield encoded
+    left = entries.filter(pa.array(missing))
+    for chosen, documents, edited in edited_documents(task.survivors, left):
+        alive = pa.array(edited.alive)
+        texts, numbers, records = edited.texts.filter(alive), chosen["row"], documents["record"]
+        dropped, changes = pa.concat_tables(edited.dropped), pa.concat_tables(edited.changes)
+        tokens = {
+            "row": numbers.filter(alive),
+            "record": records.filter(alive),
+            "bytes": pc.binary_length(texts),
+            "input_ids": tokenizer.encode(texts),
+        }
+        yield _Encoded(
+            pa.table(tokens),
+            _at_rows(dropped.append_column("record", records.take(dropped["row"])), numbers),
+            _at_rows(changes, numbers),
+            _at_rows(edited.hits, numbers),
         )
 
 
-def _hits_table(task: Tokenize, entries: pa.Table, edited: Edited) -> pa.Table:
-    """The benchmark passages found in one batch, as a table of HITS."""
-    chosen = entries.take(edited.hits["row"])
-    columns = {name: edited.hits[name] for name in HITS.names if name in edited.hits.column_names}
-    columns |= {"document_id": chosen["document_id"], "source": chosen["source"], "row": chosen["row"]}
-    columns["part"] = pa.repeat(task.survivors.part, chosen.num_rows)
-    return pa.table({name: columns[name] for name in HITS.names}, schema=HITS)
+def _at_rows(table: pa.Table, rows: pa.ChunkedArray) -> pa.Table:
+    """A table by row of a batch as one by row of the documents file."""
+    return table.set_column(table.schema.get_field_index("row"), "row", rows.take(table["row"]))
+
+
+def _earlier(task: Tokenize, key: str, wanted: np.ndarray) -> Iterator[_Encoded]:
+    """The documents with the rows `wanted` that another choice of survivors has tokenized."""
+
+    def chosen(table: pa.Table) -> pa.Table:
+        return table.filter(pa.array(np.isin(table["row"].to_numpy(), wanted)))
+
+    def read(suffix: str, names: list[str]) -> pa.Table:
+        return chosen(files.read_parquet(_output(task.folder, key, task.survivors.part, suffix), names))
+
+    dropped, changes = read("dropped", _DROPS.names), read("changes", CHANGES.names)
+    hits = read("hits", contamination.HITS.names)
+    reader = _open_runs(_output(task.folder, key, task.survivors.part, "arrow"))
+    columns = ["row", "record", "bytes", "input_ids"]
+    yield _Encoded(reader.schema.empty_table().select(columns), dropped, changes, hits)
+    nothing = dropped.slice(0, 0), changes.slice(0, 0), hits.slice(0, 0)
+    for number in range(reader.num_record_batches):
+        yield _Encoded(chosen(pa.Table.from_batches([reader.get_batch(number)]).select(columns)), *nothing)
+
+
+def _open_runs(url: str) -> pa.RecordBatchFileReader:
+    """The runs of a part; memory-mapped where they are local."""
+    local = files.local_path(url)
+    if local:
+        return pa.ipc.open_file(pa.memory_map(local))
+    filesystem, path = files.split(url)
+    return pa.ipc.open_file(filesystem.open(path, "rb"))
 
 
 def _write_run(
@@ -423,12 +493,7 @@ def write_shard(task: Shard) -> dict[str, Any]:
 
 def _run_slice(run: Run, low: int, high: int) -> pa.Table:
     """The documents of a run whose keys lie within [low, high]."""
-    local = files.local_path(run.tokens)
-    if local:
-        reader = pa.ipc.open_file(pa.memory_map(local))
-    else:
-        filesystem, path = files.split(run.tokens)
-        reader = pa.ipc.open_file(filesystem.open(path, "rb"))
+    reader = _open_runs(run.tokens)
     batch = reader.get_batch(run.number).slice(run.start, run.documents)
     keys = batch["key"].to_numpy()
     first = int(np.searchsorted(keys, np.uint64(low), "left"))
@@ -450,7 +515,7 @@ def _verify(task: Shard, table: pa.Table, origin: pa.Table) -> None:
         positions = positions[np.argsort(rows[positions], kind="stable")]
         columns = {"row": rows[positions], "source": pa.repeat(task.source, len(positions))}
         first = 0
-        for chosen, _, edited in edited_documents(survivors[part], pa.table(columns), Ledger()):
+        for chosen, _, edited in edited_documents(survivors[part], pa.table(columns)):
             taken = positions[first : first + chosen.num_rows]
             tokenizer.verify(edited.texts, table["input_ids"].take(pa.array(taken)))
             first += chosen.num_rows
@@ -472,7 +537,7 @@ def plan_shards(
                 group = (item["source"], item["split"])
                 tokens[group] = tokens.get(group, 0) + item["tokens"]
                 runs.setdefault(group, []).append(
-                    Run(task.survivors, task.tokens, number, item["start"], item["documents"])
+                    Run(task.survivors, task.url("arrow"), number, item["start"], item["documents"])
                 )
     shards = []
     for group in sorted(runs, key=lambda group: (group[0], SPLITS.index(group[1]))):

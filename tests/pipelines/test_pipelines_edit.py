@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -21,8 +22,8 @@ from dedup.config import LinesConfig
 from pipelines import manifest, prepare
 from pipelines.config import BenchmarkConfig, Config, DecontaminateConfig, RedactConfig
 from pipelines.decontaminate import load_benchmarks, write_benchmarks
-from pipelines.edit import Edits, edit, spans_of
-from pipelines.ledger import Ledger, Stage
+from pipelines.edit import Edits, account, edit, spans_of
+from pipelines.ledger import Ledger
 
 BOILERPLATE = "Subscribe to our newsletter today!"
 QUESTION = (
@@ -77,33 +78,29 @@ def test_every_byte_is_accounted_for(
     names = ["web" if web else "books" for _, web in documents]
     spans = [(row, 0, choose.randrange(1, 3)) for row, text in enumerate(texts) if choose.random() < 0.3]
     rows, starts, ends = (np.array([span[k] for span in spans], np.int64) for k in range(3))
-    ledger = Ledger()
-    for name in set(names):
-        mine = [len(text.encode()) for text, source in zip(texts, names, strict=True) if source == name]
-        ledger.sources[name] = {
-            "fuzzy": Stage(len(mine), sum(mine), documents_out=len(mine), bytes_out=sum(mine))
-        }
-    spans_ = rows, starts, np.minimum(ends, [len(texts[row].encode()) for row in rows])
-    result = edit(
-        pa.array(texts, pa.large_string()),
-        pa.array(names, pa.string()),
-        spans_,
-        edits,
-        ledger,
+    ends = np.minimum(ends, [len(texts[row].encode()) for row in rows])
+    given_ = pa.array(texts, pa.large_string())
+    result = edit(given_, pa.array(names, pa.string()), (rows, starts, ends), edits)
+    entries = {"row": pa.array(range(len(texts)), pa.uint32()), "source": pa.array(names, pa.string())}
+    entries["length"] = pc.binary_length(given_)
+    ledger = account(
+        pa.table(entries), pa.concat_tables(result.dropped), pa.concat_tables(result.changes), edits
     )
     ledger.check()
     kept = result.texts.filter(pa.array(result.alive)).to_pylist()
     assert all(kept)
     assert not any(QUESTION in text or "me@some-host.net" in text for text in kept)
-    for name in set(names):
+    for name, stages in ledger.sources.items():
+        before = [len(text.encode()) for text, source in zip(texts, names, strict=True) if source == name]
         left = [
             len(text.encode())
             for text, source, alive in zip(result.texts.to_pylist(), names, result.alive, strict=True)
             if source == name and alive
         ]
-        stages = [stage for stage in ledger.sources[name].values() if stage.documents_in]
-        assert (stages[-1].documents_out, stages[-1].bytes_out) == (len(left), sum(left))
-    assert sum(len(rows) for _, _, rows, _, _ in result.dropped) == (~result.alive).sum()
+        took_part = [stage for stage in stages.values() if stage.documents_in]
+        assert (took_part[0].documents_in, took_part[0].bytes_in) == (len(before), sum(before))
+        assert (took_part[-1].documents_out, took_part[-1].bytes_out) == (len(left), sum(left))
+    assert sum(table.num_rows for table in result.dropped) == (~result.alive).sum()
 
 
 def test_spans_are_found_by_row(tmp_path: Path) -> None:
@@ -217,6 +214,26 @@ def test_a_refresh_removes_the_lines_that_its_parent_found(raw: Path) -> None:
     version = prepare.refresh(settings, prepare.inputs_of(settings), lambda *_: None).version
     (text,) = texts_of(version)
     assert text == f"{article(900)}\nThe end."
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_changed_threshold_takes_the_tokens_that_are_there(raw: Path) -> None:
+    first = build(corpus(raw, dedup={}))
+    tokenizer = {"tokenizer": f"{first.url}/tokenizer.json", "verify_documents": 0}
+    other = build(corpus(raw, dedup={}, tokenize=tokenizer))
+    strict = corpus(raw, dedup={}, tokenize=tokenizer, quality={"basic": {"min_words": 100}})
+    inputs = prepare.inputs_of(strict)
+    shutil.rmtree(raw / "raw")
+    for path in raw.glob("storage-1/corpus/documents/*/*.arrow"):
+        table = pa.ipc.open_file(path).read_all()
+        empty = pa.array(["not read"] * table.num_rows, pa.large_string())
+        table = table.set_column(table.schema.get_field_index("text"), "text", empty)
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table)
+    version = prepare.prepare(strict, inputs, lambda *_: None).version
+    kept = [text for text in texts_of(other) if len(text.split()) >= 100]
+    assert texts_of(version) == kept
+    assert 0 < len(kept) < len(texts_of(other))
 
 
 @pytest.mark.usefixtures("ray_cluster")

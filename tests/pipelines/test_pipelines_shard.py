@@ -1,5 +1,6 @@
 """Token runs and shards: every document once, in an order that depends on nothing but ids and seed."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def build(
     divisions: list[int],
     target_tokens: int = 100,
     dropped: dict[int, list[int]] | None = None,
+    key: str = "one",
 ) -> tuple[list[dict[str, Any]], Path]:
     """Shards of TEXTS as two sources, divided into parts at the given document numbers."""
     ids = hashing.hash128(pa.array(TEXTS, pa.large_string()))
@@ -59,6 +61,7 @@ def build(
                     "document_id": table["document_id"],
                     "row": pa.array(range(stop - start), pa.uint32()),
                     "source": ["even" if place % 2 == 0 else "odd" for place in range(start, stop)],
+                    "length": pa.array([len(text) for text in TEXTS[start:stop]], pa.int64()),
                 }
             ),
         )
@@ -66,7 +69,7 @@ def build(
         rows = (dropped or {}).get(number, [])
         files.write_parquet(gone, pa.table({"part": [part] * len(rows), "row": pa.array(rows, pa.uint32())}))
         survivors = shard.Survivors(part, f"file-{number}", documents, entries, gone, None, NO_EDITS)
-        encoding.append(shard.Tokenize(survivors, tokenizer, END, 1, 0.2, str(folder / part)))
+        encoding.append(shard.Tokenize(survivors, tokenizer, END, 1, 0.2, str(folder / "runs"), key))
         counts.append(shard.tokenize_part(encoding[-1]))
     version = folder / "v0001"
     tasks = shard.plan_shards(
@@ -74,7 +77,7 @@ def build(
         encoding,
         target_tokens,
         folder=str(version),
-        facts=str(folder / "facts"),
+        facts=str(folder / "facts" / key),
         tokenizer=tokenizer,
         end_of_document=END,
         verify_documents=3,
@@ -124,6 +127,33 @@ def test_shards_are_the_same_however_the_files_are_divided(
 def test_dropped_documents_are_left_out(tmp_path: Path, tokenizer: str) -> None:
     lines, _ = build(tmp_path, tokenizer, [25], dropped={0: [0, 24], 1: [3]})
     assert sum(line["documents"] for line in lines) == len(TEXTS) - 3
+
+
+@pytest.mark.parametrize("run_tokens", [150, 2**26])
+def test_other_survivors_take_the_tokens_that_are_there(
+    tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch, run_tokens: int
+) -> None:
+    monkeypatch.setattr(shard, "RUN_TOKENS", run_tokens)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    build(tmp_path / "a", tokenizer, [25], dropped={0: [0, 5, 24], 1: list(range(35))}, key="first")
+    build(tmp_path / "a", tokenizer, [25], dropped={0: [3]}, key="second")
+    encoded: list[int] = []
+    encode = Tokenizer.encode
+
+    def count(self: Tokenizer, text: Any, end: bool = True) -> pa.LargeListArray:
+        encoded.append(len(text))
+        return encode(self, text, end)
+
+    monkeypatch.setattr(Tokenizer, "encode", count)
+    lines, version = build(tmp_path / "a", tokenizer, [25], dropped={0: [5]}, key="third")
+    assert sum(encoded) == 0
+    found = contents(version, lines)
+    shutil.rmtree(tmp_path / "a" / "runs" / "second")
+    build(tmp_path / "a", tokenizer, [25], dropped={1: [5]}, key="fourth")
+    assert sum(encoded) == 1
+    expected = build(tmp_path / "b", tokenizer, [25], dropped={0: [5]})
+    assert found == contents(expected[1], expected[0])
 
 
 def test_datasets_opens_the_shards(tmp_path: Path, tokenizer: str) -> None:
