@@ -8,6 +8,7 @@ import pytest
 from base.errors import UserError
 from pipelines.config import Config, load
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 GOOD = """
 name: test
 storage: STORAGE
@@ -79,6 +80,11 @@ def test_every_field_of_every_section_is_documented() -> None:
                     check(inner)
 
     check(Config)
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_our_own_configurations_are_right(file: Path) -> None:
+    assert load(str(file)).name == file.stem
 
 
 def test_loading_is_quick(path: str) -> None:
