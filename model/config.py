@@ -151,6 +151,15 @@ class GuardConfig(Section):
     ever."""
 
 
+class SamplesConfig(Section):
+    """Texts that the model continues at each evaluation."""
+
+    prompts: list[str] = []
+    """What it continues; absent: the beginnings of held-out documents of four sources."""
+    tokens: int = Field(32, ge=0)
+    """Tokens of a continuation, at most half of max_sequence_length; 0 switches samples off."""
+
+
 class BatchWarmup(Section):
     """Growth of the global batch at the beginning, as a staircase (GPT-NeoX: rampup_batch_size)."""
 
@@ -208,6 +217,8 @@ class TrainConfig(Section):
     """Steps between evaluations of held-out loss."""
     evaluate_batches: int = Field(4, ge=0)
     """Micro batches per source in an evaluation; 0 switches it off."""
+    samples: SamplesConfig = SamplesConfig()
+    """Samples of text at each evaluation; not with ZeRO 3."""
     workers: int = Field(1, ge=1)
     """Training processes (one a GPU, or CPU processes)."""
     min_workers: int | None = Field(None, ge=1)

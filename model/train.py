@@ -31,7 +31,9 @@ from model.job import RUN, SUMMARY, TrainJob, check, describe, precision_of
 from model.journal import Journal, read
 from model.loader import Corpus, Loader, bits_per_byte
 from model.loss import IGNORE
+from model.machine import machine
 from model.plan import flops_per_token
+from model.samples import sampler
 from model.watchdog import Watchdog
 
 logger = logging.getLogger("piledriver.train")
@@ -196,6 +198,7 @@ class _Loop:
         }
         self.guard, self.on_metrics, self.transform_loss = guard, on_metrics, transform_loss
         self.journal = Journal(job.run_url) if rank == 0 else None
+        self.sampler = sampler(job, loader.corpus) if rank == 0 else None
         self.threads = ThreadPoolExecutor(1, "loader")
         self.clock = _Clock()
         self.saver = checkpoint.Saver(engine, job.run_url, job.train.checkpoint)
@@ -251,6 +254,8 @@ class _Loop:
                     self.watchdog.beat(f"the evaluation after step {step}")
                     evaluation = evaluate(self.engine, self.job, self.loader.corpus, self.rank, self.world)
                     line["evaluation"] = evaluation
+                    if self.sampler:
+                        line["samples"] = self.sampler.sample(self.engine.module)
                 self.log(line)
                 self.clock.reset()
             # A checkpoint among bad steps may hold the weights that cause them.
@@ -342,6 +347,7 @@ class _Loop:
             "tokens_per_second": speed,
             "mfu": speed * self.flops / (self.peak * self.world),
             "loader_wait": self.clock.waited / elapsed,
+            "system": machine(),
         }
 
     def log(self, line: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from base import files
 from base.errors import UserError
+from model.journal import NAME, read
 from pipelines import tracking, trained
 from pipelines.config import Config
 from pipelines.manifest import Version
@@ -58,9 +59,10 @@ def pretrain(config: Config, version: Version, run: str) -> dict[str, Any]:
     if found:
         if found["manifest_hash"] != version.hash:
             raise UserError(f"run {run} was trained on another corpus version ({found['version']})")
+        _deliver_rest(config, run)
         return {**found, "new": False}
     # Imported here because Ray Train and matplotlib take seconds, and check_fits should not.
-    from pipelines import charts
+    from pipelines import charts, shipping
     from pipelines.training import run_training
 
     url = trained.run_url(config.storage, run)
@@ -70,12 +72,17 @@ def pretrain(config: Config, version: Version, run: str) -> dict[str, Any]:
     tags |= tracking.upstream(place, command, corpus=version.hash)
     with tracking.run(place, "train", run, tags) as opened:
         opened.params({"model": config.model.model_dump(), "train": config.train.model_dump()})
-        ship = functools.partial(tracking.ship_journal, place, opened.id) if opened.id else None
+        opened.dataset(
+            version.manifest["name"], version.hash, version.manifest_url, profile(version), "training"
+        )
+        ship = functools.partial(shipping.ship_journal, place, opened.id) if opened.id else None
         summary = run_training(config, version.manifest_url, url, ship)
+        if opened.id:
+            shipping.deliver(place, opened.id, files.join(url, NAME))
         entropy = unigram_entropy(version, config.mixture)
         picture = files.join(url, "training.png")
         title = f"{config.name} {run}"
-        files.write_bytes(picture, charts.training(_journal(url), title, entropy))
+        files.write_bytes(picture, charts.training(read(url), title, entropy))
         opened.artifact(picture)
         opened.metrics({"unigram_entropy": entropy})
         result = {
@@ -85,9 +92,35 @@ def pretrain(config: Config, version: Version, run: str) -> dict[str, Any]:
             "model": summary["hf_url"],
             "unigram_entropy": entropy,
         }
+        losses = [values["loss"] for values in summary["evaluation"].values()]
+        opened.model(config.name, result["model"], sum(losses) / len(losses) if losses else None)
         trained.record(config.storage, run, result)
         opened.artifact(files.join(url, "result.json"))
     return {**result, "new": True}
+
+
+def profile(version: Version) -> dict[str, Any]:
+    """What MLflow shows of a corpus version: tokens, documents and bytes of text by source."""
+    fields = ("tokens", "heldout_tokens", "documents", "text_bytes")
+    sources = version.manifest["sources"]
+    return {field: {name: facts.get(field) for name, facts in sources.items()} for field in fields}
+
+
+def _deliver_rest(config: Config, run: str) -> None:
+    """Send to MLflow what an outage has kept back of a finished run."""
+    from pipelines import shipping
+
+    journal = files.join(trained.run_url(config.storage, run), NAME)
+    if shipping.is_delivered(journal):
+        return
+    place = tracking.Tracking.of(config)
+    found = tracking.find(place, "train", key=run)
+    if found is not None:
+        shipping.deliver(place, found.info.run_id, journal)
+        return
+    with tracking.run(place, "train", run, {"training_run": run}) as opened:
+        if opened.id:
+            shipping.deliver(place, opened.id, journal)
 
 
 def unigram_entropy(version: Version, mixture: dict[str, float]) -> float:
@@ -109,9 +142,3 @@ def unigram_entropy(version: Version, mixture: dict[str, float]) -> float:
         shares += weight * counts / max(counts.sum(), 1)
     shares = shares[shares > 0] / shares.sum()
     return float(-(shares * np.log(shares)).sum())
-
-
-def _journal(url: str) -> list[dict[str, Any]]:
-    from model.journal import read
-
-    return read(url)

@@ -1,7 +1,7 @@
 """MLflow: one run for every command, found again after a kill, and never a reason to stop.
 
-Training metrics are shipped from the journal that the loop writes; an outage delays them. Whatever else
-cannot be recorded is a warning.
+Training metrics are shipped from the journal that the loop writes (pipelines.shipping); an outage delays
+them. Whatever else cannot be recorded is a warning.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ class Run:
         """Log nested configuration values as flat parameters."""
         from mlflow.entities import Param
 
-        flat = [Param(name, str(value)[:500]) for name, value in _flatten(values)]
+        flat = [Param(name, str(value)[:500]) for name, value in flatten(values)]
         for start in range(0, len(flat), 100):
             self._try("log_batch", params=flat[start : start + 100])
 
@@ -91,6 +91,43 @@ class Run:
             self._try("log_artifact", local, folder)
         else:
             self._try("log_text", files.read_bytes(url).decode(), url.rsplit("/", 1)[-1])
+
+    def dataset(self, name: str, digest: str, url: str, profile: dict[str, Any], context: str) -> None:
+        """Log a dataset as an input; context says what for. digest: 36 characters at most."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        protocol = url.split("://")[0] if "://" in url else "file"
+        kind = "local" if protocol == "file" else protocol
+        source = json.dumps({"uri": url if "://" in url else f"file://{url}"})
+        dataset = Dataset(name, digest, kind, source, schema=None, profile=json.dumps(profile))
+        entry = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+        self._try("log_inputs", datasets=[entry])
+
+    def model(self, name: str, url: str, loss: float | None) -> None:
+        """Register a finished model as a version of `name`: MLflow's own alias `latest` is the newest.
+
+        The alias `best` goes to the version with the lowest `loss`. A run has one version, however often it
+        is registered.
+        """
+        if self.id is None:
+            return
+        try:
+            _register(self.client, self.id, name, url, loss)
+        except Exception as error:
+            log.warning("MLflow did not register the model %s: %s", url, error)
+
+
+def _register(client: Any, run_id: str, name: str, url: str, loss: float | None) -> None:
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    tag = PREFIX + "heldout_loss"
+    versions = list(client.search_model_versions(f"name = '{name}'"))
+    if all(version.run_id != run_id for version in versions):
+        tags = {} if loss is None else {tag: str(loss)}
+        versions.append(client.create_model_version(name, url, run_id=run_id, tags=tags))
+    losses = {version.version: float(version.tags[tag]) for version in versions if tag in version.tags}
+    if losses:
+        client.set_registered_model_alias(name, "best", min(losses, key=lambda number: losses[number]))
 
 
 def client_of(tracking: Tracking) -> Any:
@@ -171,24 +208,6 @@ def upstream(tracking: Tracking, command: str, **tags: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def ship_journal(tracking: Tracking, run_id: str, journal: str, every: float = 2.0) -> Iterator[None]:
-    """Send the lines of a training journal to an MLflow run from a thread while the block runs.
-
-    Each line is a JSON object with `step`, `time` (seconds) and numbers. How far the journal was sent is
-    kept beside it; sending a line twice changes nothing, since a metric is keyed by name, step and time.
-    """
-    stop = threading.Event()
-    shipper = _Shipper(tracking, run_id, Path(journal))
-    thread = threading.Thread(target=shipper.work, args=(stop, every), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(timeout=60)
-
-
-@contextlib.contextmanager
 def ship_progress(run: Run, progress: Progress, every: float = 10.0) -> Iterator[Progress]:
     """A progress that passes on to `progress`, and whose counts a thread sends to an MLflow run.
 
@@ -234,62 +253,10 @@ def _speed_metrics(stage: str, pace: Pace) -> dict[str, float]:
     return {f"{stage}/{name}": value for name, value in values.items()}
 
 
-class _Shipper:
-    def __init__(self, tracking: Tracking, run_id: str, journal: Path) -> None:
-        self.tracking = tracking
-        self.run_id = run_id
-        self.journal = journal
-        self.mark = journal.with_name(journal.name + ".shipped")
-        self.client: Any = None
-        self.warned = False
-
-    def work(self, stop: threading.Event, every: float) -> None:
-        while not stop.is_set():
-            self.send()
-            stop.wait(every)
-        self.send()
-
-    def send(self) -> None:
-        """Send every complete line that was not sent; on failure try again at the next call."""
-        from mlflow.entities import Metric
-
-        start = int(self.mark.read_text()) if self.mark.exists() else 0
-        if not self.journal.exists() or self.journal.stat().st_size <= start:
-            return
-        with self.journal.open("rb") as file:
-            file.seek(start)
-            content = file.read()
-        content = content[: content.rfind(b"\n") + 1]
-        metrics = []
-        for line in content.splitlines():
-            entry = json.loads(line)
-            stamp = int(entry["time"] * 1000)
-            metrics += [
-                Metric(name, float(value), stamp, entry["step"])
-                for name, value in _numbers(entry)
-                if name not in ("step", "time")
-            ]
-        try:
-            self.client = self.client or client_of(self.tracking)
-            for first in range(0, len(metrics), 500):
-                self.client.log_batch(self.run_id, metrics=metrics[first : first + 500])
-        except Exception as error:
-            if not self.warned:
-                log.warning("MLflow at %s does not answer; metrics wait: %s", self.tracking.uri, error)
-            self.warned = True
-            return
-        files.write_bytes(str(self.mark), str(start + len(content)).encode())
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values under names joined by dots."""
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}.")
+            yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
-
-
-def _numbers(entry: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    for name, value in _flatten(entry):
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            yield name.replace(".", "/"), value

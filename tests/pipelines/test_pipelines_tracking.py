@@ -1,7 +1,6 @@
 """Runs in a real MLflow store: found again after a failure, shipped once, never a reason to stop."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -52,36 +51,28 @@ def test_an_unreachable_store_is_a_warning(caplog: pytest.LogCaptureFixture) -> 
     assert tracking.find(nowhere, "prepare") is None
 
 
-def test_journal_lines_arrive_once_each_also_after_an_outage(
-    place: tracking.Tracking, tmp_path: Path
-) -> None:
-    journal = tmp_path / "journal.jsonl"
+def test_a_dataset_is_an_input_of_the_run(place: tracking.Tracking) -> None:
+    with tracking.run(place, "train", "k3", {}) as run:
+        run.dataset("corpus", "0" * 32, "s3://bucket/manifest.json", {"tokens": {"books": 7}}, "training")
+        run.dataset("corpus", "0" * 32, "s3://bucket/manifest.json", {"tokens": {"books": 7}}, "training")
+    (found,) = MlflowClient(place.uri).get_run(str(run.id)).inputs.dataset_inputs
+    dataset = found.dataset
+    assert (dataset.name, dataset.digest, dataset.source_type) == ("corpus", "0" * 32, "s3")
+    assert json.loads(dataset.source) == {"uri": "s3://bucket/manifest.json"}
+    assert json.loads(dataset.profile) == {"tokens": {"books": 7}}
+    assert [(tag.key, tag.value) for tag in found.tags] == [("mlflow.data.context", "training")]
 
-    def write(step: int, text: str = "\n") -> None:
-        line = {"step": step, "time": 1e9 + step, "loss": 5.0 - step, "evaluation": {"books": {"loss": 1.0}}}
-        with journal.open("a") as file:
-            file.write(json.dumps(line) + text)
 
-    with tracking.run(place, "train", "k2", {}) as run:
-        assert run.id
-        write(1)
-        gone = tracking.Tracking("sqlite:////proc/none/mlflow.db", "test", None)
-        with tracking.ship_journal(gone, run.id, str(journal), every=0.05):
-            write(2)
-            time.sleep(0.2)
-        with tracking.ship_journal(place, run.id, str(journal), every=0.05):
-            time.sleep(0.5)
-            write(3)
-            write(4, text="")
-        journal.with_name(journal.name + ".shipped").unlink()
-        with journal.open("a") as file:
-            file.write("\n")
-        with tracking.ship_journal(place, run.id, str(journal), every=0.05):
-            pass
+def test_the_newest_and_the_best_model_have_an_alias(place: tracking.Tracking) -> None:
     client = MlflowClient(place.uri)
-    history = client.get_metric_history(run.id, "loss")
-    assert [(point.step, point.value) for point in history] == [(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)]
-    assert len(client.get_metric_history(run.id, "evaluation/books/loss")) == 4
+    for number, loss in enumerate([3.0, 2.0, 2.5, None]):
+        with tracking.run(place, "train", f"model {number}", {}) as run:
+            run.model("pile", f"/runs/{number}/hf", loss)
+            run.model("pile", f"/runs/{number}/hf", loss)
+        latest = client.get_model_version_by_alias("pile", "latest")
+        assert (latest.source, latest.run_id) == (f"/runs/{number}/hf", run.id)
+    assert client.get_model_version_by_alias("pile", "best").source == "/runs/1/hf"
+    assert len(client.search_model_versions("name = 'pile'")) == 4
 
 
 def test_remote_storage_needs_a_tracking_uri(tmp_path: Path) -> None:

@@ -1,0 +1,25 @@
+"""What a training process sees of its machine."""
+
+import psutil
+import torch
+
+MEGABYTE = 1e6
+
+
+def machine() -> dict[str, float]:
+    """Load of this machine, by MLflow's names of system metrics, and memory of this process.
+
+    The processor's share is that since the last call.
+    """
+    memory = psutil.virtual_memory()
+    found = {
+        "cpu_utilization_percentage": psutil.cpu_percent(),
+        "system_memory_usage_megabytes": memory.used / MEGABYTE,
+        "system_memory_usage_percentage": memory.percent,
+        "process_memory_megabytes": psutil.Process().memory_info().rss / MEGABYTE,
+    }
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        found["gpu_0_memory_usage_megabytes"] = (total - free) / MEGABYTE
+        found["gpu_0_memory_usage_percentage"] = 100 * (1 - free / total)
+    return found

@@ -1,0 +1,89 @@
+"""Samples of text at each evaluation, so that a person sees what the losses mean."""
+
+import logging
+from typing import Any
+
+from base import files
+from base.errors import UserError
+from model.generate import generate
+from model.job import TrainJob
+from model.loader import Corpus
+from model.neox import NeoX
+
+PROMPT_TOKENS = 16
+"""Length of a prompt that is the beginning of a held-out document."""
+SOURCES = 4
+"""Sources that give such a prompt."""
+TEMPERATURE, TOP_P = 0.8, 0.95
+
+log = logging.getLogger("piledriver.samples")
+
+
+class Sampler:
+    """Continues the same prompts at each evaluation, with the same random numbers of its own."""
+
+    def __init__(self, job: TrainJob, corpus: Corpus) -> None:
+        """Take the prompts, or the beginnings of held-out documents; raises UserError if there are none."""
+        from tokenizers import Tokenizer
+
+        facts = corpus.tokenizer
+        if "file" not in facts:
+            raise UserError(f"corpus {corpus.manifest_url} names no tokenizer file")
+        url = files.join(corpus.manifest_url.rsplit("/", 1)[0], facts["file"])
+        self.tokenizer = Tokenizer.from_str(files.read_bytes(url).decode())
+        self.end: int = facts["end_of_document_id"]
+        self.seed = job.train.seed
+        length = job.model.max_sequence_length
+        self.tokens = min(job.train.samples.tokens, length // 2)
+        if job.train.samples.prompts:
+            texts = job.train.samples.prompts
+            prompts = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
+        else:
+            prompts = _beginnings(corpus)
+        self.prompts = [prompt[-(length - self.tokens) :] for prompt in prompts if prompt]
+        if not self.prompts:
+            raise UserError(f"corpus {corpus.manifest_url} has no held-out documents to continue")
+
+    def sample(self, model: NeoX) -> list[dict[str, str]]:
+        """Each prompt and its continuation; torch's random state stays as it is."""
+        rows = generate(
+            model,
+            self.prompts,
+            self.tokens,
+            temperature=TEMPERATURE,
+            top_p=TOP_P,
+            seeds=[self.seed + row for row in range(len(self.prompts))],
+            end_id=self.end,
+        )
+        texts = [
+            self.tokenizer.decode_batch(part, skip_special_tokens=False) for part in (self.prompts, rows)
+        ]
+        return [{"prompt": prompt, "text": text} for prompt, text in zip(*texts, strict=True)]
+
+
+def sampler(job: TrainJob, corpus: Corpus) -> Sampler | None:
+    """The sampler of a run, or None with a message where there can be none."""
+    settings: Any = job.train.samples
+    if not settings.tokens or not job.train.evaluate_batches:
+        return None
+    if job.train.zero_stage == 3:
+        log.warning("no samples of text: ZeRO 3 divides the weights among the workers")
+        return None
+    try:
+        return Sampler(job, corpus)
+    except UserError as error:
+        log.warning("no samples of text: %s", error)
+        return None
+
+
+def _beginnings(corpus: Corpus) -> list[list[int]]:
+    """The first tokens of the first held-out document of a few sources."""
+    found = []
+    for source in corpus.sources("heldout")[:SOURCES]:
+        try:
+            tokens = corpus.heldout(source, 1).input_ids[:PROMPT_TOKENS]
+        except UserError as error:
+            log.warning("%s; the source gives no sample of text", error)
+            continue
+        found.append([int(token) for token in tokens])
+    return found

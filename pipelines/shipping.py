@@ -1,0 +1,127 @@
+"""The journal of a training run on its way to MLflow: metrics and samples of text, once each.
+
+How far a journal was sent is kept beside it. Sending a line twice changes nothing, since MLflow keys a metric
+by name, step and time, and the samples are sent as one table.
+"""
+
+import contextlib
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from base import files
+from pipelines.tracking import Tracking, client_of, flatten
+
+MARK = ".shipped"
+SAMPLES = "samples.json"
+BATCH = 500
+"""Metrics in one call; MLflow takes 1,000 at most."""
+LONGEST_WAIT = 60.0
+"""Seconds between attempts while MLflow does not answer."""
+log = logging.getLogger("piledriver.shipping")
+
+
+@contextlib.contextmanager
+def ship_journal(tracking: Tracking, run_id: str, journal_url: str, every: float = 2.0) -> Iterator[None]:
+    """Send the lines of a training journal to an MLflow run from a thread while the block runs.
+
+    Each line is a JSON object with `step`, `time` (seconds), numbers, and `samples` (prompt and text of each)
+    where there are some. While MLflow is away the lines wait, and attempts become rarer.
+    """
+    stop = threading.Event()
+    thread = threading.Thread(
+        target=_work, args=(_Shipper(tracking, run_id, journal_url), stop, every), daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=60)
+
+
+def deliver(tracking: Tracking, run_id: str, journal_url: str) -> bool:
+    """Send what an outage has kept back; whether nothing is left."""
+    return _Shipper(tracking, run_id, journal_url).send()
+
+
+def is_delivered(journal_url: str) -> bool:
+    """Whether all of a journal was sent."""
+    return not files.exists(journal_url) or _sent(journal_url) >= files.size(journal_url)
+
+
+def _sent(journal_url: str) -> int:
+    mark = journal_url + MARK
+    return int(files.read_bytes(mark)) if files.exists(mark) else 0
+
+
+def _work(shipper: "_Shipper", stop: threading.Event, every: float) -> None:
+    wait = every
+    while not stop.is_set():
+        wait = every if shipper.send() else min(2 * wait, LONGEST_WAIT)
+        stop.wait(wait)
+    shipper.send()
+
+
+class _Shipper:
+    def __init__(self, tracking: Tracking, run_id: str, journal_url: str) -> None:
+        self.tracking, self.run_id, self.url = tracking, run_id, journal_url
+        self.client: Any = None
+        self.warned = False
+
+    def send(self) -> bool:
+        """Send every complete line that was not sent; false when MLflow does not answer."""
+        start = _sent(self.url)
+        content = self.content(start)
+        if not content:
+            return True
+        entries = [json.loads(line) for line in content.splitlines()]
+        try:
+            self.client = self.client or client_of(self.tracking)
+            self.send_metrics(entries)
+            if any("samples" in entry for entry in entries):
+                self.send_samples()
+        except Exception as error:
+            if not self.warned:
+                log.warning("MLflow at %s does not answer; metrics wait: %s", self.tracking.uri, error)
+            self.warned = True
+            return False
+        files.write_bytes(self.url + MARK, str(start + len(content)).encode())
+        return True
+
+    def content(self, start: int) -> bytes:
+        """The complete lines of the journal from byte `start` on."""
+        filesystem, path = files.split(self.url)
+        filesystem.invalidate_cache()
+        if not filesystem.exists(path) or filesystem.size(path) <= start:
+            return b""
+        content: bytes = filesystem.cat_file(path, start=start)
+        return content[: content.rfind(b"\n") + 1]
+
+    def send_metrics(self, entries: list[dict[str, Any]]) -> None:
+        """Send the numbers of journal lines."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(name.replace(".", "/"), float(value), int(entry["time"] * 1000), entry["step"])
+            for entry in entries
+            for name, value in flatten(entry)
+            if isinstance(value, int | float) and not isinstance(value, bool) and name not in ("step", "time")
+        ]
+        for first in range(0, len(metrics), BATCH):
+            self.client.log_batch(self.run_id, metrics=metrics[first : first + BATCH])
+
+    def send_samples(self) -> None:
+        """Send the samples of all lines as the table that MLflow shows."""
+        entries = [json.loads(line) for line in self.content(0).splitlines()]
+        rows = [
+            [entry["step"], sample["prompt"], sample["text"]]
+            for entry in entries
+            for sample in entry.get("samples", [])
+        ]
+        self.client.log_dict(self.run_id, {"columns": ["step", "prompt", "text"], "data": rows}, SAMPLES)
+        self.client.set_tag(
+            self.run_id, "mlflow.loggedArtifacts", json.dumps([{"path": SAMPLES, "type": "table"}])
+        )
