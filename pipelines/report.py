@@ -36,7 +36,7 @@ MAX_LINES = 1000
 LARGEST_CLUSTERS = 15
 MAX_ITEMS = 200
 """Benchmark items that are shown."""
-MAX_LANGUAGES = 30
+MAX_LANGUAGES = 15
 ALL = "all sources"
 
 STAGE_TITLES = {
