@@ -4,6 +4,7 @@ A write is visible under its final name only when it is complete: a local file i
 temporary name and renamed, any other is spooled to local disk and uploaded as a whole.
 """
 
+import errno
 import json
 import os
 import tempfile
@@ -18,8 +19,12 @@ import pyarrow.parquet as pq
 import xxhash
 from fsspec.implementations.local import LocalFileSystem
 
+from base.errors import UserError
+
 TEMPORARY = ".tmp-"
 READ_BYTES = 8 * 2**20
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+_FORBIDDEN = _FULL | {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
 
 
 def split(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -90,26 +95,44 @@ def list_files(pattern: str) -> list[str]:
 
 @contextmanager
 def atomic_writer(url: str) -> Iterator[IO[bytes]]:
-    """A binary file that appears at `url` when the block ends, and not at all when it raises."""
+    """A binary file that appears at `url` when the block ends, and not at all when it raises.
+
+    Raises UserError naming the file where the disk is full or may not be written.
+    """
     filesystem, path = split(url)
     if isinstance(filesystem, LocalFileSystem):
         folder, name = os.path.split(path)
-        os.makedirs(folder, exist_ok=True)
         temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{name}")
         try:
-            with open(temporary, "wb") as file:
+            with _mendable(url, _FORBIDDEN):
+                os.makedirs(folder, exist_ok=True)
+                opened = open(temporary, "wb")  # noqa: SIM115
+            with _mendable(url, _FULL), opened as file:
                 yield file
-            os.replace(temporary, path)
+            with _mendable(url, _FORBIDDEN):
+                os.replace(temporary, path)
         except BaseException:
             if os.path.exists(temporary):
                 os.unlink(temporary)
             raise
         return
-    with tempfile.NamedTemporaryFile() as spool:
+    with _mendable(f"{url} by way of {tempfile.gettempdir()}", _FULL), tempfile.NamedTemporaryFile() as spool:
         yield spool
         spool.flush()
-        filesystem.makedirs(filesystem._parent(path), exist_ok=True)
-        filesystem.put_file(spool.name, path)
+        with _mendable(url, _FORBIDDEN):
+            filesystem.makedirs(filesystem._parent(path), exist_ok=True)
+            filesystem.put_file(spool.name, path)
+
+
+@contextmanager
+def _mendable(url: str, errors: frozenset[int]) -> Iterator[None]:
+    """Turn errors of the operating system that a person can mend into UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in errors:
+            raise
+        raise UserError(f"cannot write {url}: {os.strerror(error.errno).lower()}") from None
 
 
 def read_bytes(url: str) -> bytes:

@@ -181,21 +181,37 @@ def map_files(
 
     def apply(row: dict[str, Any]) -> dict[str, Any]:
         index = int(row["id"])
-        return {"index": index, "result": json.dumps(function(ray.get(shared)[index]))}
+        try:
+            result = json.dumps(function(ray.get(shared)[index]))
+        except UserError as error:
+            return {"index": index, "result": "", "mistake": str(error)}
+        return {"index": index, "result": result, "mistake": ""}
 
     dataset = ray.data.range(len(items), override_num_blocks=len(items)).map(
         apply, num_cpus=1, compute=ray.data.TaskPoolStrategy(workers)
     )
     results: list[dict[str, Any]] = [{}] * len(items)
+    for row in _rows(dataset):
+        result = json.loads(row["result"])
+        results[row["index"]] = result
+        if on_done:
+            on_done(result)
+    return results
+
+
+def _rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    """The rows of a dataset as they arrive.
+
+    Ray Data keeps no more than the text of an exception, so a task that ends in a UserError gives a row
+    with its message as `mistake`; it is raised here, and so is any other exception of a task.
+    """
     try:
         for row in dataset.iter_rows():
-            result = json.loads(row["result"])
-            results[row["index"]] = result
-            if on_done:
-                on_done(result)
+            if row["mistake"]:
+                raise UserError(row["mistake"])
+            yield row
     except ray.exceptions.RayTaskError as error:
         raise _cause(error) from None
-    return results
 
 
 def map_actors(
@@ -221,9 +237,12 @@ def map_actors(
                 self.failure = error
 
         def __call__(self, row: dict[str, Any]) -> Any:
-            if self.failure is not None:
-                raise self.failure
-            return self.actor(row)
+            try:
+                if self.failure is not None:
+                    raise self.failure
+                return {**self.actor(row), "mistake": ""}
+            except UserError as error:
+                return {"id": row["id"], "mistake": str(error)}
 
     dataset = ray.data.range(count, override_num_blocks=count).map(
         Guarded,
@@ -232,11 +251,8 @@ def map_actors(
         num_cpus=1,
         num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
     )
-    try:
-        for _ in dataset.iter_rows():
-            on_done()
-    except ray.exceptions.RayTaskError as error:
-        raise _cause(error) from None
+    for _ in _rows(dataset):
+        on_done()
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -17,6 +17,8 @@ from base.errors import UserError
 STEP = 2**20
 SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".xz": "xz", ".bz2": "bz2"}
 _FRAGMENT = 4096
+_CONTENT_ERRORS = (OSError, gzip.BadGzipFile)
+"""What decompressors raise of the errors of the operating system, and then without an error number."""
 _ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 _MAX_WINDOW = 2**31
 
@@ -41,6 +43,12 @@ def open_file(url: str) -> IO[bytes]:
     except OSError as error:
         raise UserError(f"input file {url} cannot be opened: {error}") from None
     return file
+
+
+def check_readable(url: str, error: BaseException) -> None:
+    """Raise UserError if an error of reading is the storage's: the content is not damaged then."""
+    if isinstance(error, OSError) and (error.errno is not None or type(error) not in _CONTENT_ERRORS):
+        raise UserError(f"input file {url} cannot be read: {error}") from None
 
 
 def compression(url: str) -> str | None:
@@ -93,6 +101,7 @@ def pieces(url: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]
                 done += len(piece)
                 yield bytes(piece)
     except _ERRORS as error:
+        check_readable(url, error)
         if codec is None:
             raise UserError(f"input file {url} cannot be read: {error}") from None
         yield from _recover(url, codec, start, stop, done)

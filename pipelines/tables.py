@@ -39,6 +39,7 @@ def read_parquet(
                     yield _column_batch(batch, record, source, config)
                     record += batch.num_rows
         except (pa.ArrowException, OSError) as error:
+            decompress.check_readable(url, error)
             damage = decompress.DamagedFile("corrupt_file", f"parquet: {error}")
             yield damaged(url, record, damage, b"", 0, config)
 
@@ -48,7 +49,8 @@ def count_parquet(url: str, start: int, stop: int) -> int:
     with decompress.open_file(url) as file:
         try:
             metadata = pq.read_metadata(file)
-        except (pa.ArrowException, OSError):
+        except (pa.ArrowException, OSError) as error:
+            decompress.check_readable(url, error)
             return 0
     return sum(metadata.row_group(group).num_rows for group in _groups(metadata, start, stop))
 
@@ -82,6 +84,7 @@ def read_arrow(
                     yield _column_batch(part, record, source, config)
                     record += part.num_rows
         except (pa.ArrowException, OSError) as error:
+            decompress.check_readable(url, error)
             reason = "truncated_file" if "Expected" in str(error) else "corrupt_file"
             damage = decompress.DamagedFile(reason, f"arrow: {error}")
             yield damaged(url, record, damage, b"", 0, config)
@@ -94,8 +97,8 @@ def count_arrow(url: str, source: SourceConfig, start: int, stop: int) -> int:
         try:
             for batch in _arrow_batches(url, file, source, start, stop):
                 count += batch.num_rows
-        except (pa.ArrowException, OSError):
-            pass
+        except (pa.ArrowException, OSError) as error:
+            decompress.check_readable(url, error)
     return count
 
 
