@@ -28,10 +28,9 @@ from base.errors import UserError
 from model.config import ModelConfig, OptimizerConfig, TrainConfig
 from model.job import precision_of
 from model.neox import NeoX, weight_decay_groups
+from model.plan import bucket_size
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-BUCKET = 500_000_000
-"""Largest number of elements that ZeRO reduces or gathers at a time."""
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
@@ -85,7 +84,7 @@ def initialize_distributed() -> tuple[int, int]:
 def deepspeed_config(config: TrainConfig, world: int, parameters: int) -> dict[str, Any]:
     """The settings DeepSpeed gets for `world` workers and a model of so many parameters."""
     precision = precision_of(config)
-    bucket = min(BUCKET, parameters)  # ZeRO allocates its buckets whole
+    bucket = bucket_size(config, parameters)
     zero: dict[str, Any] = {
         "stage": config.zero_stage,
         "reduce_bucket_size": bucket,

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from model.config import ModelConfig, TrainConfig
 
+BUCKET = 500_000_000
+"""Largest number of elements that ZeRO reduces or gathers at a time."""
+
 H200_PEAK_TFLOPS = 989.0
 """Dense FP16 and BF16 TFLOP/s of an H100 or H200 SXM (NVIDIA data sheet)."""
 
@@ -25,23 +28,30 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one worker's device, by part."""
+    """Bytes on one worker's device, by part and at the three moments of a step that may need most."""
 
     weights: int
     gradients: int
+    """What is there of them when the backward pass ends, ZeRO's buckets and copies included."""
     optimizer: int
-    """Adam's two moments and, in half precision, the float32 weights."""
+    """Adam's two moments and the float32 weights that it updates, where they are not the model's own."""
     activations: int
     """Kept for the backward pass, with activation checkpointing as configured."""
     logits: int
     """The chunked cross-entropy: logits of a chunk, and the gradients it holds until the backward pass."""
+    forward: int
+    """At the end of the forward pass: states, activations and the loss."""
+    backward: int
+    """In the backward pass: at its first layer, with all activations, or at its end, with all gradients."""
+    update: int
+    """In the optimizer's step: states, gradients in float32 and what Adam computes with."""
     host: int
     """Bytes of host memory per worker: the optimizer's states when they are offloaded."""
 
     @property
     def total(self) -> int:
-        """Bytes on the device, all parts together."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+        """The peak: the parts are not there all at once."""
+        return max(self.forward, self.backward, self.update)
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,12 @@ def parameters(config: ModelConfig, vocab_size: int) -> Parameters:
     return Parameters(unique, unique + (config.model_parallel_size - 1) * replicated, layers)
 
 
+def bucket_size(train: TrainConfig, parameters: int) -> int:
+    """Elements of ZeRO's reduction bucket, which it allocates whole."""
+    settings = train.deepspeed.get("zero_optimization", {})
+    return int(settings.get("reduce_bucket_size", min(BUCKET, parameters)))
+
+
 def flops_per_token(
     config: ModelConfig, vocab_size: int, sequence_length: int, recompute: bool = False
 ) -> float:
@@ -105,65 +121,128 @@ def flops_per_token(
     return float(passes * config.num_layers * layer + 3 * output)
 
 
+def layer_bytes(config: ModelConfig, positions: int, bytes_per_value: int) -> int:
+    """Bytes that one layer keeps for its backward pass.
+
+    In multiples of the hidden size per position: its input 1, the LayerNorms' outputs 2, the fused
+    query-key-value 3, the rotated query and key 2, attention's output 1; and the MLP's inner values before
+    and after the activation. A layer whose residual is not parallel has one more, between attention and MLP.
+    A LayerNorm keeps two float32 per position, attention one per head and position.
+    """
+    values = (9 if config.parallel_residual else 10) * config.hidden_size + 2 * config.mlp_size
+    return positions * (values * bytes_per_value + 4 * (4 + config.num_heads))
+
+
 def activation_bytes(
     config: ModelConfig, sequences: int, sequence_length: int, bytes_per_value: int, checkpointing: bool
 ) -> int:
     """Bytes kept for the backward pass of `sequences` sequences, without the loss's.
 
-    A layer keeps, in multiples of the hidden size per position: its input 1, the LayerNorms' outputs 2, the
-    fused query-key-value 3, the rotated query and key 2, attention's output 1; and the MLP's inner values
-    before and after the activation. A layer whose residual is not parallel has one more, between attention
-    and MLP. A LayerNorm keeps two float32 per position, attention one per head and position. With
-    checkpointing only the layers' inputs stay, and one layer at a time is recomputed. The mask of
-    attention_reset has one byte per pair of positions.
+    With checkpointing only the layers' inputs stay. The final LayerNorm keeps its input and output; the mask
+    of attention_reset has one byte per pair of positions.
     """
     positions = sequences * sequence_length
-    hidden, mlp = config.hidden_size, config.mlp_size
-    values = (9 if config.parallel_residual else 10) * hidden + 2 * mlp
-    statistics = 4 * (4 + config.num_heads)
-    layer = positions * (values * bytes_per_value + statistics)
-    edge = positions * (2 * hidden * bytes_per_value + 8)  # the final LayerNorm's input and output
+    edge = positions * (2 * config.hidden_size * bytes_per_value + 8)
     mask = positions * sequence_length if config.attention_reset else 0
     if checkpointing:
-        inputs = config.num_layers * positions * hidden * bytes_per_value
-        return inputs + layer + edge + mask
+        layer = positions * config.hidden_size * bytes_per_value
+    else:
+        layer = layer_bytes(config, positions, bytes_per_value)
     return config.num_layers * layer + edge + mask
 
 
 def logits_bytes(
-    config: ModelConfig, vocab_size: int, positions: int, chunk: int, bytes_per_value: int
+    config: ModelConfig, vocab_size: int, positions: int, chunk: int, bytes_per_value: int, cuda: bool = True
 ) -> int:
     """Bytes of the chunked cross-entropy for `positions` positions.
 
-    Per chunk: logits and their gradient, in half precision also the float32 copy. For all: the gradients of
-    the hidden states and, in float32, of the output embedding, whose part from one chunk exists beside it.
+    For all: the gradients of the hidden states and, in float32, of the output embedding. Per chunk: the
+    logits, in half precision with their float32 copy; or, when that is gone, with the chunk's part of the
+    embedding's gradient (a CPU adds it by way of a float32 copy). In the backward pass the two gradients
+    exist twice.
     """
     rows, hidden = config.padded_vocab_size(vocab_size), config.hidden_size
     chunk = min(chunk, positions)
-    per_chunk = chunk * rows * (2 * bytes_per_value + (4 if bytes_per_value < 4 else 0))
-    return per_chunk + positions * hidden * bytes_per_value + rows * hidden * (4 + bytes_per_value)
+    states, embedding = positions * hidden * bytes_per_value, rows * hidden
+    half = bytes_per_value < 4
+    product = chunk * rows * bytes_per_value
+    with_copy = product + (4 * chunk * rows if half else 0)
+    with_part = product + (embedding * (bytes_per_value + (0 if cuda else 4)) if half else 0)
+    twice = states + embedding * bytes_per_value
+    return states + 4 * embedding + max(with_copy, with_part, twice)
 
 
-def memory(config: ModelConfig, train: TrainConfig, vocab_size: int, workers: int | None = None) -> Memory:
-    """Bytes on one of `workers` workers (absent: train.workers), after Rajbhandari et al. 2020, section 3.
+def memory(
+    config: ModelConfig,
+    train: TrainConfig,
+    vocab_size: int,
+    workers: int | None = None,
+    cuda: bool = True,
+) -> Memory:
+    """Bytes on one of `workers` workers (absent: train.workers), as model.engine sets up DeepSpeed.
 
-    ZeRO 1 divides the optimizer's states among the workers, 2 the gradients too, 3 the weights too. Precision
-    auto counts as float16. Fragmentation, communication buckets and the CUDA context are not in it.
+    ZeRO 1 divides the optimizer's states among the workers, 2 the gradients too, 3 the weights too
+    (Rajbhandari et al. 2020, section 3). What DeepSpeed adds: float32 weights beside the model's own with
+    every ZeRO stage, buckets (two on CUDA, where communication overlaps), a copy of the gradients that are
+    reduced, the gradients in float32 at the update. On a CPU, Adam computes two values per weight that the
+    fused one of CUDA does not store. Precision auto counts as float16. Not in it: fragmentation, the CUDA
+    context, what ZeRO 3 gathers of other workers' weights (DeepSpeed's stage3_max_live_parameters),
+    offloading's buffers.
     """
     workers = workers or train.workers
-    count = parameters(config, vocab_size).unique
+    stage, count = train.zero_stage, parameters(config, vocab_size).unique
     width = 4 if train.precision == "fp32" else 2
-    share = [workers if train.zero_stage >= stage else 1 for stage in (3, 2, 1)]
-    states = (8 if train.precision == "fp32" else 12) * count // share[2]
-    positions = train.micro_batch_size * config.max_sequence_length
+    divided = [workers if stage >= least else 1 for least in (1, 2, 3)]
+    positions, hidden = train.micro_batch_size * config.max_sequence_length, config.hidden_size
+    embedding = config.padded_vocab_size(vocab_size) * hidden
+    whole, owned = width * count, width * count // divided[0]
+    bucket = width * bucket_size(train, count)
+    buckets = bucket * (2 if cuda else 1)
+
+    weights = whole // divided[2]
+    master = 0 if stage == 0 and train.precision == "fp32" else 4 * count // divided[0]
+    states = master + 8 * count // divided[0]
+    optimizer = 0 if train.offload_optimizer else states
+    activations = activation_bytes(
+        config, train.micro_batch_size, config.max_sequence_length, width, train.activation_checkpointing
+    )
+    logits = logits_bytes(config, vocab_size, positions, train.loss_chunk, width, cuda)
+
+    # Gradients: held while another micro batch is computed, at the start of a backward pass, and at its end.
+    accumulates = train.global_batch_size > train.micro_batch_size * workers
+    if stage == 0:
+        held, buffers, ended = whole * accumulates, 0, whole + bucket
+    elif stage == 1 and not cuda:
+        held, buffers = (owned + bucket) * accumulates, bucket * (not accumulates)
+        ended = whole + max(bucket, owned)
+    elif stage < 3:
+        held, buffers = owned * accumulates, buckets
+        ended = held + buckets + owned
+    else:
+        held, buffers = owned + bucket, 0
+        ended = held + 2 * bucket
+    # The first layer of the backward pass: its activations and, at the MLP, the gradients of its input, of
+    # the residual stream and of the inner values; the final LayerNorm's are gone.
+    first = activations - positions * (2 * hidden * width + 8)
+    first += positions * (2 * hidden + config.mlp_size) * width + embedding * width
+    if train.activation_checkpointing:
+        first += layer_bytes(config, positions, width)
+    # The update: Adam's two values are those of the largest tensor, which with ZeRO is the flat group of all
+    # weights that decay.
+    largest = max(embedding, hidden * config.mlp_size) if stage == 0 else count // divided[0]
+    in_float32 = 0 if stage == 0 and width == 4 or train.offload_optimizer else 4 * count // divided[0]
+    reduced = whole if stage == 0 else held if stage == 3 else owned
+    adam = 0 if cuda or train.offload_optimizer else 8 * largest
+    base = weights + optimizer
     return Memory(
-        weights=width * count // share[0],
-        gradients=width * count // share[1],
-        optimizer=0 if train.offload_optimizer else states,
-        activations=activation_bytes(
-            config, train.micro_batch_size, config.max_sequence_length, width, train.activation_checkpointing
-        ),
-        logits=logits_bytes(config, vocab_size, positions, train.loss_chunk, width),
+        weights=weights,
+        gradients=ended,
+        optimizer=optimizer,
+        activations=activations,
+        logits=logits,
+        forward=base + held + activations + logits,
+        backward=base + max(held + buffers + first, ended),
+        update=base + reduced + in_float32 + adam,
         host=states if train.offload_optimizer else 0,
     )
 
@@ -204,7 +283,7 @@ def plan(
         flops_per_token=per_token,
         hardware_flops_per_token=flops_per_token(config, vocab_size, length, train.activation_checkpointing),
         total_flops=per_token * tokens,
-        memory=memory(config, train, vocab_size, workers),
+        memory=memory(config, train, vocab_size, workers, cuda=train.use_gpu != "no"),
         activations_kept=kept,
         activations_recomputed=recomputed,
         workers=workers,

@@ -286,7 +286,7 @@ class TokenizeConfig(Section):
     tokenizer: str | None = None
     """URL of a `tokenizers` JSON file; absent: a byte-level BPE is trained on the corpus."""
     vocab_size: int = Field(4096, ge=257, le=2**31 - 1)
-    """Size of a trained vocabulary."""
+    """Size of a trained vocabulary; jobs.plan counts with it."""
     train_bytes: int = Field(16 * 2**20, ge=1024)
     """Text that a trained tokenizer is trained on, sampled over all sources."""
     end_of_document: str = "<|endoftext|>"

@@ -93,9 +93,15 @@ def test_the_demo_makes_a_model_and_a_second_one_repeats_nothing(tmp_path: Path)
         name: {item.path for item in client.list_artifacts(run.info.run_id)} for name, run in runs.items()
     }
     assert {"report.html", "manifest.json"} <= artifacts["prepare"]
-    assert "training.png" in artifacts["train"]
+    assert {"training.png", "samples.json"} <= artifacts["train"]
     assert "evaluation.png" in artifacts["evaluate"]
     assert "results.jsonl" in artifacts["infer"]
+    (dataset,) = runs["train"].inputs.dataset_inputs
+    assert dataset.dataset.digest == runs["train"].data.tags["piledriver.corpus"]
+    assert "python_sources" in json.loads(dataset.dataset.profile)["tokens"]
+    assert "system/process_memory_megabytes" in runs["train"].data.metrics
+    for alias in ("latest", "best"):
+        assert client.get_model_version_by_alias("quickstart", alias).source == result["model"]
     losses = client.get_metric_history(runs["train"].info.run_id, "loss")
     assert [point.step for point in losses] == sorted({point.step for point in losses})
 
