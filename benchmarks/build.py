@@ -1,0 +1,279 @@
+"""The whole corpus build: against datatrove, by workers, in memory, and after a changed threshold.
+
+    python -m benchmarks.build [--parts peer,workers,memory,threshold] [--data ../shared/data]
+        [--peer-python PYTHON] [--copies 10]
+
+peer: pile_sample from jsonl.zst to shards by one worker, and the same by datatrove (benchmarks/peer_build.py,
+in its own environment): rules of Gopher, C4 and FineWeb, MinHash 14 x 8 over word 5-grams, personal data
+replaced, GPT-NeoX tokens. Ours measures the language too, verifies duplicates and checks its tokens.
+workers: the three samples by one and by two workers. memory: greatest private memory of a worker for
+pile_sample and for `copies` of it (in each the letters are shifted, so that they are no duplicates).
+threshold: a build, and the same with another quality rule: seconds, and bytes that the workers read.
+Seconds are those of the wall, from the first stage to the committed version, on a new Ray cluster each time;
+the machine should be idle. Results go to benchmarks/results/build.json, the parts that were run.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+import zstandard
+
+from pipelines import cluster, prepare
+from pipelines.config import Config, load
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "build.json"
+RULES = {
+    kind: ["gopher_repetition", "gopher_quality", "c4", "fineweb"]
+    for kind in ("prose", "code", "mathematics", "dialogue", "law")
+}
+DATATROVE = (
+    "datatrove==0.10.1 spacy nltk tokenizers==0.23.3 zstandard orjson xxhash regex fasttext-numpy2-wheel"
+)
+
+
+class Watch(threading.Thread):
+    """Watches the workers of a local cluster: private memory, and characters read."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.finished = threading.Event()
+        self.memory = 0
+        self.reads: dict[int, int] = {}
+
+    def run(self) -> None:
+        """Look ten times a second."""
+        while not self.finished.wait(0.1):
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    if process.name().startswith("ray::"):
+                        memory = process.memory_info()
+                        self.memory = max(self.memory, memory.rss - memory.shared)
+                        self.reads[process.pid] = process.io_counters().read_chars
+                except psutil.Error:
+                    continue
+
+    def close(self) -> None:
+        """Look no more."""
+        self.finished.set()
+        self.join()
+
+
+def configuration(data: Path, storage: Path, sources: list[Path], workers: int, **overrides: Any) -> Config:
+    """A build of jsonl.zst files in The Pile's layout with the GPT-NeoX tokenizer."""
+    changes = {
+        "storage": str(storage),
+        "mixture": {},
+        "sources.0.urls": [str(path) for path in sources],
+        "tokenize.tokenizer": str(data / "tokenizer" / "tokenizer.json"),
+        "ray.workers": workers,
+        **overrides,
+    }
+    settings = [f"{name}={json.dumps(value)}" for name, value in changes.items()]
+    return load(str(ROOT / "configs" / "pile.yaml"), settings)
+
+
+def build(config: Config) -> dict[str, Any]:
+    """Build on a new cluster: seconds in all and by stage, greatest memory of a worker, characters read."""
+    ray.init(
+        address="local",
+        num_cpus=config.ray.workers,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": cluster.worker_environment()},
+    )
+    watch = Watch()
+    watch.start()
+    stages: dict[str, float] = {}
+    begin = time.perf_counter()
+    last = ["list", begin]
+
+    def progress(stage: str, *_: Any) -> None:
+        now = time.perf_counter()
+        stages[last[0]] = stages.get(last[0], 0.0) + now - last[1]
+        last[:] = [stage.split()[0], now]
+
+    try:
+        version = prepare.prepare(config, prepare.inputs_of(config), progress).version
+        seconds = time.perf_counter() - begin
+        progress("end")
+    finally:
+        watch.close()
+        ray.shutdown()
+    read = sum(source[0]["bytes_in"] for source in version.manifest["ledger"].values())
+    return {
+        "seconds": round(seconds, 2),
+        "megabytes": round(read / 1e6, 2),
+        "megabytes_per_second": round(read / 1e6 / seconds, 2),
+        "stages": {name: round(value, 2) for name, value in stages.items()},
+        "worker_peak_mib": round(watch.memory / 2**20),
+        "workers_read_megabytes": round(sum(watch.reads.values()) / 1e6, 1),
+        "tokens": sum(line["tokens"] for line in version.manifest["shards"]),
+        "documents": sum(line["documents"] for line in version.manifest["shards"]),
+    }
+
+
+def measure_peer(data: Path, work: Path, python: str | None) -> dict[str, Any]:
+    """One worker of ours, and datatrove, over pile_sample."""
+    sources = sorted((data / "pile_sample").glob("*.jsonl.zst"))
+    rules = {"quality.rule_sets": RULES, "dedup.preset": "fineweb", "sources.0.max_loss": 1.0}
+    ours = build(configuration(data, work / "ours", sources, 1, **rules))
+    print(f"ours       {ours['seconds']:8.1f} s  {ours['megabytes_per_second']:8.2f} MB/s", flush=True)
+    if python is None:
+        place = ROOT / ".cache" / "peers" / "datatrove"
+        python = str(place / "bin" / "python")
+        if not Path(python).exists():
+            subprocess.run([sys.executable, "-m", "venv", place], check=True)
+            subprocess.run([python, "-m", "pip", "install", "-q", *DATATROVE.split()], check=True)
+    folder = work / "peer-input"
+    folder.mkdir()
+    for path in sources:
+        (folder / path.name).symlink_to(path)
+    script = ROOT / "benchmarks" / "peer_build.py"
+    command = [python, script, folder, work / "peer", data / "tokenizer" / "tokenizer.json"]
+    output = subprocess.run(
+        command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    found = json.loads(output.stdout)
+    seconds = sum(stage["wall"] for stage in found["seconds"].values())
+    peer = {
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(sum(stage["cpu"] for stage in found["seconds"].values()), 1),
+        "megabytes_per_second": round(ours["megabytes"] / seconds, 3),
+        "stages": {name: round(stage["wall"], 1) for name, stage in found["seconds"].items()},
+    }
+    print(f"datatrove  {peer['seconds']:8.1f} s  {peer['megabytes_per_second']:8.3f} MB/s")
+    ratio = peer["seconds"] / ours["seconds"]
+    print(
+        f"{ratio:.1f} times datatrove (must be 40); of its CPU seconds {peer['cpu_seconds'] / ours['seconds']:.1f}"
+    )
+    return {"piledriver": ours, "datatrove": peer, "times": round(ratio, 1)}
+
+
+def measure_workers(data: Path, work: Path) -> dict[str, Any]:
+    """The three samples by one worker and by two."""
+    folders = ("pile_messy", "pile_sample", "pile_sample_sharealike")
+    sources = [path for folder in folders for path in sorted((data / folder).glob("*.jsonl.zst"))]
+    runs = {
+        workers: build(configuration(data, work / f"workers-{workers}", sources, workers))
+        for workers in (1, 2)
+    }
+    ratio = runs[1]["seconds"] / runs[2]["seconds"]
+    for workers, run in runs.items():
+        print(f"{workers} workers {run['seconds']:8.1f} s  {run['megabytes_per_second']:8.2f} MB/s")
+        for stage, seconds in run["stages"].items():
+            print(f"    {stage:<12} {seconds:7.2f} s  {100 * seconds / run['seconds']:5.1f} %")
+    print(f"two workers are {ratio:.2f} times one (must be 1.85)")
+    return {"one": runs[1], "two": runs[2], "times": round(ratio, 3)}
+
+
+def shifted(text: str, by: int) -> str:
+    """The text with its ASCII letters shifted in the alphabet."""
+    lower, upper = "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    moved = lower[by:] + lower[:by] + upper[by:] + upper[:by]
+    return text.translate(str.maketrans(lower + upper, moved))
+
+
+def write_copies(sources: list[Path], folder: Path, copies: int) -> list[Path]:
+    """`copies` of the files, each of other sources and with other letters."""
+    folder.mkdir()
+    paths = []
+    for path in sources:
+        lines = zstandard.ZstdDecompressor().stream_reader(path.open("rb")).read().splitlines()
+        records = [json.loads(line) for line in lines]
+        for copy in range(copies):
+            content = b"".join(
+                json.dumps(
+                    {
+                        "text": shifted(record["text"], copy),
+                        "meta": {"pile_set_name": f"{record['meta']['pile_set_name']}-{copy}"},
+                    }
+                ).encode()
+                + b"\n"
+                for record in records
+            )
+            paths.append(folder / f"{path.name.split('.')[0]}-{copy}.jsonl.zst")
+            paths[-1].write_bytes(zstandard.compress(content, 1))
+    return paths
+
+
+def measure_memory(data: Path, work: Path, copies: int) -> dict[str, Any]:
+    """Greatest memory of a worker for pile_sample and for copies of it."""
+    sources = sorted((data / "pile_sample").glob("*.jsonl.zst"))
+    found = {}
+    for count in (1, copies):
+        paths = write_copies(sources, work / f"copies-{count}", count)
+        run = build(configuration(data, work / f"memory-{count}", paths, 2))
+        shutil.rmtree(work / f"memory-{count}")
+        print(
+            f"{run['megabytes']:8.0f} MB: greatest memory of a worker {run['worker_peak_mib']} MiB (most 1,536)"
+        )
+        found[f"{count}x"] = run
+    return found
+
+
+def measure_threshold(data: Path, work: Path) -> dict[str, Any]:
+    """A build, and another of the same storage with a stricter rule."""
+    sources = sorted((data / "pile_sample").glob("*.jsonl.zst"))
+    storage = work / "threshold"
+    first = build(configuration(data, storage, sources, 2))
+    text = sum(path.stat().st_size for path in storage.glob("corpus/documents/*/*.arrow"))
+    second = build(configuration(data, storage, sources, 2, **{"quality.basic.min_words": 30}))
+    for name, run in (("build", first), ("changed rule", second)):
+        print(f"{name:<14} {run['seconds']:7.1f} s, workers read {run['workers_read_megabytes']:8.1f} MB")
+    print(f"cleaned text on storage: {text / 1e6:.1f} MB compressed")
+    return {"build": first, "changed": second, "documents_megabytes": round(text / 1e6, 1)}
+
+
+def main() -> None:
+    """Run the chosen parts, print what they found, add it to the results."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--parts", default="peer,workers,memory,threshold")
+    options.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    options.add_argument("--peer-python")
+    options.add_argument("--copies", type=int, default=10)
+    given = options.parse_args()
+    parts = given.parts.split(",")
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    revision = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    )
+    for part in parts:
+        with tempfile.TemporaryDirectory(prefix="piledriver-bench-") as folder:
+            work = Path(folder)
+            if part == "peer":
+                result = measure_peer(given.data, work, given.peer_python)
+            elif part == "workers":
+                result = measure_workers(given.data, work)
+            elif part == "memory":
+                result = measure_memory(given.data, work, given.copies)
+            elif part == "threshold":
+                result = measure_threshold(given.data, work)
+            else:
+                options.error(f"--parts {part}: allowed are peer, workers, memory, threshold")
+        found[part] = {
+            "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+            "commit": revision.stdout.strip(),
+            "command": "python -m benchmarks.build " + " ".join(sys.argv[1:]),
+            **result,
+        }
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

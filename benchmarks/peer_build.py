@@ -1,0 +1,95 @@
+"""datatrove's way from jsonl.zst to tokens; run by an interpreter with datatrove.
+
+    python peer_build.py FOLDER WORK TOKENIZER.json
+
+FOLDER holds jsonl.zst files. The stages are those of its FineWeb example, by one local worker: Gopher
+repetition, Gopher quality, C4 (documents only, as the build does) and FineWeb filters; MinHash
+deduplication of word 5-grams in 14 buckets of 8; personal data replaced; tokens. Prints JSON: seconds (wall)
+and CPU seconds of each stage, documents kept, tokens.
+"""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+from datatrove.executor.local import LocalPipelineExecutor
+from datatrove.pipeline.dedup import MinhashDedupCluster, MinhashDedupFilter, MinhashDedupSignature
+from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets
+from datatrove.pipeline.filters import (
+    C4QualityFilter,
+    FineWebQualityFilter,
+    GopherQualityFilter,
+    GopherRepetitionFilter,
+)
+from datatrove.pipeline.formatters import PIIFormatter
+from datatrove.pipeline.readers import JsonlReader
+from datatrove.pipeline.tokens import DocumentTokenizer
+from datatrove.pipeline.writers.jsonl import JsonlWriter
+from datatrove.utils.hashing import HashConfig
+
+
+def stages(folder, work, tokenizer):
+    """(name, pipeline, tasks) of every stage."""
+    config = MinhashConfig(
+        hash_config=HashConfig(hash_fc="sha1", precision=64), n_grams=5, num_buckets=14, hashes_per_bucket=8
+    )
+    yield (
+        "filter",
+        [
+            JsonlReader(folder, compression="zstd", glob_pattern="*.jsonl.zst"),
+            GopherRepetitionFilter(),
+            GopherQualityFilter(),
+            C4QualityFilter(filter_no_terminal_punct=False),
+            FineWebQualityFilter(),
+            JsonlWriter(f"{work}/filtered"),
+        ],
+    )
+    yield (
+        "signatures",
+        [
+            JsonlReader(f"{work}/filtered"),
+            MinhashDedupSignature(output_folder=f"{work}/signatures", config=config),
+        ],
+    )
+    yield (
+        "buckets",
+        [MinhashDedupBuckets(f"{work}/signatures", f"{work}/buckets", config=config)],
+    )
+    yield (
+        "cluster",
+        [MinhashDedupCluster(f"{work}/buckets", f"{work}/removed", config=config)],
+    )
+    yield (
+        "tokens",
+        [
+            JsonlReader(f"{work}/filtered"),
+            MinhashDedupFilter(f"{work}/removed"),
+            PIIFormatter(),
+            DocumentTokenizer(f"{work}/tokens", tokenizer_name_or_path=tokenizer, eos_token="<|endoftext|>"),
+        ],
+    )
+
+
+def cpu():
+    """CPU seconds of this process and its finished children."""
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in (own, children))
+
+
+def main():
+    """Run every stage, print what it took."""
+    folder, work, tokenizer = sys.argv[1:]
+    seconds = {}
+    for name, pipeline in stages(folder, work, tokenizer):
+        tasks = 14 if name == "buckets" else 1
+        begin, used = time.perf_counter(), cpu()
+        LocalPipelineExecutor(pipeline, tasks=tasks, workers=1, logging_dir=f"{work}/logs/{name}").run()
+        seconds[name] = {"wall": time.perf_counter() - begin, "cpu": cpu() - used}
+    counts = json.loads(Path(work, "logs", "tokens", "stats.json").read_text())
+    json.dump({"seconds": seconds, "stats": counts}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
