@@ -30,7 +30,8 @@ def read_parquet(
     record = first_record
     with decompress.open_file(url) as file:
         try:
-            parquet = pq.ParquetFile(file, buffer_size=_READ_BYTES)
+            # Pages, not whole row groups, are held.
+            parquet = pq.ParquetFile(file, buffer_size=_READ_BYTES, pre_buffer=False)
             fields = _fields(url, parquet.schema_arrow, source)
             for group in _groups(parquet.metadata, start, stop):
                 about = parquet.metadata.row_group(group)
