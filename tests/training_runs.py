@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -147,10 +147,13 @@ def _kill_and_begin_again(manifest_url: str, kills: int, seed: int, run: dict[st
 
 
 class KillOnce:
-    """Kills rank 0's process, once, when the journal reaches a step, and notes that it was started."""
+    """Kills rank 0's process, once, when the journal reaches a step, and notes that it was started.
 
-    def __init__(self, folder: Path, step: int) -> None:
-        self.folder, self.step = folder, step
+    Around that, it does what `inner` does.
+    """
+
+    def __init__(self, folder: Path, step: int, inner: Callable[[str], Any]) -> None:
+        self.folder, self.step, self.inner = folder, step, inner
 
     @contextmanager
     def __call__(self, journal_url: str) -> Iterator[None]:
@@ -159,7 +162,8 @@ class KillOnce:
             file.write(f"{journal_url} {time.time()}\n")
         if len(marks.read_text().splitlines()) == 1:
             threading.Thread(target=self.watch, args=(os.path.dirname(journal_url),), daemon=True).start()
-        yield
+        with self.inner(journal_url):
+            yield
 
     def watch(self, run_url: str) -> None:
         while len(journal.read(run_url)) < self.step:

@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 from collections.abc import Iterator
@@ -5,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import ray
+from mlflow import MlflowClient
 from synthetic_corpus import write_corpus
 from training_runs import MODEL, SOURCES, KillOnce, run_here, settings
 
 from base.errors import UserError
 from model import checkpoint, journal
+from pipelines import shipping, tracking
 from pipelines.config import Config
 from pipelines.training import run_training
 
@@ -52,13 +55,18 @@ def test_two_workers_survive_the_death_of_one_with_the_same_losses(cluster: None
     same = {"steps": 40, "checkpoint": {"every": 10}}
     expected = run_here(manifest, str(tmp_path / "alone"), **same)
     run_url = str(tmp_path / "run")
-    result = run_training(_config(tmp_path, **same), manifest, run_url, KillOnce(tmp_path, 15))
+    place = tracking.Tracking(f"sqlite:///{tmp_path}/mlflow.db", "test", f"file://{tmp_path}/artifacts")
+    with tracking.run(place, "train", "key", {}) as tracked:
+        ship = functools.partial(shipping.ship_journal, place, tracked.id, every=0.2)
+        result = run_training(_config(tmp_path, **same), manifest, run_url, KillOnce(tmp_path, 15, ship))
     starts = (tmp_path / "starts").read_text().splitlines()
     assert len(starts) == 2 and starts[0].startswith(f"{run_url}/journal.jsonl ")
     # From the death of a worker until the next ones train: noticing it, and starting two processes.
     assert float(starts[1].split()[1]) - float((tmp_path / "killed").read_text()) < 30
     lines = journal.read(run_url)
     assert [line["step"] for line in lines] == list(range(1, 41))
+    curve = MlflowClient(place.uri).get_metric_history(str(tracked.id), "loss")
+    assert [(point.step, point.value) for point in curve] == [(line["step"], line["loss"]) for line in lines]
     reference = [line["loss"] for line in journal.read(str(tmp_path / "alone"))]
     assert [line["loss"] for line in lines] == pytest.approx(reference, abs=1e-4)
     assert result["step"] == 40 and result["resumed_from"] in (10, 20, 30) and result["run_url"] == run_url
