@@ -213,7 +213,7 @@ def ship_progress(run: Run, progress: Progress, every: float = 10.0) -> Iterator
 
     For each stage: <stage>/tasks, and where they are known documents and bytes (in the finished tasks),
     documents_per_second and MB_per_second (of the last minute; at the end of the whole stage), and at the end
-    seconds. The step is the seconds since the stage began. A server that does not answer delays nothing.
+    seconds. The step is the seconds since the stage began. A server that is silent costs 5 s at the end.
     """
     paces: dict[str, Pace] = {}
     stop = threading.Event()
@@ -239,7 +239,7 @@ def ship_progress(run: Run, progress: Progress, every: float = 10.0) -> Iterator
         yield note
     finally:
         stop.set()
-        thread.join(timeout=10)
+        thread.join(timeout=5)
 
 
 def _speed_metrics(stage: str, pace: Pace) -> dict[str, float]:

@@ -1,6 +1,8 @@
 """Runs in a real MLflow store: found again after a failure, shipped once, never a reason to stop."""
 
 import json
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,43 @@ def test_the_newest_and_the_best_model_have_an_alias(place: tracking.Tracking) -
         assert (latest.source, latest.run_id) == (f"/runs/{number}/hf", run.id)
     assert client.get_model_version_by_alias("pile", "best").source == "/runs/1/hf"
     assert len(client.search_model_versions("name = 'pile'")) == 4
+
+
+def test_progress_becomes_metrics_of_each_stage(place: tracking.Tracking) -> None:
+    seen: list[tuple[object, ...]] = []
+    with (
+        tracking.run(place, "prepare", "k3", {}) as run,
+        tracking.ship_progress(run, lambda *counts: seen.append(counts), every=0.1) as progress,
+    ):
+        progress("measure", 0, 2)
+        progress("measure", 1, 2, 500, 1_000_000)
+        time.sleep(0.3)
+        progress("measure", 2, 2, 900, 2_000_000)
+        progress("dedup edges", 3, 3)
+    assert seen[1] == ("measure", 1, 2, 500, 1_000_000)
+    assert len(seen) == 4
+    client = MlflowClient(place.uri)
+    values = client.get_run(run.id).data.metrics
+    assert (values["measure/documents"], values["measure/bytes"], values["measure/tasks"]) == (900, 2e6, 2)
+    assert 900 / values["measure/documents_per_second"] == pytest.approx(values["measure/seconds"])
+    assert 2 / values["measure/MB_per_second"] == pytest.approx(values["measure/seconds"])
+    assert values["dedup_edges/tasks"] == 3
+    assert "dedup_edges/documents" not in values
+    history = [point.value for point in client.get_metric_history(run.id, "measure/documents")]
+    assert 500 in history
+    assert history[-1] == 900
+
+
+def test_a_server_that_does_not_answer_delays_no_build() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        run = tracking.Run(tracking.client_of(tracking.Tracking(uri, "test", None)), "0" * 32)
+        begin = time.monotonic()
+        with tracking.ship_progress(run, lambda *_: None, every=0.01) as progress:
+            progress("measure", 0, 2)
+            time.sleep(0.2)
+            progress("measure", 1, 2, 500, 1_000_000)
+            assert time.monotonic() - begin < 1
 
 
 def test_remote_storage_needs_a_tracking_uri(tmp_path: Path) -> None:

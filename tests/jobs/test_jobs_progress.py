@@ -1,0 +1,34 @@
+"""What a person sees of a long command without a terminal."""
+
+import time
+
+import pytest
+
+from jobs.progress import StageProgress, clock
+
+
+def test_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = StageProgress(every=0.2)
+    progress("measure", 0, 4)
+    progress("measure", 1, 4, 1000, 5_000_000)
+    time.sleep(0.5)
+    progress("measure", 4, 4, 4000, 20_000_000)
+    progress("measure", 4, 4, 4000, 20_000_000)
+    progress("dedup edges", 2, 2)
+    progress.close()
+    time.sleep(0.5)
+    lines = capsys.readouterr().out.splitlines()
+    running, finished = lines[:-2], lines[-2:]
+    assert 1 <= len(running) <= 3
+    assert running[0].split()[:5] == ["measure", "1", "of", "4", "tasks"]
+    assert "documents/s" in running[0]
+    assert "MB/s" in running[0]
+    assert "ETA 0:0" in running[0]
+    assert finished[0].split()[:3] == ["measure", "4", "tasks"]
+    assert "documents/s" in finished[0]
+    assert finished[1].split()[:4] == ["dedup", "edges", "2", "tasks"]
+    assert "documents/s" not in finished[1]
+
+
+def test_clock() -> None:
+    assert [clock(seconds) for seconds in (None, 0.4, 61, 3723)] == ["-:--", "0:00", "1:01", "1:02:03"]
