@@ -1,18 +1,23 @@
-"""Training steps of model.neox against Hugging Face GPTNeoX on DeepSpeed, and what Ray Train adds.
+"""Training on this machine: steps, what Ray Train adds, waiting for the loader, stalls of checkpoints.
 
-    python -m benchmarks.train                      two small shapes on this machine
-    python -m benchmarks.train --recipe configs/stablelm-base-alpha-3b.yaml --layers 4
+    python -m benchmarks.train                           everything, small shapes: about ten minutes on two
+    cores python -m benchmarks.train --parts steps --quick     one round of fewer steps python -m
+    benchmarks.train --parts recipe --recipe configs/stablelm-base-alpha-3b.yaml --layers 4
 
-Both models get the same shape, batch, optimizer and DeepSpeed settings. Each measurement has a process of its
-own, and the two models take turns. On a CPU, speed is in tokens per second of CPU time of one thread, which
-other work on the machine changes little; on a GPU it is in wall-clock time, with MFU. Results go to
-benchmarks/results/train.json.
+steps: model.neox against Hugging Face GPTNeoX, both on DeepSpeed with the same shape, batch, optimizer and
+settings. Each measurement has a process of its own, and the two models take turns. On a CPU, speed is in
+tokens a second of CPU time of one thread, which other work on the machine changes little, and memory in bytes
+that torch has allocated at the peak of a step; on a GPU it is in wall-clock time, with MFU. ray: the whole
+loop below Ray Train against the bare one, in turns, and the share of time it waits for samples. checkpoint:
+seconds that a checkpoint stops the loop, written behind it and not. recipe (needs a GPU to be of use): steps
+of a configuration's shape; --trace writes a Chrome trace of one. Results go to benchmarks/results/train.json,
+those of recipes to train_recipe.json.
 """
 
 import argparse
+import itertools
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,8 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.dedup_inputs import ROOT, circumstances, record
+from benchmarks.plan import peaks
 from model.config import ModelConfig, TrainConfig
-from model.plan import flops_per_token, memory
+from model.plan import H200_PEAK_TFLOPS, flops_per_token, memory
 from pipelines.config import load
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -39,6 +45,19 @@ SHAPES: dict[str, dict[str, Any]] = {
         "train": {"micro_batch_size": 2},
     },
 }
+
+LOOP = {
+    "vocab_size": 4096,
+    "model": {"hidden_size": 128, "num_layers": 4, "num_heads": 4, "max_sequence_length": 128},
+    "train": {"micro_batch_size": 8},
+}
+"""A step of a few tenths of a second, in which what is added to it shows."""
+STATE = {
+    "vocab_size": 4096,
+    "model": {"hidden_size": 512, "num_layers": 6, "num_heads": 8, "max_sequence_length": 128},
+    "train": {"micro_batch_size": 4},
+}
+"""23 million parameters: checkpoints of 300 MB."""
 
 
 def settings(shape: dict[str, Any], precision: str) -> tuple[ModelConfig, TrainConfig, int]:
@@ -116,8 +135,8 @@ def hugging_face(model: ModelConfig, train: TrainConfig, vocab_size: int) -> Cal
     return step
 
 
-def measure(which: str, shape: dict[str, Any], precision: str, steps: int) -> dict[str, float]:
-    """Speed and peak memory of one model in this process."""
+def measure(which: str, shape: dict[str, Any], precision: str, steps: int, trace: str) -> dict[str, float]:
+    """Speed and peak memory of one model in this process; with `trace`, a Chrome trace of one step there."""
     import torch
 
     from model.engine import initialize_distributed
@@ -127,7 +146,6 @@ def measure(which: str, shape: dict[str, Any], precision: str, steps: int) -> di
     if not cuda:
         torch.set_num_threads(1)
     initialize_distributed()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     step = (ours if which == "piledriver" else hugging_face)(model, train, vocab_size)
     tokens = torch.randint(0, vocab_size, (train.micro_batch_size, model.max_sequence_length + 1))
     loss = 0.0
@@ -142,7 +160,16 @@ def measure(which: str, shape: dict[str, Any], precision: str, steps: int) -> di
     if cuda:
         peak = torch.cuda.max_memory_allocated()
     else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+        def work(begin: Callable[[str], None]) -> None:
+            begin("step")
+            step(tokens)
+
+        peak = peaks(work)["step"]
+    if trace:
+        with torch.profiler.profile() as profiler:
+            step(tokens)
+        profiler.export_chrome_trace(trace)
     speed = train.micro_batch_size * model.max_sequence_length / statistics.median(seconds)
     return {"tokens_per_second": speed, "peak_bytes": peak, "loss": loss}
 
@@ -158,7 +185,7 @@ def alone(*arguments: str) -> dict[str, Any]:
     return result
 
 
-def compare(shape: dict[str, Any], precision: str, steps: int, rounds: int) -> dict[str, Any]:
+def compare(shape: dict[str, Any], precision: str, steps: int, rounds: int, trace: str) -> dict[str, Any]:
     """Both models, turn by turn, the best round of each."""
     import torch
 
@@ -166,7 +193,8 @@ def compare(shape: dict[str, Any], precision: str, steps: int, rounds: int) -> d
     found: dict[str, list[dict[str, float]]] = {"piledriver": [], "hugging_face": []}
     for _ in range(rounds):
         for name, results in found.items():
-            results.append(alone("measure", name, json.dumps(shape), precision, str(steps)))
+            place = trace if name == "piledriver" else ""
+            results.append(alone("measure", name, json.dumps(shape), precision, str(steps), place))
     result: dict[str, Any] = {"shape": shape, "precision": precision}
     for name, results in found.items():
         fastest = max(results, key=lambda one: one["tokens_per_second"])
@@ -174,40 +202,32 @@ def compare(shape: dict[str, Any], precision: str, steps: int, rounds: int) -> d
             "tokens_per_second": round(fastest["tokens_per_second"], 1),
             "peak_mib": round(min(one["peak_bytes"] for one in results) / 2**20, 1),
         }
-    result["speed_ratio"] = round(
-        result["piledriver"]["tokens_per_second"] / result["hugging_face"]["tokens_per_second"], 3
-    )
-    result["memory_ratio"] = round(result["piledriver"]["peak_mib"] / result["hugging_face"]["peak_mib"], 3)
-    planned = memory(model, train, vocab_size).total / 2**20
-    result["planned_mib"] = round(planned, 1)
-    result["planned_over_measured"] = round(planned / result["piledriver"]["peak_mib"], 3)
-    if torch.cuda.is_available():
+    ours, theirs = result["piledriver"], result["hugging_face"]
+    result["speed_ratio"] = round(ours["tokens_per_second"] / theirs["tokens_per_second"], 3)
+    result["memory_ratio"] = round(ours["peak_mib"] / theirs["peak_mib"], 3)
+    cuda = torch.cuda.is_available()
+    planned = memory(model, train, vocab_size, cuda=cuda).total / 2**20
+    result["planned_over_measured"] = round(planned / ours["peak_mib"], 3)
+    if cuda:
         flops = flops_per_token(model, vocab_size, model.max_sequence_length)
-        result["mfu_of_989_tflops"] = result["piledriver"]["tokens_per_second"] * flops / 989e12
+        result["device"] = torch.cuda.get_device_name()
+        for side in (ours, theirs):
+            side["mfu"] = round(side["tokens_per_second"] * flops / (H200_PEAK_TFLOPS * 1e12), 4)
     return result
 
 
-def loop(launcher: str, folder: str, steps: int) -> dict[str, float]:
-    """The whole loop on one worker, by itself or below Ray Train: medians over the journal's lines."""
+def launch(launcher: str, shape: dict[str, Any], folder: str, **changes: Any) -> tuple[str, dict[str, Any]]:
+    """The whole loop on one worker, by itself ("bare") or below Ray Train: the run's folder and summary."""
     from model.job import TrainJob
-    from model.journal import read
     from pipelines.config import Config
 
     sys.path.insert(0, str(ROOT / "tests"))
     from synthetic_corpus import write_corpus
 
-    shape = SHAPES["quickstart"]
-    manifest = write_corpus(Path(folder), {"a": [[500] * 2000], "b": [[200] * 1000]}, 8192)
-    train = {
-        "steps": steps,
-        "global_batch_size": 8,
-        "micro_batch_size": 8,
-        "precision": "fp32",
-        "log_every": 5,
-        "evaluate_batches": 0,
-        "checkpoint": {"every": 1000},
-        "use_gpu": "auto",
-    }
+    manifest = write_corpus(Path(folder), {"a": [[500] * 2000], "b": [[200] * 1000]}, shape["vocab_size"])
+    size = shape["train"]["micro_batch_size"]
+    train = {"global_batch_size": size, "micro_batch_size": size, "precision": "fp32", "evaluate_batches": 0}
+    train |= {"log_every": 5, "checkpoint": {"every": 1000}, **changes}
     run_url = str(Path(folder) / launcher)
     if launcher == "bare":
         import torch
@@ -216,45 +236,105 @@ def loop(launcher: str, folder: str, steps: int) -> dict[str, float]:
 
         if not torch.cuda.is_available():
             torch.set_num_threads(1)
-        job = TrainJob(
-            ModelConfig.model_validate(shape["model"]), TrainConfig.model_validate(train), manifest, run_url
-        )
-        run(job)
-    else:
-        import ray
+        model = ModelConfig.model_validate(shape["model"])
+        return run_url, run(TrainJob(model, TrainConfig.model_validate(train), manifest, run_url))
+    import ray
 
-        from pipelines.cluster import worker_environment
-        from pipelines.training import run_training
+    from pipelines.cluster import worker_environment
+    from pipelines.training import run_training
 
-        variables = {**worker_environment(), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        ray.init(
-            num_cpus=2, include_dashboard=False, runtime_env={"env_vars": variables}, log_to_driver=False
-        )
-        sources = [{"name": "a", "urls": ["unused"]}]
-        content = {"name": "bench", "storage": folder, "sources": sources, "train": train}
-        run_training(Config.model_validate({**content, "model": shape["model"]}), manifest, run_url)
-        ray.shutdown()
-    lines = read(run_url)[2:]
+    variables = {**worker_environment(), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        runtime_env={"env_vars": variables},
+        log_to_driver=False,
+    )
+    sources = [{"name": "a", "urls": ["unused"]}]
+    content = {"name": "bench", "storage": folder, "sources": sources, "train": train}
+    summary = run_training(Config.model_validate({**content, "model": shape["model"]}), manifest, run_url)
+    ray.shutdown()
+    return run_url, summary
+
+
+def loop(launcher: str, steps: int) -> dict[str, float]:
+    """Milliseconds a step of a loop, of wall-clock and of CPU time, and its waiting for samples.
+
+    Medians over the journal's lines but the first two.
+    """
+    from model.journal import read
+
+    with tempfile.TemporaryDirectory() as folder:
+        lines = read(launch(launcher, LOOP, folder, steps=steps)[0])[2:]
+    size = LOOP["train"]["micro_batch_size"] * LOOP["model"]["max_sequence_length"]
+    seconds = [size / line["tokens_per_second"] for line in lines]
+    used = [line["system"]["process_cpu_seconds"] for line in lines]
+    cpu = [(after - before) / 5 for before, after in itertools.pairwise(used)]
     return {
-        "tokens_per_second": statistics.median(line["tokens_per_second"] for line in lines),
-        "best_tokens_per_second": max(line["tokens_per_second"] for line in lines),
+        "milliseconds": 1000 * statistics.median(seconds),
+        "cpu_milliseconds": 1000 * statistics.median(cpu),
         "loader_wait": statistics.median(line["loader_wait"] for line in lines),
     }
 
 
 def overhead(steps: int, rounds: int) -> dict[str, Any]:
-    """Ray Train's loop against the bare one, turn by turn."""
+    """Ray Train's loop against the bare one, turn by turn, the best round of each."""
     found: dict[str, list[dict[str, float]]] = {"bare": [], "ray": []}
     for _ in range(rounds):
         for name, results in found.items():
-            with tempfile.TemporaryDirectory() as folder:
-                results.append(alone("loop", name, folder, str(steps)))
-    best = {name: max(one["best_tokens_per_second"] for one in results) for name, results in found.items()}
+            results.append(alone("loop", name, str(steps)))
+    result: dict[str, Any] = dict(found)
+    for field in ("milliseconds", "cpu_milliseconds"):
+        best = {name: min(one[field] for one in results) for name, results in found.items()}
+        result[f"overhead_of_{field}"] = round(best["ray"] / best["bare"] - 1, 4)
+    waits = [one["loader_wait"] for results in found.values() for one in results]
+    result["loader_wait"] = round(statistics.median(waits), 6)
+    return result
+
+
+def stall(asynchronous: bool) -> dict[str, float]:
+    """Seconds that each of three checkpoints stops the loop."""
+    saving = {"every": 5, "asynchronous": asynchronous, "keep_last": 1}
+    with tempfile.TemporaryDirectory() as folder:
+        _, summary = launch("bare", STATE, folder, steps=15, checkpoint=saving)
+        size = sum(
+            file.stat().st_size for file in Path(summary["checkpoint_url"]).rglob("*") if file.is_file()
+        )
+    return {"seconds": summary["checkpoint_stall"] / 3, "mb": size / 1e6}
+
+
+def checkpoints(rounds: int) -> dict[str, Any]:
+    """Stalls of checkpoints that are written behind training, and of those that are not; the best rounds."""
+    found: dict[str, list[dict[str, float]]] = {"asynchronous": [], "synchronous": []}
+    for _ in range(rounds):
+        for name, results in found.items():
+            results.append(alone("stall", name))
+    result: dict[str, Any] = {"checkpoint_mb": round(found["asynchronous"][0]["mb"], 1)}
+    for name, results in found.items():
+        result[f"{name}_stall_seconds"] = round(min(one["seconds"] for one in results), 3)
+    return result
+
+
+def recipe(path: str, layers: int | None) -> dict[str, dict[str, Any]]:
+    """The shape of a configuration, by a name that says how many layers it has here."""
+    config = load(path)
+    model = config.model.model_dump()
+    model["num_layers"] = layers or model["num_layers"]
+    train = {
+        "micro_batch_size": config.train.micro_batch_size,
+        "activation_checkpointing": config.train.activation_checkpointing,
+    }
+    name = f"{config.name}, {model['num_layers']} layers"
+    return {name: {"vocab_size": config.tokenize.vocab_size, "model": model, "train": train}}
+
+
+def steps_of(shapes: dict[str, dict[str, Any]], options: argparse.Namespace, rounds: int) -> dict[str, Any]:
+    """`compare` for every shape and precision."""
     return {
-        "bare": found["bare"],
-        "ray": found["ray"],
-        "overhead_of_best": round(1 - best["ray"] / best["bare"], 4),
-        "loader_wait": round(statistics.median(one["loader_wait"] for one in found["bare"]), 5),
+        f"{name}, {precision}": compare(shape, precision, options.steps, rounds, options.trace)
+        for name, shape in shapes.items()
+        for precision in options.precision
     }
 
 
@@ -262,43 +342,42 @@ def main() -> None:
     """Measure and record."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--part", nargs="+", help="one measurement in this process, for this module itself")
-    parser.add_argument("--recipe", help="shape of a configuration instead of the small ones")
-    parser.add_argument("--layers", type=int, help="layers of the recipe's shape")
+    parser.add_argument("--parts", nargs="+", default=["steps", "ray", "checkpoint"])
+    parser.add_argument("--recipe", default="configs/stablelm-base-alpha-3b.yaml")
+    parser.add_argument("--layers", type=int, help="layers of the recipe's shape; all of them when absent")
+    parser.add_argument("--micro-batch", type=int, help="sequences of the recipe's micro batch")
+    parser.add_argument("--trace", default="", help="file for a Chrome trace of one step")
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--quick", action="store_true", help="one round instead of two")
     options = parser.parse_args()
     if options.part:
         what, *rest = options.part
         if what == "measure":
-            print(json.dumps(measure(rest[0], json.loads(rest[1]), rest[2], int(rest[3]))))
+            which, shape, precision, steps, trace = rest
+            print(json.dumps(measure(which, json.loads(shape), precision, int(steps), trace)))
+        elif what == "loop":
+            print(json.dumps(loop(rest[0], int(rest[1]))))
         else:
-            print(json.dumps(loop(rest[0], rest[1], int(rest[2]))))
+            print(json.dumps(stall(rest[0] == "asynchronous")))
         return
-    shapes = SHAPES
-    if options.recipe:
-        config = load(options.recipe)
-        model = config.model.model_dump()
-        if options.layers:
-            model["num_layers"] = options.layers
-        train = {
-            "micro_batch_size": config.train.micro_batch_size,
-            "activation_checkpointing": config.train.activation_checkpointing,
-        }
-        name = f"{config.name}, {model['num_layers']} layers"
-        shapes = {name: {"vocab_size": config.tokenize.vocab_size, "model": model, "train": train}}
-    result = {
-        **circumstances(),
-        "unit": "tokens a second of wall-clock time on a GPU, of CPU time of one thread else",
-        "steps": {
-            f"{name}, {precision}": compare(shape, precision, options.steps, options.rounds)
-            for name, shape in shapes.items()
-            for precision in options.precision
-        },
-    }
-    if not options.recipe:
-        result["ray"] = overhead(60, options.rounds)
-    record("train" if not options.recipe else "train_recipe", result)
+    rounds = 1 if options.quick else 2
+    result = circumstances()
+    result["unit"] = "tokens a second of wall-clock time on a GPU, of CPU time of one thread else"
+    if "recipe" in options.parts:
+        shapes = recipe(options.recipe, options.layers)
+        if options.micro_batch:
+            for shape in shapes.values():
+                shape["train"]["micro_batch_size"] = options.micro_batch
+        record("train_recipe", {**result, "steps": steps_of(shapes, options, rounds)})
+        return
+    if "steps" in options.parts:
+        result["steps"] = steps_of(SHAPES, options, rounds)
+    if "ray" in options.parts:
+        result["ray"] = overhead(100, rounds)
+    if "checkpoint" in options.parts:
+        result["checkpoint"] = checkpoints(rounds)
+    record("train", result)
 
 
 if __name__ == "__main__":

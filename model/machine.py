@@ -1,5 +1,7 @@
 """What a training process sees of its machine."""
 
+import time
+
 import psutil
 import torch
 
@@ -7,7 +9,7 @@ MEGABYTE = 1e6
 
 
 def machine() -> dict[str, float]:
-    """Load of this machine, by MLflow's names of system metrics, and memory of this process.
+    """Load of this machine, by MLflow's names of system metrics, and memory and CPU time of this process.
 
     The processor's share is that since the last call.
     """
@@ -17,6 +19,7 @@ def machine() -> dict[str, float]:
         "system_memory_usage_megabytes": memory.used / MEGABYTE,
         "system_memory_usage_percentage": memory.percent,
         "process_memory_megabytes": psutil.Process().memory_info().rss / MEGABYTE,
+        "process_cpu_seconds": time.process_time(),
     }
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()

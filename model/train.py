@@ -255,7 +255,7 @@ class _Loop:
                     evaluation = evaluate(self.engine, self.job, self.loader.corpus, self.rank, self.world)
                     line["evaluation"] = evaluation
                     if self.sampler:
-                        line["samples"] = self.sampler.sample(self.engine.module)
+                        line["texts"] = self.sampler.sample(self.engine.module)
                 self.log(line)
                 self.clock.reset()
             # A checkpoint among bad steps may hold the weights that cause them.

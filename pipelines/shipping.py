@@ -27,7 +27,7 @@ log = logging.getLogger("piledriver.shipping")
 def ship_journal(tracking: Tracking, run_id: str, journal_url: str, every: float = 2.0) -> Iterator[None]:
     """Send the lines of a training journal to an MLflow run from a thread while the block runs.
 
-    Each line is a JSON object with `step`, `time` (seconds), numbers, and `samples` (prompt and text of each)
+    Each line is a JSON object with `step`, `time` (seconds), numbers, and `texts` (prompt and text of each)
     where there are some. While MLflow is away the lines wait, and attempts become rarer.
     """
     stop = threading.Event()
@@ -81,7 +81,7 @@ class _Shipper:
         try:
             self.client = self.client or client_of(self.tracking)
             self.send_metrics(entries)
-            if any("samples" in entry for entry in entries):
+            if any("texts" in entry for entry in entries):
                 self.send_samples()
         except Exception as error:
             if not self.warned:
@@ -119,7 +119,7 @@ class _Shipper:
         rows = [
             [entry["step"], sample["prompt"], sample["text"]]
             for entry in entries
-            for sample in entry.get("samples", [])
+            for sample in entry.get("texts", [])
         ]
         self.client.log_dict(self.run_id, {"columns": ["step", "prompt", "text"], "data": rows}, SAMPLES)
         self.client.set_tag(

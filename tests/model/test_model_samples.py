@@ -33,12 +33,12 @@ def test_samples_change_no_loss_and_stand_in_the_journal(manifest: str, tmp_path
     run_here(manifest, str(tmp_path / "without"), **same, samples={"tokens": 0})
     lines, others = (journal.read(str(tmp_path / name)) for name in ("with", "without"))
     assert [line["loss"] for line in lines] == [line["loss"] for line in others]
-    assert [line["step"] for line in lines if "samples" in line] == [2, 4]
-    assert not any("samples" in line for line in others)
-    samples = lines[-1]["samples"]
+    assert [line["step"] for line in lines if "texts" in line] == [2, 4]
+    assert not any("texts" in line for line in others)
+    samples = lines[-1]["texts"]
     assert [len(sample["prompt"].split()) for sample in samples] == [16, 16]  # one a source
     assert all(0 < len(sample["text"].split()) <= 16 for sample in samples)  # half of 32 positions
-    assert [sample["prompt"] for sample in lines[1]["samples"]] == [sample["prompt"] for sample in samples]
+    assert [sample["prompt"] for sample in lines[1]["texts"]] == [sample["prompt"] for sample in samples]
 
 
 def test_prompts_of_the_configuration_are_continued(manifest: str) -> None:

@@ -16,7 +16,8 @@ def test_journal_lines_arrive_once_each_also_after_an_outage(tmp_path: Path) -> 
 
     def write(step: int, text: str = "\n") -> None:
         line = {"step": step, "time": 1e9 + step, "loss": 5.0 - step, "evaluation": {"books": {"loss": 1.0}}}
-        line["samples"] = [{"prompt": "One", "text": f" and\n{step}"}]
+        line |= {"samples": [4, 8]}
+        line["texts"] = [{"prompt": "One", "text": f" and\n{step}"}]
         with journal.open("a") as file:
             file.write(json.dumps(line) + text)
 
