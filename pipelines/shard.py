@@ -4,6 +4,7 @@ The place of a document is a pure function of its id and the seed: a 64-bit key 
 within a source (a global shuffle without holding the corpus), and a second one chooses the split.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ from pipelines.ledger import Ledger
 from pipelines.tokenizer import Tokenizer
 
 RUN_TOKENS = 2**26
+VERIFY_BYTES = 2**19
+"""Text of a shard that is encoded by `tokenizers` too, at about 2 MB a second."""
 DROPPED = pa.schema(
     [
         ("document_id", pa.binary(16)),
@@ -225,7 +228,7 @@ def tokenize_part(task: Tokenize) -> dict[str, Any]:
     source = entries["source"].cast(pa.string())
     entries = entries.set_column(entries.schema.get_field_index("source"), "source", source)
     names = sorted(pc.unique(source).to_pylist())
-    tokenizer = Tokenizer.load(task.tokenizer, task.end_of_document)
+    tokenizer = _tokenizer(task.tokenizer, task.end_of_document, files.digest(task.tokenizer))
     schema = pa.schema(
         [
             ("input_ids", pa.large_list(pa.from_numpy_dtype(tokenizer.dtype))),
@@ -501,12 +504,19 @@ def _run_slice(run: Run, low: int, high: int) -> pa.Table:
     return pa.Table.from_batches([batch.slice(first, last - first)])
 
 
+@functools.lru_cache(2)
+def _tokenizer(url: str, end_of_document: str, digest: str) -> Tokenizer:
+    """The tokenizer file with the given content: its tables and word cache serve all tasks of a process."""
+    return Tokenizer.load(url, end_of_document)
+
+
 def _verify(task: Shard, table: pa.Table, origin: pa.Table) -> None:
-    """Compare the first documents of the shard with the reference encoder."""
-    count = min(task.verify_documents, table.num_rows)
+    """Compare the first documents of the shard, one or VERIFY_BYTES of them, with `tokenizers`."""
+    sizes = np.cumsum(table["bytes"].slice(0, task.verify_documents).to_numpy())
+    count = min(len(sizes), max(int(np.searchsorted(sizes, VERIFY_BYTES, "right")), 1))
     if not count:
         return
-    tokenizer = Tokenizer.load(task.tokenizer, task.end_of_document)
+    tokenizer = _tokenizer(task.tokenizer, task.end_of_document, files.digest(task.tokenizer))
     survivors = {run.survivors.part: run.survivors for run in task.runs}
     parts = origin["part"].slice(0, count).cast(pa.string()).to_numpy(zero_copy_only=False)
     rows = table["row"].slice(0, count).to_numpy()
