@@ -24,12 +24,18 @@ from base.errors import UserError
 TEMPORARY = ".tmp-"
 READ_BYTES = 8 * 2**20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
-_FORBIDDEN = _FULL | {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
+_FORBIDDEN = _FULL | {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
 def split(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of a URL and the path within it."""
-    filesystem, path = fsspec.core.url_to_fs(url)
+    """The file system of a URL and the path within it.
+
+    Raises UserError for a protocol that fsspec does not know or whose package is not installed.
+    """
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{url} cannot be opened: {error}") from None
     return filesystem, path
 
 

@@ -14,7 +14,7 @@ from pipelines.csvlines import read_csv
 from pipelines.jsonlines import count_line_ends, read_lines
 from pipelines.records import BOM, DOCUMENTS, REJECTS, Batch, Reject, damaged, rejected, too_long
 from pipelines.tables import ARROW_FILE, ARROW_STREAM, count_arrow, count_parquet, read_arrow, read_parquet
-from pipelines.webarchive import read_warc
+from pipelines.webarchive import count_warc, read_warc
 
 _FORMATS = {
     ".jsonl": "jsonl",
@@ -61,12 +61,16 @@ def read(
         return read_arrow(url, source, config, start, stop, first_record)
     if kind == "csv":
         return read_csv(url, source, config)
-    return read_warc(url, config) if kind == "warc" else _read_text(url, config)
+    if kind == "warc":
+        return read_warc(url, config, start, stop, first_record)
+    return _read_text(url, config)
 
 
 def count_records(url: str, source: SourceConfig, start: int, stop: int) -> int:
-    """Records of a range of a file that can be split: line ends, or rows of its row groups or batches."""
+    """Records of a range of a file that can be split: line ends, rows, or records of a web archive."""
     kind = file_format(url, source)
+    if kind == "warc":
+        return count_warc(url, start, stop)
     if kind == "parquet":
         return count_parquet(url, start, stop)
     return count_arrow(url, source, start, stop) if kind == "arrow" else count_line_ends(url, start, stop)

@@ -8,6 +8,7 @@ from base import files
 from pipelines import decompress
 from pipelines.config import SourceConfig
 from pipelines.ingest import file_format
+from pipelines.webarchive import record_starts
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _SEEKABLE = 0x8F92EAB1
@@ -18,7 +19,8 @@ def starts(url: str, source: SourceConfig, size: int, split_bytes: int) -> list[
 
     JSON lines are cut anywhere if they are not compressed, and between frames if they are compressed by
     zstd; parquet and Arrow files anywhere, since row groups and batches are never divided. Arrow streams
-    are cut only if they are local files, for they must be walked. All other files are one range.
+    and web archives that are not compressed are cut only if they are local files, for they must be walked.
+    All other files are one range.
     """
     count = round(size / split_bytes)
     if count < 2:
@@ -33,6 +35,9 @@ def starts(url: str, source: SourceConfig, size: int, split_bytes: int) -> list[
             return [0, *wanted]
         if codec == "zstd":
             return _nearest(_frames(url, size), wanted)
+    local = files.local_path(url)
+    if kind == "warc" and local and decompress.compression(url) is None:
+        return _nearest(record_starts(local, 0, size), wanted)
     return [0]
 
 

@@ -1,5 +1,6 @@
 """Web archives (ISO 28500): the main text of HTML responses in WARC files, the plain text in WET files."""
 
+import mmap
 import zlib
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ import zstandard
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 
+from base import files
 from pipelines import decompress
 from pipelines.config import IngestConfig
 from pipelines.records import SAMPLE_BYTES, Batch, Reject, column_batch, damaged, rejected, too_long
@@ -28,29 +30,60 @@ class _Undecodable(Exception):
         self.detail = detail
 
 
-def read_warc(url: str, config: IngestConfig) -> Iterator[Batch]:
-    """Read a WARC or WET file; a record's number is its place among all records of the file.
+def record_starts(path: str, start: int, stop: int) -> list[int]:
+    """Where the records of a range of a local file begin, by their lengths; `start` is the first.
 
-    Documents are successful responses with HTML, of which resiliparse takes the main content (with the
-    options of DataComp-LM, Li et al. 2024, arXiv 2406.11794), and conversions to plain text. Other
-    responses are rejects; requests, metadata and the like are framing.
+    Empty if anything but whole records lies there.
     """
-    stream = _Stream(decompress.pieces(url))
+    starts = []
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = start
+        while at < stop:
+            end = data.find(b"\r\n\r\n", at, at + _LONGEST_HEADER)
+            fields = _fields(data[at:end]) if data[at : at + 5] == b"WARC/" and end >= 0 else {}
+            length = fields.get(b"content-length", b"")
+            if not length.isdigit():
+                return []
+            starts.append(at)
+            at = end + 4 + int(length) + 4
+            if data[at - 4 : at] != b"\r\n\r\n":
+                return []
+    return starts
+
+
+def count_warc(url: str, start: int, stop: int) -> int:
+    """Records of a range of a local file that is not compressed."""
+    path = files.local_path(url)
+    return len(record_starts(path, start, stop)) if path else 0
+
+
+def read_warc(
+    url: str, config: IngestConfig, start: int, stop: int | None, first_record: int
+) -> Iterator[Batch]:
+    """Read a WARC or WET file, or a range of whole records of it, before which `first_record` lie.
+
+    A record's number is its place among all records of the file. Documents are successful responses with
+    HTML, of which resiliparse takes the main content (with the options of DataComp-LM, Li et al. 2024,
+    arXiv 2406.11794), and conversions to plain text. Other responses are rejects; requests, metadata and
+    the like are framing.
+    """
+    stream = _Stream(decompress.pieces(url, start, stop))
     texts: list[tuple[int, int, bytes]] = []  # record, its size in the file, text
     rejects: list[Reject] = []
-    record = framing = held = 0
+    record = first_record
+    framing = held = 0
     while True:
         framing += stream.skip_blank()
-        start = stream.peek(SAMPLE_BYTES)
-        if not start:
+        head = stream.peek(SAMPLE_BYTES)
+        if not head:
             break
-        fields = _fields(stream.peek_header()) if start.startswith(b"WARC/") else {}
+        fields = _fields(stream.peek_header()) if head.startswith(b"WARC/") else {}
         length = fields.get(b"content-length", b"")
         if not length.isdigit():
-            if start.startswith(b"WARC/") and stream.ended_in_header():
+            if head.startswith(b"WARC/") and stream.ended_in_header():
                 break
             size = stream.skip_to(b"\nWARC/1.")
-            rejects.append(Reject(record, "invalid_warc", "There is no WARC header.", size, start))
+            rejects.append(Reject(record, "invalid_warc", "There is no WARC header.", size, head))
             held += SAMPLE_BYTES
         else:
             kind = fields.get(b"warc-type", b"")
@@ -61,7 +94,7 @@ def read_warc(url: str, config: IngestConfig) -> Iterator[Batch]:
                     stream.damage = stream.damage or _ends_early()
                     size = passed
                 if kind in (b"response", b"conversion"):
-                    rejects.append(too_long(record, size, start, config))
+                    rejects.append(too_long(record, size, head, config))
                 else:
                     framing += size
             elif len(content := stream.peek(size)) < size:

@@ -1,6 +1,7 @@
 """Files on fsspec URLs: nothing half-written is ever visible."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from base import files
+from base.errors import UserError
 
 
 @pytest.mark.parametrize("root", ["{tmp}", "memory://files"])
@@ -25,6 +27,27 @@ def test_write_read_list_remove(root: str, tmp_path: Path) -> None:
     files.remove(files.join(root, "a"))
     assert not files.exists(url)
     files.remove(url)
+
+
+def test_a_protocol_that_is_not_there() -> None:
+    with pytest.raises(UserError, match="nowhere://a/b cannot be opened: Protocol not known: nowhere"):
+        files.exists("nowhere://a/b")
+
+
+@pytest.mark.parametrize("root", ["{tmp}", "memory://full"])
+def test_a_full_disk_is_a_mistake_that_names_the_file(root: str, tmp_path: Path) -> None:
+    url = files.join(root.format(tmp=tmp_path), "x")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(UserError, match=rf"cannot write {url}.*: file too large"):
+            files.write_bytes(url, bytes(10_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not files.exists(url)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match=r"cannot write .*/file/x: (not a directory|file exists)"):
+        files.write_bytes(str(tmp_path / "file" / "x"), b"")
 
 
 @pytest.mark.parametrize("root", ["{tmp}", "memory://atomic"])
@@ -44,6 +67,7 @@ def test_a_killed_write_is_invisible(tmp_path: Path) -> None:
     code = f"""
 import time
 from base import files
+from base.errors import UserError
 with files.atomic_writer({str(url)!r}) as stream:
     stream.write(b"x" * 2**20)
     stream.flush()

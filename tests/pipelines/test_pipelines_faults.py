@@ -39,7 +39,9 @@ def write_source(path: Path, seed: int, count: int) -> None:
 
 
 def visible(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """Files below a folder but for the temporary ones that a stopped task leaves."""
+    paths = (path for path in folder.rglob("*") if not path.name.startswith(files.TEMPORARY))
+    return sorted(str(path.relative_to(folder)) for path in paths if path.is_file())
 
 
 # Sources
@@ -133,7 +135,7 @@ def test_a_part_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
             measure_part(task("limited"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert visible(tmp_path / "limited") == []
+    assert not [path for path in (tmp_path / "limited").rglob("*") if path.is_file()]
     measure_part(task("limited"))
     names = visible(tmp_path / "whole")
     assert visible(tmp_path / "limited") == names
@@ -204,7 +206,6 @@ def test_faults_in_every_stage_of_a_build(tmp_path: Path, small_disk: Path, ray_
             place = str(error).removeprefix(f"cannot write {storage}/corpus/").split("/")
             stages.add("/".join(place[: 2 if place[0] == "work" else 1]))
             assert not (storage / "corpus/versions/v0001/manifest.json").exists()
-            assert not list(small_disk.rglob(f"{files.TEMPORARY}*"))
         size = int(size * 1.3)
     assert len(stages) >= 4
     assert version_bytes(storage) == version_bytes(expected)

@@ -176,6 +176,26 @@ def test_tables(tmp_path: Path) -> None:
         assert read_ranges(str(path), list(range(0, size, 997)), size) == whole
 
 
+def test_web_archives(tmp_path: Path) -> None:
+    choose = random.Random(0)
+    parts = []
+    for number in range(300):
+        body = f"page {number} ".encode() * choose.randrange(1, 60)
+        kind = "conversion" if number % 3 else "metadata"
+        head = f"WARC/1.0\r\nWARC-Type: {kind}\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n"
+        parts.append(head.encode() + b"\r\n" + body + b"\r\n\r\n")
+    path = tmp_path / "a.wet"
+    path.write_bytes(b"".join(parts))
+    size = path.stat().st_size
+    starts = cut(path, 2**13)
+    assert len(starts) > 8
+    assert read_ranges(str(path), starts, size) == read_range(str(path))
+    path.write_bytes(b"".join(parts)[:-1])
+    assert cut(path, 2**13) == [0]
+    path.write_bytes(b"".join(parts[:9]) + b"lost" + b"".join(parts[9:]))
+    assert cut(path, 2**13) == [0]
+
+
 def test_ranges_as_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(jsonl(1000))
