@@ -31,7 +31,7 @@ from pipelines.ledger import Ledger
 from pipelines.tokenizer import Tokenizer
 
 RUN_TOKENS = 2**26
-VERIFY_BYTES = 2**19
+VERIFY_BYTES = 2**17
 """Text of a shard that is encoded by `tokenizers` too, at about 2 MB a second."""
 DROPPED = pa.schema(
     [
