@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import pytest
+
+from jobs.plan import main
+
+CONFIG = Path(__file__).parents[2] / "configs" / "stablelm-base-alpha-3b.yaml"
+
+
+def test_a_recipe_in_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    main(str(CONFIG), workers=256, mfu=0.5, price=2.0, gpu_memory=131)
+    rows = {}
+    for line in capsys.readouterr().out.splitlines():
+        cells = [cell.strip() for cell in line.strip("│").split("│")]
+        if len(cells) == 2:
+            rows[cells[0]] = cells[1]
+    assert rows["parameters, unique"] == "3,637,321,728"
+    assert rows["parameters, as GPT-NeoX counts them"] == "3,638,525,952"
+    assert rows["workers"] == "256" and rows["fits in 131 GiB"] == "yes"
+    peak = float(rows["memory a worker, peak"].removesuffix(" GiB"))
+    assert peak == max(
+        float(value.removesuffix(" GiB"))
+        for name, value in rows.items()
+        if name.startswith("memory a worker")
+    )
+    days, cost = float(rows["days"]), float(rows["cost"].replace(",", ""))
+    assert cost == pytest.approx(days * 24 * 256 * 2, rel=0.01)
+    assert float(rows["seconds a step"]) * 180_000 / 86_400 == pytest.approx(days, rel=0.01)
