@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from base import files
 from base.errors import UserError
+from model import universal
 from model.config import CheckpointConfig
 
 logger = logging.getLogger("piledriver.checkpoint")
@@ -303,50 +305,78 @@ def check_description(checkpoint_url: str, expected: dict[str, Any]) -> dict[str
 
 
 @contextlib.contextmanager
-def local_copy(checkpoint_url: str) -> Any:
+def local_copy(checkpoint_url: str) -> Iterator[str]:
     """The local folder of a checkpoint; a remote one is downloaded for the length of the block."""
     path = files.local_path(checkpoint_url)
     if path is not None:
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="piledriver-checkpoint-") as temporary:
-        filesystem, remote = files.split(checkpoint_url)
-        filesystem.get(remote, temporary, recursive=True)
-        inner = os.path.join(temporary, remote.rstrip("/").rsplit("/", 1)[-1])
-        yield inner if os.path.isdir(inner) else temporary
+        yield _download(checkpoint_url, temporary)
+
+
+def _download(checkpoint_url: str, target: str) -> str:
+    filesystem, remote = files.split(checkpoint_url)
+    filesystem.get(remote, target, recursive=True)
+    inner = os.path.join(target, remote.rstrip("/").rsplit("/", 1)[-1])
+    return inner if os.path.isdir(inner) else target
+
+
+@contextlib.contextmanager
+def _shared_copy(checkpoint_url: str) -> Iterator[tuple[str, bool]]:
+    """The local folder of a checkpoint, one for all ranks that see it, and whether this rank leads them.
+
+    A remote one is downloaded once a machine. All ranks call it.
+    """
+    path = files.local_path(checkpoint_url)
+    if path is not None:
+        yield path, not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+        return
+    leads = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    name = f"piledriver-checkpoint-{xxhash.xxh3_64_hexdigest(checkpoint_url.encode())}"
+    temporary = os.path.join(tempfile.gettempdir(), name)
+    if leads:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.makedirs(temporary)
+        _download(checkpoint_url, temporary)
+    _barrier()
+    inner = os.path.join(temporary, checkpoint_url.rstrip("/").rsplit("/", 1)[-1])
+    try:
+        yield (inner if os.path.isdir(inner) else temporary), leads
+    finally:
+        _barrier()
+        if leads:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def needs_conversion(description: dict[str, Any], world: int, zero_stage: int) -> bool:
-    """Whether a checkpoint has another layout than so many workers at a ZeRO stage write.
-
-    Raises UserError between ZeRO 0 and the others: the former has no universal form.
-    """
-    before = description["zero_stage"]
-    if before != zero_stage and 0 in (before, zero_stage):
-        raise UserError(
-            f"train.zero_stage = {zero_stage}: the run's checkpoint was written with stage {before}, and "
-            "DeepSpeed cannot convert between 0 and the other stages; keep the stage or use another run name"
-        )
-    return bool(zero_stage and (description["world_size"] != world or before != zero_stage))
+    """Whether a checkpoint has another layout than so many workers at a ZeRO stage write."""
+    if description["zero_stage"] != zero_stage:
+        return True
+    return bool(zero_stage and description["world_size"] != world)
 
 
 def load(engine: Any, checkpoint_url: str, zero_stage: int) -> None:
     """Load model and optimizer; all ranks call it.
 
-    A checkpoint that was written by another number of workers or ZeRO stage goes through DeepSpeed's
-    universal checkpoint (Lian et al. 2024, arXiv:2406.18820). Raises RuntimeError when DeepSpeed did not load
-    what the description promises.
+    A checkpoint that was written by another number of workers or at another ZeRO stage goes through its
+    universal form, see `model.universal`. Raises RuntimeError when what the description promises was not
+    loaded.
     """
     description = files.read_json(files.join(checkpoint_url, DESCRIPTION))
     world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     convert = needs_conversion(description, world, zero_stage)
-    engine._config.load_universal_checkpoint = convert
-    with local_copy(checkpoint_url) as path, contextlib.ExitStack() as stack:
+    with _shared_copy(checkpoint_url) as (path, leads), contextlib.ExitStack() as stack:
         if convert:
-            path = stack.enter_context(_universal(path, engine))
+            path = stack.enter_context(_universal(path, description["zero_stage"], engine, leads))
         groups = engine.optimizer.param_groups
         settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
-        loaded, _ = engine.load_checkpoint(path, tag=STATE)
+        if convert and zero_stage == 0:
+            universal.load_stage_0(Path(path, STATE), engine)
+            found = True
+        else:
+            engine._config.load_universal_checkpoint = convert
+            found = engine.load_checkpoint(path, tag=STATE)[0] is not None
         # DeepSpeed's universal ZeRO-3 gives the first group's settings to every group (norms would decay) and
         # one step counter to all of them, which then counts once for each.
         for group, values in zip(engine.optimizer.param_groups, settings, strict=True):
@@ -355,86 +385,27 @@ def load(engine: Any, checkpoint_url: str, zero_stage: int) -> None:
             if isinstance(state.get("step"), Tensor):
                 state["step"] = state["step"].clone()
         if convert:
-            _check_loaded(Path(path, STATE), engine)
+            universal.check_loaded(Path(path, STATE), engine)
         _barrier()
-        if loaded is None or engine.global_steps != description["step"]:
+        if not found or engine.global_steps != description["step"]:
             raise RuntimeError(
                 f"checkpoint {checkpoint_url} was not loaded: DeepSpeed is at step {engine.global_steps}"
             )
 
 
 @contextlib.contextmanager
-def _universal(path: str, engine: Any) -> Any:
-    """A temporary universal checkpoint, for `engine` to load, made of the one in the local folder `path`."""
-    from argparse import Namespace
-
-    from deepspeed.checkpoint.ds_to_universal import main
-
-    leader = int(os.environ.get("LOCAL_RANK", "0")) == 0
+def _universal(path: str, zero_stage: int, engine: Any, leads: bool) -> Iterator[str]:
+    """A temporary universal checkpoint for `engine`, made of the one of `zero_stage` in the folder `path`."""
     target = path.rstrip("/") + ".universal"
-    if leader:
-        shutil.rmtree(target, ignore_errors=True)
-        arguments = Namespace(
-            input_folder=os.path.join(path, STATE),
-            output_folder=os.path.join(target, STATE),
-            num_extract_workers=1,
-            num_merge_workers=1,
-            keep_temp_folder=False,
-            strict=True,
-            inject_missing_state=True,
-        )
-        with contextlib.redirect_stdout(None):
-            main(arguments)
-        _complete(Path(target, STATE), engine)
+    if leads:
+        universal.convert(Path(path, STATE), Path(target, STATE), zero_stage, engine)
     _barrier()
     try:
         yield target
     finally:
         _barrier()
-        if leader:
+        if leads:
             shutil.rmtree(target, ignore_errors=True)
-
-
-def _complete(root: Path, engine: Any) -> None:
-    """Make a universal checkpoint readable by any ZeRO stage; as converted, only its own can."""
-    # The step and the like are read from a file that the stages name differently; weights come from zero/.
-    facts = min(root.glob("*_model_states.pt"))
-    for worker in range(torch.distributed.get_world_size()):
-        prefix = f"zero_pp_rank_{worker}_" if engine.zero_optimization_partition_weights() else ""
-        wanted = root / f"{prefix}mp_rank_00_model_states.pt"
-        if not wanted.exists():
-            wanted.symlink_to(facts.resolve())
-    common = torch.load(root / "zero" / "optimizer_state.pt", weights_only=False)
-    for name, parameter in engine.module.named_parameters():
-        shape = getattr(parameter, "ds_shape", parameter.shape)
-        for key in ("fp32", "exp_avg", "exp_avg_sq"):
-            path = root / "zero" / name / f"{key}.pt"
-            content = torch.load(path, weights_only=False)
-            if isinstance(content, Tensor):  # ZeRO-3 leaves them flat
-                values = content.detach()[: shape.numel()].view(shape).clone()
-                torch.save({"param": values, "cat_dim": 0}, path)
-        if (path := root / "zero" / name / "step.pt").exists():
-            updates = torch.load(path, weights_only=False)
-        else:
-            updates = common["optimizer_state_dict"]["state"][0]["step"].clone()
-            torch.save(updates, path)
-    common["optimizer_state_dict"] = {"state": {0: {"step": updates}}, "param_groups": common["param_groups"]}
-    from deepspeed import __version__
-
-    common.setdefault("ds_version", __version__)
-    common.pop("fp32_flat_groups", None)
-    torch.save(common, root / "zero" / "optimizer_state.pt")
-
-
-def _check_loaded(root: Path, engine: Any) -> None:
-    """Compare all master weights with the universal checkpoint; RuntimeError names one that differs."""
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    for name, parameter in engine.module.named_parameters():
-        values = safe_get_full_fp32_param(parameter)
-        expected = torch.load(root / "zero" / name / "fp32.pt", weights_only=False)["param"]
-        if values is None or not torch.equal(values.cpu().view(-1), expected.view(-1)):
-            raise RuntimeError(f"DeepSpeed did not load {name} from the universal checkpoint {root}")
 
 
 def consolidated_state(checkpoint_url: str) -> dict[str, Tensor]:

@@ -184,30 +184,57 @@ def test_no_space_keeps_the_last_checkpoint_and_goes_on(
     assert result["step"] == 5 and checkpoint.steps(run["run_url"]) == [2]
 
 
+CONSTANT = {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 2}
+"""A schedule that does not depend on the number of steps, for runs that are continued."""
+
+
+def _exchange(manifest: str, run_url: Path, parts: list[tuple[int, int]], **same: Any) -> list[float]:
+    """The losses of a run whose n-th 3 steps are trained by (workers, ZeRO stage) of parts[n]."""
+    for number, (workers, stage) in enumerate(parts):
+        run = {"run_url": str(run_url), "zero_stage": stage, "steps": 3 * (number + 1), **same}
+        if workers == 1:
+            assert run_here(manifest, optimizer=CONSTANT, **run)["resumed_from"] == 3 * number
+        else:
+            assert run_processes(workers, manifest, [{"optimizer": CONSTANT, **run}]) == [0] * workers
+    return _losses(run_url)
+
+
 def test_workers_and_zero_stage_may_change_between_runs(manifest: str, tmp_path: Path) -> None:
-    expected = _losses(run_here(manifest, str(tmp_path / "reference"), steps=12)["run_url"])
-    run = {"run_url": str(tmp_path / "run"), "optimizer": settings().optimizer.model_dump()}
-    constant = {**run, "checkpoint": {"every": 3}}
-    run_here(
-        manifest, **{**constant, "steps": 12, "zero_stage": 1, "checkpoint": {"every": 3, "keep_last": 9}}
+    expected = _losses(
+        run_here(manifest, str(tmp_path / "reference"), steps=12, optimizer=CONSTANT)["run_url"]
     )
-    assert _losses(tmp_path / "run") == expected
-    run_url = tmp_path / "run"
+    losses = _exchange(manifest, tmp_path / "run", [(1, 1), (2, 3), (1, 2), (1, 0)])
+    assert losses == pytest.approx(expected, abs=1e-5)
 
-    def rewind(step: int) -> None:
-        for later in checkpoint.steps(str(run_url)):
-            if later > step:
-                shutil.rmtree(checkpoint.folder(str(run_url), later))
-        lines = (run_url / journal.NAME).read_text().splitlines(keepends=True)
-        (run_url / journal.NAME).write_text("".join(lines[:step]))
 
-    rewind(3)
-    stage3 = {**constant, "steps": 12, "zero_stage": 3}
-    assert run_processes(2, manifest, [stage3]) == [0, 0]
-    assert _losses(run_url) == pytest.approx(expected, abs=1e-5)
-    rewind(9)
-    run_here(manifest, **{**constant, "steps": 12, "zero_stage": 2})
-    assert _losses(run_url) == pytest.approx(expected, abs=1e-5)
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [(1, 0), (1, 1), (1, 0), (1, 2), (1, 0), (1, 3), (1, 0)],
+        pytest.param([(1, 0), (2, 1), (2, 0), (1, 3)], marks=pytest.mark.slow),
+    ],
+)
+def test_to_zero_0_and_back(manifest: str, tmp_path: Path, parts: list[tuple[int, int]]) -> None:
+    reference = run_here(manifest, str(tmp_path / "reference"), steps=3 * len(parts), optimizer=CONSTANT)
+    expected = _losses(reference["run_url"])
+    assert _exchange(manifest, tmp_path / "run", parts) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precisions_keep_master_weights_and_loss_scale_between_zero_0_and_others(
+    manifest: str, tmp_path: Path, precision: str
+) -> None:
+    same: dict[str, Any] = {"precision": precision, "loss_scale": {"initial_power": 8, "window": 3}}
+    parts = [(1, 0), (1, 2), (1, 0), (1, 3), (1, 0)]
+    reference = run_here(
+        manifest, str(tmp_path / "reference"), steps=15, zero_stage=0, optimizer=CONSTANT, **same
+    )
+    lines = journal.read(reference["run_url"])
+    losses = _exchange(manifest, tmp_path / "run", parts, **same)
+    # One step of ZeRO 2 or 3 rounds its gradients elsewhere than one of ZeRO 0.
+    assert losses == pytest.approx([line["loss"] for line in lines], abs=2e-3)
+    scales = [line["loss_scale"] for line in journal.read(str(tmp_path / "run"))]
+    assert scales == [line["loss_scale"] for line in lines]
 
 
 def test_a_remote_run_folder(manifest: str) -> None:

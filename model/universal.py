@@ -1,0 +1,170 @@
+"""Checkpoints of any ZeRO stage and number of workers through the universal form.
+
+It is that of Lian et al. 2024 (arXiv:2406.18820): one folder a parameter with its whole fp32 weight and
+Adam's moments. DeepSpeed converts between stages 1 to 3; stage 0, which it leaves out, is converted here.
+"""
+
+import contextlib
+import shutil
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+from model.neox import weight_decay_groups
+
+STATES = ("fp32", "exp_avg", "exp_avg_sq")
+"""The files of a parameter: master weight, first and second moment."""
+
+
+def convert(source: Path, target: Path, zero_stage: int, engine: Any) -> None:
+    """Write the universal form of DeepSpeed's files in `source`, of ZeRO stage `zero_stage`, to `target`.
+
+    Any stage of as many workers as there are now can read it.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    if zero_stage == 0:
+        _write_stage_0(source, target, engine)
+    else:
+        from deepspeed.checkpoint.ds_to_universal import main
+
+        arguments = Namespace(
+            input_folder=str(source),
+            output_folder=str(target),
+            num_extract_workers=1,
+            num_merge_workers=1,
+            keep_temp_folder=False,
+            strict=True,
+            inject_missing_state=True,
+        )
+        with contextlib.redirect_stdout(None):
+            main(arguments)
+    _complete(target, engine)
+
+
+def parameter_groups(engine: Any) -> list[list[tuple[str, Any]]]:
+    """Names and parameters of the optimizer's groups, in its order."""
+    names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
+    groups: list[Any] = [group["params"] for group in weight_decay_groups(engine.module, 0.0)]
+    return [[(names[id(parameter)], parameter) for parameter in group] for group in groups]
+
+
+def _write_stage_0(source: Path, target: Path, engine: Any) -> None:
+    """The universal form of a checkpoint of ZeRO 0, which is one file with torch's own optimizer state.
+
+    In half precision DeepSpeed keeps the master weights beside that state.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+    facts = next(source.glob("*_model_states.pt"))
+    content = torch.load(facts, map_location="cpu", weights_only=False, mmap=True)
+    optimizer = content["optimizer"]
+    adam = optimizer.get("optimizer_state_dict", optimizer)
+    masters = iter(weight for group in optimizer.get("fp32_groups", []) for weight in group)
+    for index, name in enumerate(name for group in parameter_groups(engine) for name, _ in group):
+        weight = next(masters, None) if "fp32_groups" in optimizer else content["module"][name]
+        assert weight is not None
+        # There is none before the first step that was taken.
+        state = adam["state"].get(index, {})
+        folder = target / "zero" / name
+        folder.mkdir(parents=True)
+        for key in STATES:
+            values = weight if key == "fp32" else state.get(key, torch.zeros_like(weight))
+            torch.save({"param": values.detach().clone(), "cat_dim": 0}, folder / f"{key}.pt")
+        torch.save(state.get("step", torch.tensor(0.0)), folder / "step.pt")
+    common = {"param_groups": adam["param_groups"], "ds_version": content["ds_version"]}
+    if "piledriver_loss_scaler" in optimizer:
+        scaler = DynamicLossScaler(1.0, 1, 1.0, 1, False)
+        scaler.__dict__.update(optimizer["piledriver_loss_scaler"])
+        common["loss_scaler"] = scaler
+    torch.save(common, target / "zero" / "optimizer_state.pt")
+    left = {key: value for key, value in content.items() if key not in ("module", "optimizer")}
+    torch.save({**left, "module": {}, "optimizer": None}, target / facts.name)
+
+
+def _complete(root: Path, engine: Any) -> None:
+    """Make a universal checkpoint readable by any ZeRO stage; as DeepSpeed makes it, only its own can."""
+    # The step and the like are read from a file that the stages name differently; weights come from zero/.
+    facts = _facts(root)
+    for worker in range(torch.distributed.get_world_size()):
+        prefix = f"zero_pp_rank_{worker}_" if engine.zero_optimization_partition_weights() else ""
+        wanted = root / f"{prefix}mp_rank_00_model_states.pt"
+        if not wanted.exists():
+            wanted.symlink_to(facts.resolve())
+    common = torch.load(root / "zero" / "optimizer_state.pt", weights_only=False)
+    for name, parameter in engine.module.named_parameters():
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        for key in STATES:
+            path = root / "zero" / name / f"{key}.pt"
+            content = torch.load(path, weights_only=False)
+            if isinstance(content, Tensor):  # ZeRO-3 leaves them flat
+                values = content.detach()[: shape.numel()].view(shape).clone()
+                torch.save({"param": values, "cat_dim": 0}, path)
+        if (path := root / "zero" / name / "step.pt").exists():
+            updates = torch.load(path, weights_only=False)
+        else:
+            updates = common["optimizer_state_dict"]["state"][0]["step"].clone()
+            torch.save(updates, path)
+    common["optimizer_state_dict"] = {"state": {0: {"step": updates}}, "param_groups": common["param_groups"]}
+    from deepspeed import __version__
+
+    common.setdefault("ds_version", __version__)
+    common.pop("fp32_flat_groups", None)
+    torch.save(common, root / "zero" / "optimizer_state.pt")
+
+
+def _facts(root: Path) -> Path:
+    """A file with the step and the like."""
+    return min(root.glob("*_model_states.pt"))
+
+
+def load_stage_0(root: Path, engine: Any) -> None:
+    """Load the universal checkpoint in `root` into an engine of ZeRO 0."""
+
+    def read(name: str, file: str) -> Any:
+        return torch.load(root / "zero" / name / f"{file}.pt", weights_only=False)
+
+    facts = torch.load(_facts(root), map_location="cpu", weights_only=False, mmap=True)
+    groups = parameter_groups(engine)
+    names = [name for group in groups for name, _ in group]
+    with torch.no_grad():
+        for name, parameter in (pair for group in groups for pair in group):
+            parameter.copy_(read(name, "fp32")["param"])
+    content = engine.optimizer.state_dict()
+    content.get("optimizer_state_dict", content)["state"] = {
+        index: {"step": read(name, "step").clone(), **{key: read(name, key)["param"] for key in STATES[1:]}}
+        for index, name in enumerate(names)
+    }
+    if "fp32_groups" in content:  # half precision
+        content["fp32_groups"] = [[read(name, "fp32")["param"] for name, _ in group] for group in groups]
+    if "piledriver_loss_scaler" in content:
+        scaler = torch.load(root / "zero" / "optimizer_state.pt", weights_only=False)["loss_scaler"]
+        content |= {"piledriver_loss_scaler": dict(vars(scaler)), "cur_scale": scaler.cur_scale}
+    engine.optimizer.load_state_dict(content)
+    for name in ("global_steps", "global_samples", "skipped_steps"):
+        setattr(engine, name, facts[name])
+
+
+def check_loaded(root: Path, engine: Any) -> None:
+    """Compare all master weights with the universal checkpoint; RuntimeError names one that differs."""
+    for name, values in master_weights(engine):
+        expected = torch.load(root / "zero" / name / "fp32.pt", weights_only=False)["param"]
+        if values is None or not torch.equal(values.cpu().view(-1), expected.view(-1)):
+            raise RuntimeError(f"DeepSpeed did not load {name} from the universal checkpoint {root}")
+
+
+def master_weights(engine: Any) -> Iterator[tuple[str, Tensor | None]]:
+    """Name and whole fp32 weight of every parameter; all ranks call it."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    if engine.zero_optimization_stage():
+        for name, parameter in engine.module.named_parameters():
+            yield name, safe_get_full_fp32_param(parameter)
+        return
+    groups = [[name for name, _ in group] for group in parameter_groups(engine)]
+    for names, group in zip(groups, engine.optimizer.param_groups, strict=True):
+        yield from zip(names, group["params"], strict=True)
