@@ -192,6 +192,7 @@ def _describe(chain: list[Version], decision: Decision, diff_lines: int) -> list
         + (f"  {size:,} bytes" if size is not None else ""),
         f"  from {_origin(chain, row)}",
     ]
+    lines += _passages(decision)
     if decision.kept:
         lines.append(f"kept in {decision.version.name}, in {decision.place}")
         return lines + _cluster(chain, row["document_id"], row["document_id"])
@@ -220,6 +221,18 @@ def _describe(chain: list[Version], decision: Decision, diff_lines: int) -> list
             diff_lines,
         )
     return lines
+
+
+def _passages(decision: Decision) -> list[str]:
+    """The benchmark passages that were found in the document."""
+    url = files.join(decision.version.url, "contamination.parquet")
+    identifier = pa.scalar(decision.row["document_id"], pa.binary(16))
+    found = _scan(url, ["document_id"], lambda table: pc.equal(table["document_id"], identifier))
+    return [
+        f"  holds {row['ngrams']} of {row['passage_ngrams']} n-grams of {row['benchmark']}, item"
+        f" {row['item']} ({row['field']}), at bytes {row['start']:,} to {row['end']:,}"
+        for row in found
+    ]
 
 
 def _origin(chain: list[Version], row: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from base import files
 from base.errors import UserError
 from dedup import lines
 from dedup.config import LinesConfig
-from pipelines import manifest, prepare
+from pipelines import explain, manifest, prepare
 from pipelines.config import BenchmarkConfig, Config, DecontaminateConfig, RedactConfig
 from pipelines.decontaminate import load_benchmarks, write_benchmarks
 from pipelines.edit import Edits, account, edit, spans_of
@@ -201,6 +201,9 @@ def test_a_build_with_every_edit(raw: Path) -> None:
     assert (gone["stage"], gone["reason"], gone["record"]) == ("decontaminate", "contaminated", 3)
     (hit,) = pq.read_table(f"{version.url}/contamination.parquet").to_pylist()
     assert hit["document_id"] == gone["document_id"]
+    told = "\n".join(explain.explain(version, hit["document_id"].hex()))
+    assert "stage edits: contaminated, measured" in told
+    assert "n-grams of quiz, item 0 (question), at bytes" in told
     report = Path(version.url, "report.html").read_text()
     assert "mail-host" not in report
     assert build(corpus(raw, workers=2)).hash == version.hash
