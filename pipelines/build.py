@@ -25,7 +25,7 @@ from pipelines.ledger import Ledger, Stage, add_counts
 from pipelines.manifest import Version
 from pipelines.measure import Count, Measure, count_part, measure_part, part_url
 
-MEASURE_VERSION = 1
+MEASURE_VERSION = 2
 """Raised when the measuring code changes what it writes."""
 
 BUILD_SECTIONS = (

@@ -59,7 +59,7 @@ class IngestConfig(Section):
     """Longer records are rejected."""
     split_bytes: int = Field(256 * 2**20, ge=2**10)
     """Larger files are read in ranges of about so many bytes (as stored), by several workers, where their
-    format allows: JSON lines not compressed or in several zstd frames, parquet, Arrow."""
+    format allows: JSON lines (not compressed, or in several zstd frames), parquet, Arrow, plain WARC."""
     invalid_utf8: Literal["reject", "cp1252"] = "reject"
     """What happens to a record that is not UTF-8: rejected, or read as Windows-1252."""
     on_damaged_file: Literal["reject", "stop"] = "reject"
@@ -71,8 +71,8 @@ class BasicRules(Section):
 
     min_characters: int = Field(32, ge=0)
     """Shorter documents are dropped."""
-    min_words: int = Field(3, ge=0)
-    """Fewer words: dropped."""
+    min_words: int = Field(2, ge=0)
+    """Fewer words, symbols apart: dropped. A piece of code without white space may be one word."""
     max_control_fraction: float = Field(0.05, ge=0, le=1)
     """Largest share of control characters (NUL apart) among the characters as read."""
     max_replacement_fraction: float = Field(0.05, ge=0, le=1)
