@@ -145,10 +145,10 @@ def test_a_part_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """An empty file system of 32 KiB."""
+    """An empty file system of 256 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
     if subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip("mounting a tmpfs takes privileges that are not there")
     try:
@@ -194,7 +194,7 @@ def test_faults_in_every_stage_of_a_build(tmp_path: Path, small_disk: Path, ray_
 
     # A full disk: let it grow until the build fits.
     storage = small_disk / "storage"
-    size = 32
+    size = 256
     stages = set()
     while True:
         remount(small_disk, f"size={size}k")
