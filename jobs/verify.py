@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from base.errors import UserError
 from jobs.common import ConfigOption, SetOption, VerboseOption, run
 
 
@@ -25,16 +26,20 @@ def main(
       python -m jobs.verify --config configs/quickstart.yaml
       python -m jobs.verify --config configs/quickstart.yaml --version v0001 --rebuild
     """
+    from pipelines import manifest
     from pipelines.config import load
 
     settings = load(config, set_)
-    from pipelines.verify import open_versions, verify
-
-    versions, damage = open_versions(settings.storage, version)
+    urls = manifest.manifest_urls(settings.storage, version or "v*")
+    if not urls:
+        wanted = f"version {version}" if version else "corpus version"
+        raise UserError(f"{manifest.corpus_url(settings.storage)} holds no {wanted}; run jobs.prepare first")
     from jobs.progress import StageProgress
     from pipelines import cluster
     from pipelines.rebuild import repair
+    from pipelines.verify import open_versions, verify
 
+    versions, damage = open_versions(urls)
     cluster.start(settings.ray, verbose)
     progress = StageProgress()
     damage += verify(versions, settings.ray.workers, progress)

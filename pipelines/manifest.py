@@ -67,10 +67,14 @@ def open_version(url: str) -> Version:
     return Version(folder, manifest, xxhash.xxh3_128_hexdigest(content))
 
 
+def manifest_urls(storage: str, name: str = "v*") -> list[str]:
+    """The manifests of a project's versions, oldest first, or of those whose names match."""
+    return files.list_files(files.join(corpus_url(storage), "versions", name, "manifest.json"))
+
+
 def versions(storage: str) -> list[Version]:
     """Every visible version of a project's corpus, oldest first."""
-    pattern = files.join(corpus_url(storage), "versions", "v*", "manifest.json")
-    return [open_version(url) for url in files.list_files(pattern)]
+    return [open_version(url) for url in manifest_urls(storage)]
 
 
 def latest(storage: str) -> Version | None:

@@ -96,7 +96,9 @@ def _paths(line: dict[str, Any]) -> set[str]:
 
 def _tokenize_only(build: Build, version: Version, sources: set[str]) -> None:
     """Tokenize the parts that hold documents of some sources, with the version's own tokenizer."""
-    build.survivors = [item for item in build.survivors if build.sources_of[item.part] & sources]
+    build.inputs = [item for item in build.inputs if build.sources_of[item.part] & sources]
+    parts = {item.part for item in build.inputs}
+    build.survivors = [survivors for survivors in build.survivors if survivors.part in parts]
     url = files.join(version.url, version.manifest["tokenizer"]["file"])
     tokenize = build.config.tokenize.model_copy(update={"tokenizer": url})
     build.config = build.config.model_copy(update={"tokenize": tokenize})

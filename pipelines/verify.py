@@ -197,15 +197,8 @@ def _check_tokenizer(version: Version) -> list[str]:
     ]
 
 
-def open_versions(storage: str, name: str | None) -> tuple[list[Version], list[Damage]]:
-    """The named version of a project or, without a name, all; and the manifests that cannot be read.
-
-    Raises UserError if there is none.
-    """
-    folder = files.join(manifests.corpus_url(storage), "versions")
-    urls = files.list_files(files.join(folder, name or "v*", "manifest.json"))
-    if not urls:
-        raise UserError(f"{folder} holds no version{' ' + name if name else ''}; run jobs.prepare first")
+def open_versions(urls: list[str]) -> tuple[list[Version], list[Damage]]:
+    """The versions of some manifests, and the manifests that cannot be read."""
     versions, damage = [], []
     for url in urls:
         try:

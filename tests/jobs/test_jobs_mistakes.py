@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("prepare", "train", "evaluate", "infer", "refresh", "plan")
+COMMANDS = ("prepare", "train", "evaluate", "infer", "refresh", "plan", "verify", "export")
 
 
 @pytest.fixture
@@ -71,6 +71,8 @@ def test_sources_and_storage(path: Path) -> None:
 def test_a_corpus_that_is_not_one(path: Path, tmp_path: Path) -> None:
     for command in ("train", "refresh"):
         assert "holds no corpus version; run jobs.prepare first" in mistake(command, path)
+    assert "holds no corpus version; run jobs.prepare first" in mistake("verify", path)
+    assert "holds no version v0003" in mistake("verify", path, "--version", "v0003")
     folder = tmp_path / "project/corpus/versions/v0001"
     folder.mkdir(parents=True)
     assert "v0001 is not a corpus version" in mistake("train", path, "--corpus", "v0001")
