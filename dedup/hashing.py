@@ -77,6 +77,16 @@ def byte_swap(typingctx, a):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, inline="always")
+def mix64(h):  # type: ignore[no-untyped-def]
+    """The 64-bit finaliser of MurmurHash3: a bijection that spreads every bit."""
+    h ^= h >> np.uint64(33)
+    h *= np.uint64(0xFF51AFD7ED558CCD)
+    h ^= h >> np.uint64(33)
+    h *= np.uint64(0xC4CEB9FE1A85EC53)
+    return h ^ (h >> np.uint64(33))
+
+
+@numba.njit(cache=True, inline="always")
 def _fold(a, b):  # type: ignore[no-untyped-def]
     return (a * b) ^ multiply_high(a, b)
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from base import files
 from dedup import catalog as catalogs
-from dedup import exact, hashing, minhash, runs
+from dedup import exact, hashing, runs
 from dedup.catalog import Catalog
 from dedup.config import LinesConfig
-from dedup.hashing import xxh3_128
+from dedup.hashing import mix64, xxh3_128
 
 
 @numba.njit(cache=True)
@@ -47,7 +47,7 @@ def _key(data, a, b, least, salt, secret):  # type: ignore[no-untyped-def]
     if b - a < least:
         return False, np.uint64(0)
     low, _ = xxh3_128(data, a, b - a, secret)
-    return True, minhash.mix64(low ^ salt)
+    return True, mix64(low ^ salt)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -1,10 +1,10 @@
 r"""MinHash signatures, exact shingle sets and the text hash of Arrow string columns.
 
-*Shingles.* Words are what `re.findall(r"\w+", text.lower())` finds; a shingle is `ngram` consecutive words,
-or, for character shingles, `ngram` consecutive code points of the lower-cased text with every run of white
-space as one space and none at the ends. A document with fewer has one shingle of all it has; a document
-without any has none and is never a candidate. A shingle's hash is 64 bits: a polynomial over the 64-bit
-hashes of its words, finished with the mixer of MurmurHash3.
+*Shingles.* Words are those of dedup/words.py; a shingle is `ngram` consecutive words, or, for character
+shingles, `ngram` consecutive code points of the lower-cased text with every run of white space as one space
+and none at the ends. A document with fewer has one shingle of all it has; a document without any has none
+and is never a candidate. A shingle's hash is 64 bits: a polynomial over the 64-bit hashes of its words,
+finished with the mixer of MurmurHash3.
 
 *Signatures* (Broder 1997). Permutation i is x -> a_i x + b_i mod 2^32, a_i odd, of the upper 32 bits of the
 shingle hash. Linear permutations are not min-wise independent on adversarial sets, but are on sets of
@@ -14,111 +14,31 @@ costs a verification and never a document. Band hashes are 64 bits over the band
 """
 
 import functools
-import re
-import sys
 
 import numba
 import numpy as np
 import pyarrow as pa
 
 from dedup.config import MinHashConfig
-from dedup.hashing import ids_from_words, secret_words, string_buffers, xxh3_128
+from dedup.hashing import ids_from_words, mix64, secret_words, string_buffers, xxh3_128
+from dedup.words import (
+    DOTTED_I,
+    FINAL_SIGMA,
+    LOWER,
+    POLYNOMIAL_BASE,
+    SIGMA,
+    SPACE,
+    WORD,
+    WORD_PRIME,
+    WORD_SEED,
+    code_points,
+    decode,
+    sigma_is_final,
+)
 
-_WORD = 1 << 28
-_SPACE = 1 << 29
-_CASED = 1 << 30
-_IGNORABLE = 1 << 31
-_LOWER = (1 << 21) - 1
-
-_SIGMA = 0x3A3
-_FINAL_SIGMA = 0x3C2
-_DOTTED_I = 0x130
 _DOT_ABOVE = 0x307
-
-_WORD_SEED = np.uint64(0xCBF29CE484222325)
-_WORD_PRIME = np.uint64(0x9E3779B97F4A7C15)
-_SHINGLE_BASE = np.uint64(0xD6E8FEB86659FD93)
 _BUFFER = 4096
 _LANES = 64
-
-
-@functools.cache
-def _code_points() -> tuple[np.ndarray, np.ndarray]:
-    """(by code point: flags and lower case, uint32; by byte: lower case of a word byte, else 0, uint8).
-
-    Bytes above 127 have 255 in the second table.
-
-    Flags are what Python's own `str.lower` and `re` do, so that words are theirs by construction.
-    """
-    table = np.arange(sys.maxunicode + 1, dtype=np.uint32)
-    word = re.compile(r"\w").match
-    for first, end in ((0, 0xD800), (0xE000, 0x40000), (0xE0000, 0xE0200)):
-        characters = [chr(code) for code in range(first, end)]
-        lower = [c.lower()[0] for c in characters]
-        block = np.array([ord(c) for c in lower], np.uint32)
-        block |= np.array([word(c) is not None for c in lower], np.uint32) * np.uint32(_WORD)
-        block |= np.array([c.isspace() for c in characters], np.uint32) * np.uint32(_SPACE)
-        # The final form of sigma asks which characters are cased and which are ignored; str.lower tells.
-        cased = np.array([(c + "Σ").lower()[-1] == "ς" for c in characters], np.bool_)
-        ignorable = np.array([("A" + c + "Σ").lower()[-1] == "ς" for c in characters], np.bool_) & ~cased
-        block |= cased.astype(np.uint32) * np.uint32(_CASED)
-        block |= ignorable.astype(np.uint32) * np.uint32(_IGNORABLE)
-        table[first:end] = block
-    ascii_words = np.full(256, 255, np.uint8)
-    ascii_words[:128] = np.where(table[:128] & _WORD, table[:128] & 127, 0)
-    return table, ascii_words
-
-
-@numba.njit(cache=True, inline="always")
-def mix64(h):  # type: ignore[no-untyped-def]
-    """The 64-bit finaliser of MurmurHash3: a bijection that spreads every bit."""
-    h ^= h >> np.uint64(33)
-    h *= np.uint64(0xFF51AFD7ED558CCD)
-    h ^= h >> np.uint64(33)
-    h *= np.uint64(0xC4CEB9FE1A85EC53)
-    return h ^ (h >> np.uint64(33))
-
-
-@numba.njit(cache=True)
-def _decode(data, p):  # type: ignore[no-untyped-def]
-    """(code point, length) of the valid UTF-8 sequence at p."""
-    c = np.int64(data[p])
-    if c < 0x80:
-        return c, 1
-    if c < 0xE0:
-        return ((c & 0x1F) << 6) | (data[p + 1] & 0x3F), 2
-    if c < 0xF0:
-        return ((c & 0x0F) << 12) | (np.int64(data[p + 1] & 0x3F) << 6) | (data[p + 2] & 0x3F), 3
-    upper = ((c & 0x07) << 18) | (np.int64(data[p + 1] & 0x3F) << 12)
-    return upper | (np.int64(data[p + 2] & 0x3F) << 6) | (data[p + 3] & 0x3F), 4
-
-
-@numba.njit(cache=True)
-def _sigma_is_final(data, p, start, end, table):  # type: ignore[no-untyped-def]
-    """Whether the capital sigma at p becomes the final form (Unicode's Final_Sigma, as in CPython)."""
-    q = p
-    before = False
-    while q > start and not before:
-        q -= 1
-        while data[q] & 0xC0 == 0x80:
-            q -= 1
-        flags = table[_decode(data, q)[0]]
-        if flags & _CASED:
-            before = True
-        elif not flags & _IGNORABLE:
-            return False
-    if not before:
-        return False
-    q = p + 2
-    while q < end:
-        code, size = _decode(data, q)
-        flags = table[code]
-        if flags & _CASED:
-            return False
-        if not flags & _IGNORABLE:
-            return True
-        q += size
-    return True
 
 
 @numba.njit(cache=True, inline="always")
@@ -130,7 +50,7 @@ def _push(token, ring, state, power, out, filled):  # type: ignore[no-untyped-de
     if state[1] >= n:
         state[0] -= ring[at] * power
     ring[at] = token
-    state[0] = state[0] * _SHINGLE_BASE + token
+    state[0] = state[0] * POLYNOMIAL_BASE + token
     state[1] += np.uint64(1)
     if state[1] >= n:
         out[filled] = mix64(state[0])
@@ -142,34 +62,34 @@ def _push(token, ring, state, power, out, filled):  # type: ignore[no-untyped-de
 def _fill_words(data, p, start, end, table, ascii_words, ring, state, power, out):  # type: ignore[no-untyped-def]
     """Hash word shingles from byte p until `out` is full or the text ends; returns (next byte, hashes)."""
     filled = 0
-    h = _WORD_SEED
+    h = WORD_SEED
     while p < end:
         c = ascii_words[data[p]]
         if c != 255:
             p += 1
             if c != 0:
-                h = (h ^ np.uint64(c)) * _WORD_PRIME
+                h = (h ^ np.uint64(c)) * WORD_PRIME
                 continue
         else:
-            code, size = _decode(data, p)
+            code, size = decode(data, p)
             flags = table[code]
-            if flags & _WORD:
-                lower = flags & _LOWER
-                if code == _SIGMA and _sigma_is_final(data, p, start, end, table):
-                    lower = np.uint32(_FINAL_SIGMA)
-                h = (h ^ np.uint64(lower)) * _WORD_PRIME
+            if flags & WORD:
+                lower = flags & LOWER
+                if code == SIGMA and sigma_is_final(data, p, start, end, table):
+                    lower = np.uint32(FINAL_SIGMA)
+                h = (h ^ np.uint64(lower)) * WORD_PRIME
                 p += size
                 # Its lower case is an i and a combining dot, which is no word character.
-                if code != _DOTTED_I:
+                if code != DOTTED_I:
                     continue
             else:
                 p += size
-        if h != _WORD_SEED:
+        if h != WORD_SEED:
             filled = _push(mix64(h), ring, state, power, out, filled)
-            h = _WORD_SEED
+            h = WORD_SEED
             if filled == len(out):
                 return p, filled
-    if h != _WORD_SEED:
+    if h != WORD_SEED:
         filled = _push(mix64(h), ring, state, power, out, filled)
     return p, filled
 
@@ -179,22 +99,22 @@ def _fill_characters(data, p, start, end, table, ring, state, power, out):  # ty
     """Hash character shingles from byte p until `out` is nearly full or the text ends."""
     filled = 0
     while p < end:
-        code, size = _decode(data, p)
+        code, size = decode(data, p)
         flags = table[code]
         p += size
-        if flags & _SPACE:
-            while p < end and table[_decode(data, p)[0]] & _SPACE:
-                p += _decode(data, p)[1]
+        if flags & SPACE:
+            while p < end and table[decode(data, p)[0]] & SPACE:
+                p += decode(data, p)[1]
             if state[1] == 0 or p == end:
                 continue
             lower = np.uint32(32)
         else:
-            lower = flags & _LOWER
-            if code == _SIGMA and _sigma_is_final(data, p - size, start, end, table):
-                lower = np.uint32(_FINAL_SIGMA)
-        filled = _push(mix64(_WORD_SEED ^ np.uint64(lower)), ring, state, power, out, filled)
-        if code == _DOTTED_I:
-            filled = _push(mix64(_WORD_SEED ^ np.uint64(_DOT_ABOVE)), ring, state, power, out, filled)
+            lower = flags & LOWER
+            if code == SIGMA and sigma_is_final(data, p - size, start, end, table):
+                lower = np.uint32(FINAL_SIGMA)
+        filled = _push(mix64(WORD_SEED ^ np.uint64(lower)), ring, state, power, out, filled)
+        if code == DOTTED_I:
+            filled = _push(mix64(WORD_SEED ^ np.uint64(_DOT_ABOVE)), ring, state, power, out, filled)
         if filled >= len(out) - 1:
             break
     return p, filled
@@ -237,7 +157,7 @@ def _power(n):  # type: ignore[no-untyped-def]
     """The factor with which the oldest of n tokens is in the rolling polynomial."""
     power = np.uint64(1)
     for _ in range(n - 1):
-        power *= _SHINGLE_BASE
+        power *= POLYNOMIAL_BASE
     return power
 
 
@@ -262,9 +182,9 @@ def _signatures(data, offsets, n, character, table, ascii_words, a, b, rows, ban
                 total += filled
         shingles[document] = total
         for band in range(bands.shape[1]):
-            h = np.uint64(band + 1) * _WORD_PRIME
+            h = np.uint64(band + 1) * WORD_PRIME
             for row in range(band * rows, (band + 1) * rows):
-                h = mix64(h ^ np.uint64(minima[row])) + _WORD_PRIME
+                h = mix64(h ^ np.uint64(minima[row])) + WORD_PRIME
             bands[document, band] = h
 
 
@@ -331,7 +251,7 @@ def signatures(text: pa.Array | pa.ChunkedArray, config: MinHashConfig) -> tuple
     The band hashes of a document with 0 shingles mean nothing.
     """
     data, offsets = string_buffers(text)
-    table, ascii_words = _code_points()
+    table, ascii_words = code_points()
     a, b = _permutations(config.seed, config.bands * config.rows)
     bands = np.empty((len(offsets) - 1, config.bands), np.uint64)
     shingles = np.empty(len(offsets) - 1, np.int32)
@@ -348,7 +268,7 @@ def shingle_sets(text: pa.Array | pa.ChunkedArray, config: MinHashConfig) -> tup
     Document i's set is values[offsets[i]:offsets[i + 1]], sorted and distinct. Needs 8 bytes a shingle.
     """
     data, offsets = string_buffers(text)
-    table, ascii_words = _code_points()
+    table, ascii_words = code_points()
     set_offsets = np.zeros(len(offsets), np.int64)
     character = config.shingle == "character"
     values = _shingle_sets(data, offsets, config.ngram, character, table, ascii_words, set_offsets)
@@ -391,8 +311,8 @@ def _text_hash(data, offsets, table, secret, high, low):  # type: ignore[no-unty
             if c < 128:
                 space = c == 32 or 9 <= c <= 13 or 28 <= c <= 31
             else:
-                code, size = _decode(data, p)
-                space = table[code] & _SPACE != 0
+                code, size = decode(data, p)
+                space = table[code] & SPACE != 0
             if space:
                 gap = True
             else:
@@ -416,5 +336,5 @@ def text_hash(text: pa.Array | pa.ChunkedArray) -> pa.FixedSizeBinaryArray:
     data, offsets = string_buffers(text)
     high = np.empty(len(offsets) - 1, np.uint64)
     low = np.empty(len(offsets) - 1, np.uint64)
-    _text_hash(data, offsets, _code_points()[0], secret_words(), high, low)
+    _text_hash(data, offsets, code_points()[0], secret_words(), high, low)
     return ids_from_words(high, low)

@@ -25,8 +25,7 @@ from dedup import catalog as catalogs
 from dedup import exact, hashing, runs, verify
 from dedup.candidates import ALL_PAIRS, NEIGHBOURS
 from dedup.catalog import Catalog
-from dedup.hashing import xxh3_128
-from dedup.minhash import mix64
+from dedup.hashing import mix64, xxh3_128
 
 _BASE = np.uint64(0xD6E8FEB86659FD93)
 

@@ -1,7 +1,7 @@
 r"""Benchmark items in documents, by word n-grams (Brown et al. 2020, "Language Models are Few-Shot Learners",
 appendix C, which uses 8 to 13 words).
 
-Words are those of dedup.minhash: what `re.findall(r"\w+", text.lower())` finds, so punctuation, white space
+Words are those of dedup/words.py: what `re.findall(r"\w+", text.lower())` finds, so punctuation, white space
 and case do not matter. A *passage* is one text field of one benchmark item (or its configured fields joined).
 Its n-grams are all runs of `ngram` consecutive words; a passage of fewer words, but at least `min_words`,
 has its whole word sequence as its one n-gram, and a shorter one is not looked for. An n-gram of more than
@@ -25,20 +25,19 @@ import xxhash
 
 from base import files
 from base.errors import UserError
-from dedup.hashing import string_buffers
-from dedup.minhash import (
-    _DOTTED_I,
-    _FINAL_SIGMA,
-    _LOWER,
-    _SHINGLE_BASE,
-    _SIGMA,
-    _WORD,
-    _WORD_PRIME,
-    _WORD_SEED,
-    _code_points,
-    _decode,
-    _sigma_is_final,
-    mix64,
+from dedup.hashing import mix64, string_buffers
+from dedup.words import (
+    DOTTED_I,
+    FINAL_SIGMA,
+    LOWER,
+    POLYNOMIAL_BASE,
+    SIGMA,
+    WORD,
+    WORD_PRIME,
+    WORD_SEED,
+    code_points,
+    decode,
+    sigma_is_final,
 )
 from pipelines import decompress
 from pipelines.config import BenchmarkConfig, DecontaminateConfig, SourceConfig
@@ -91,6 +90,13 @@ class Benchmarks:
     bloom: np.ndarray
     gate: np.ndarray
     digest: str
+
+    @property
+    def items(self) -> dict[str, int]:
+        """Number of items with an n-gram to look for, by benchmark."""
+        distinct = self.passages.group_by(["benchmark", "item"]).aggregate([])
+        counts = distinct.group_by("benchmark").aggregate([("item", "count")])
+        return {row["benchmark"]: row["item_count"] for row in counts.to_pylist()}
 
 
 def load_benchmarks(config: DecontaminateConfig) -> Benchmarks:
@@ -190,7 +196,7 @@ def _strings(path: str, value: Any) -> Iterator[tuple[str, str]]:
 def _passage_ngrams(texts: pa.LargeStringArray, config: DecontaminateConfig) -> tuple[np.ndarray, ...]:
     """(offsets, sorted distinct n-gram hashes, words of an n-gram, hash of the last two words) of texts."""
     data, offsets = string_buffers(texts)
-    table, ascii_words = _code_points()
+    table, ascii_words = code_points()
     n = config.ngram
     hashes: list[np.ndarray] = []
     words = np.zeros(len(texts), np.int32)
@@ -299,7 +305,7 @@ def _position(hashes, h):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, inline="always")
 def _pair(first, second):  # type: ignore[no-untyped-def]
-    return mix64(first * _SHINGLE_BASE + second)
+    return mix64(first * POLYNOMIAL_BASE + second)
 
 
 @numba.njit(cache=True)
@@ -308,7 +314,7 @@ def _words(data, start, p, end, table, ascii_words, hashes, starts, ends, filled
 
     A word's hash, and its first and last byte + 1.
     """
-    h = _WORD_SEED
+    h = WORD_SEED
     first = p
     while p < end:
         c = ascii_words[data[p]]
@@ -316,34 +322,34 @@ def _words(data, start, p, end, table, ascii_words, hashes, starts, ends, filled
         if c != 255:
             p += 1
             if c != 0:
-                if h == _WORD_SEED:
+                if h == WORD_SEED:
                     first = at
-                h = (h ^ np.uint64(c)) * _WORD_PRIME
+                h = (h ^ np.uint64(c)) * WORD_PRIME
                 continue
         else:
-            code, size = _decode(data, p)
+            code, size = decode(data, p)
             flags = table[code]
             p += size
-            if flags & _WORD:
-                lower = flags & _LOWER
-                if code == _SIGMA and _sigma_is_final(data, at, start, end, table):
-                    lower = np.uint32(_FINAL_SIGMA)
-                if h == _WORD_SEED:
+            if flags & WORD:
+                lower = flags & LOWER
+                if code == SIGMA and sigma_is_final(data, at, start, end, table):
+                    lower = np.uint32(FINAL_SIGMA)
+                if h == WORD_SEED:
                     first = at
-                h = (h ^ np.uint64(lower)) * _WORD_PRIME
+                h = (h ^ np.uint64(lower)) * WORD_PRIME
                 # Its lower case is an i and a combining dot, which is no word character.
-                if code != _DOTTED_I:
+                if code != DOTTED_I:
                     continue
                 at = p
-        if h != _WORD_SEED:
+        if h != WORD_SEED:
             hashes[filled] = mix64(h)
             starts[filled] = first
             ends[filled] = at
             filled += 1
-            h = _WORD_SEED
+            h = WORD_SEED
             if filled == len(hashes):
                 return p, filled
-    if h != _WORD_SEED:
+    if h != WORD_SEED:
         hashes[filled] = mix64(h)
         starts[filled] = first
         ends[filled] = p
@@ -359,7 +365,7 @@ def _roll(words, letters, n):  # type: ignore[no-untyped-def]
     for i in range(len(out)):
         h = np.uint64(0)
         for j in range(n):
-            h = h * _SHINGLE_BASE + words[i + j]
+            h = h * POLYNOMIAL_BASE + words[i + j]
         if letters[i : i + n].any():
             out[count] = mix64(h)
             count += 1
@@ -388,7 +394,7 @@ def _find(data, offsets, lengths, table, ascii_words, bloom, gate, hashes):  # t
     found = 0
     power = np.uint64(1)
     for _ in range(n):
-        power *= _SHINGLE_BASE
+        power *= POLYNOMIAL_BASE
     for row in range(len(offsets) - 1):
         start, end = offsets[row], offsets[row + 1]
         p = start
@@ -397,7 +403,7 @@ def _find(data, offsets, lengths, table, ascii_words, bloom, gate, hashes):  # t
             p, count = _words(data, start, p, end, table, ascii_words, words, starts, ends, carried)
             rolling = np.uint64(0)
             for i in range(count):
-                rolling = rolling * _SHINGLE_BASE + words[i]
+                rolling = rolling * POLYNOMIAL_BASE + words[i]
                 if i >= n:
                     rolling -= words[i - n] * power
                 if i < carried:
@@ -416,7 +422,7 @@ def _find(data, offsets, lengths, table, ascii_words, bloom, gate, hashes):  # t
                             continue
                         h = np.uint64(0)
                         for j in range(i - length + 1, i + 1):
-                            h = h * _SHINGLE_BASE + words[j]
+                            h = h * POLYNOMIAL_BASE + words[j]
                         at = _position(hashes, mix64(h))
                         if at >= 0:
                             out = _put(out, found, row, starts[i - length + 1] - start, ends[i] - start, at)
@@ -443,7 +449,7 @@ def _hits(text: pa.LargeStringArray, benchmarks: Benchmarks) -> tuple[pa.Table, 
     if not len(benchmarks.hashes):
         return HITS.empty_table(), np.empty(0, np.int64)
     data, offsets = string_buffers(text)
-    table, ascii_words = _code_points()
+    table, ascii_words = code_points()
     found = _find(
         data,
         offsets,
