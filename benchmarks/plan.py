@@ -82,6 +82,7 @@ def alive() -> int:
 
     gc.collect()
     tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+    tensors = [tensor for tensor in tensors if tensor.device.type == "cpu"]  # not those on meta
     tensors += [tensor.grad for tensor in tensors if tensor.is_leaf and tensor.grad is not None]
     return sum(
         {part.data_ptr(): part.nbytes() for part in map(torch.Tensor.untyped_storage, tensors)}.values()
