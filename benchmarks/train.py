@@ -1,17 +1,23 @@
 """Training on this machine: steps, what Ray Train adds, waiting for the loader, stalls of checkpoints.
 
-    python -m benchmarks.train                           everything, small shapes: about ten minutes on two
-    cores python -m benchmarks.train --parts steps --quick     one round of fewer steps python -m
-    benchmarks.train --parts recipe --recipe configs/stablelm-base-alpha-3b.yaml --layers 4
+    python -m benchmarks.train                        everything, small shapes
+    python -m benchmarks.train --quick                one round instead of two: about six minutes on two cores
+    python -m benchmarks.train --parts steps ray      only these, of steps, ray and checkpoint
+    python -m benchmarks.train --parts recipe --layers 4 --precision fp16 bf16 --trace /tmp/step.json
 
 steps: model.neox against Hugging Face GPTNeoX, both on DeepSpeed with the same shape, batch, optimizer and
 settings. Each measurement has a process of its own, and the two models take turns. On a CPU, speed is in
 tokens a second of CPU time of one thread, which other work on the machine changes little, and memory in bytes
-that torch has allocated at the peak of a step; on a GPU it is in wall-clock time, with MFU. ray: the whole
-loop below Ray Train against the bare one, in turns, and the share of time it waits for samples. checkpoint:
-seconds that a checkpoint stops the loop, written behind it and not. recipe (needs a GPU to be of use): steps
-of a configuration's shape; --trace writes a Chrome trace of one. Results go to benchmarks/results/train.json,
-those of recipes to train_recipe.json.
+that torch has allocated at the peak of a step; on a GPU speed is in wall-clock time, with MFU.
+
+ray: the whole loop below Ray Train against the bare one, in turns, and how long it waits for samples.
+
+checkpoint: seconds that a checkpoint stops the loop, written behind it and not.
+
+recipe (needs a GPU to be of use): steps and checkpoints of the shape of --recipe, by default StableLM's 3B;
+--trace writes a Chrome trace of a step.
+
+Results go to benchmarks/results/train.json, those of a recipe to train_recipe.json.
 """
 
 import argparse
@@ -186,38 +192,46 @@ def alone(*arguments: str) -> dict[str, Any]:
 
 
 def compare(shape: dict[str, Any], precision: str, steps: int, rounds: int, trace: str) -> dict[str, Any]:
-    """Both models, turn by turn, the best round of each."""
+    """Both models, turn by turn, the best round of each; one that does not fit on a GPU has no numbers."""
     import torch
 
     model, train, vocab_size = settings(shape, precision)
+    cuda = torch.cuda.is_available()
+    flops = flops_per_token(model, vocab_size, model.max_sequence_length)
     found: dict[str, list[dict[str, float]]] = {"piledriver": [], "hugging_face": []}
     for _ in range(rounds):
         for name, results in found.items():
             place = trace if name == "piledriver" else ""
-            results.append(alone("measure", name, json.dumps(shape), precision, str(steps), place))
+            try:
+                results.append(alone("measure", name, json.dumps(shape), precision, str(steps), place))
+            except RuntimeError as error:
+                if "OutOfMemoryError" not in str(error):
+                    raise
     result: dict[str, Any] = {"shape": shape, "precision": precision}
     for name, results in found.items():
-        fastest = max(results, key=lambda one: one["tokens_per_second"])
-        result[name] = {
-            "tokens_per_second": round(fastest["tokens_per_second"], 1),
-            "peak_mib": round(min(one["peak_bytes"] for one in results) / 2**20, 1),
-        }
-    ours, theirs = result["piledriver"], result["hugging_face"]
-    result["speed_ratio"] = round(ours["tokens_per_second"] / theirs["tokens_per_second"], 3)
-    result["memory_ratio"] = round(ours["peak_mib"] / theirs["peak_mib"], 3)
-    cuda = torch.cuda.is_available()
-    planned = memory(model, train, vocab_size, cuda=cuda).total / 2**20
-    result["planned_over_measured"] = round(planned / ours["peak_mib"], 3)
+        if not results:
+            result[name] = "out of memory"
+            continue
+        speed = max(one["tokens_per_second"] for one in results)
+        peak = min(one["peak_bytes"] for one in results) / 2**20
+        result[name] = {"tokens_per_second": round(speed, 1), "peak_mib": round(peak, 1)}
+        if cuda:
+            result[name]["mfu"] = round(speed * flops / (H200_PEAK_TFLOPS * 1e12), 4)
     if cuda:
-        flops = flops_per_token(model, vocab_size, model.max_sequence_length)
         result["device"] = torch.cuda.get_device_name()
-        for side in (ours, theirs):
-            side["mfu"] = round(side["tokens_per_second"] * flops / (H200_PEAK_TFLOPS * 1e12), 4)
+    if found["piledriver"]:
+        planned = memory(model, train, vocab_size, cuda=cuda).total / 2**20
+        result["planned_over_measured"] = round(planned / result["piledriver"]["peak_mib"], 3)
+    if all(found.values()):
+        for ratio, field in (("speed_ratio", "tokens_per_second"), ("memory_ratio", "peak_mib")):
+            result[ratio] = round(result["piledriver"][field] / result["hugging_face"][field], 3)
     return result
 
 
 def launch(launcher: str, shape: dict[str, Any], folder: str, **changes: Any) -> tuple[str, dict[str, Any]]:
     """The whole loop on one worker, by itself ("bare") or below Ray Train: the run's folder and summary."""
+    import torch
+
     from model.job import TrainJob
     from pipelines.config import Config
 
@@ -226,12 +240,11 @@ def launch(launcher: str, shape: dict[str, Any], folder: str, **changes: Any) ->
 
     manifest = write_corpus(Path(folder), {"a": [[500] * 2000], "b": [[200] * 1000]}, shape["vocab_size"])
     size = shape["train"]["micro_batch_size"]
-    train = {"global_batch_size": size, "micro_batch_size": size, "precision": "fp32", "evaluate_batches": 0}
+    precision = "auto" if torch.cuda.is_available() else "fp32"
+    train = {**shape["train"], "global_batch_size": size, "precision": precision, "evaluate_batches": 0}
     train |= {"log_every": 5, "checkpoint": {"every": 1000}, **changes}
     run_url = str(Path(folder) / launcher)
     if launcher == "bare":
-        import torch
-
         from model.train import train as run
 
         if not torch.cuda.is_available():
@@ -293,23 +306,23 @@ def overhead(steps: int, rounds: int) -> dict[str, Any]:
     return result
 
 
-def stall(asynchronous: bool) -> dict[str, float]:
+def stall(asynchronous: bool, shape: dict[str, Any]) -> dict[str, float]:
     """Seconds that each of three checkpoints stops the loop."""
     saving = {"every": 5, "asynchronous": asynchronous, "keep_last": 1}
     with tempfile.TemporaryDirectory() as folder:
-        _, summary = launch("bare", STATE, folder, steps=15, checkpoint=saving)
+        _, summary = launch("bare", shape, folder, steps=15, checkpoint=saving)
         size = sum(
             file.stat().st_size for file in Path(summary["checkpoint_url"]).rglob("*") if file.is_file()
         )
     return {"seconds": summary["checkpoint_stall"] / 3, "mb": size / 1e6}
 
 
-def checkpoints(rounds: int) -> dict[str, Any]:
+def checkpoints(rounds: int, shape: dict[str, Any]) -> dict[str, Any]:
     """Stalls of checkpoints that are written behind training, and of those that are not; the best rounds."""
     found: dict[str, list[dict[str, float]]] = {"asynchronous": [], "synchronous": []}
     for _ in range(rounds):
         for name, results in found.items():
-            results.append(alone("stall", name))
+            results.append(alone("stall", name, json.dumps(shape)))
     result: dict[str, Any] = {"checkpoint_mb": round(found["asynchronous"][0]["mb"], 1)}
     for name, results in found.items():
         result[f"{name}_stall_seconds"] = round(min(one["seconds"] for one in results), 3)
@@ -359,7 +372,7 @@ def main() -> None:
         elif what == "loop":
             print(json.dumps(loop(rest[0], int(rest[1]))))
         else:
-            print(json.dumps(stall(rest[0] == "asynchronous")))
+            print(json.dumps(stall(rest[0] == "asynchronous", json.loads(rest[1]))))
         return
     rounds = 1 if options.quick else 2
     result = circumstances()
@@ -369,14 +382,16 @@ def main() -> None:
         if options.micro_batch:
             for shape in shapes.values():
                 shape["train"]["micro_batch_size"] = options.micro_batch
-        record("train_recipe", {**result, "steps": steps_of(shapes, options, rounds)})
+        result["steps"] = steps_of(shapes, options, rounds)
+        result["checkpoint"] = {name: checkpoints(rounds, shape) for name, shape in shapes.items()}
+        record("train_recipe", result)
         return
     if "steps" in options.parts:
         result["steps"] = steps_of(SHAPES, options, rounds)
     if "ray" in options.parts:
         result["ray"] = overhead(100, rounds)
     if "checkpoint" in options.parts:
-        result["checkpoint"] = checkpoints(rounds)
+        result["checkpoint"] = checkpoints(rounds, STATE)
     record("train", result)
 
 
