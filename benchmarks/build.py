@@ -1,8 +1,11 @@
 """The whole corpus build: against datatrove, by workers, in memory, and after a changed threshold.
 
-    python -m benchmarks.build [--parts peer,workers,memory,threshold] [--data ../shared/data]
-        [--peer-python PYTHON] [--copies 10]
+    python -m benchmarks.build [--parts kernels,peer,workers,memory,threshold] [--data ../shared/data]
+        [--peer-python PYTHON] [--copies 10] [--megabytes 6]
 
+kernels: signatures, quality rules and tokens of one core on about `megabytes` of pile_sample, ours and
+datatrove's (benchmarks/peer_kernels.py) on the same texts, in CPU seconds; ours are the medians of five
+passes after one that compiles, tokens with a word cache that is empty at first.
 peer: pile_sample from jsonl.zst to shards by datatrove (benchmarks/peer_build.py, in its own environment), by
 one worker of ours, and by one of ours with `copies` of it, whose speed counts: it pays the start of processes
 and the report once. Both: rules of Gopher, C4 and FineWeb, MinHash 14 x 8 over word 5-grams, personal data
@@ -29,11 +32,18 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 import ray
 import zstandard
 
-from pipelines import cluster, prepare
-from pipelines.config import Config, load
+from benchmarks import peers
+from benchmarks.dedup_inputs import read_texts
+from benchmarks.dedup_speed import kernel
+from dedup import minhash
+from dedup.config import DedupConfig
+from pipelines import cluster, prepare, quality
+from pipelines.config import Config, QualityConfig, SourceConfig, load
+from pipelines.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "build.json"
@@ -42,9 +52,6 @@ RULES = {
     for kind in ("prose", "code", "mathematics", "dialogue", "law")
 }
 STORE = tempfile.TemporaryDirectory(prefix="piledriver-bench-")
-DATATROVE = (
-    "datatrove==0.10.1 spacy nltk tokenizers==0.23.3 zstandard orjson xxhash regex fasttext-numpy2-wheel"
-)
 
 
 class Watch(threading.Thread):
@@ -131,7 +138,7 @@ def build(config: Config) -> dict[str, Any]:
     }
 
 
-def measure_peer(data: Path, work: Path, python: str | None, copies: int) -> dict[str, Any]:
+def measure_peer(data: Path, work: Path, python: str, copies: int) -> dict[str, Any]:
     """One worker of ours over pile_sample and copies of it, and datatrove over pile_sample."""
     sources = sorted((data / "pile_sample").glob("*.jsonl.zst"))
     rules = {"quality.rule_sets": RULES, "dedup.preset": "fineweb", "sources.0.max_loss": 1.0}
@@ -142,21 +149,13 @@ def measure_peer(data: Path, work: Path, python: str | None, copies: int) -> dic
         print(
             f"ours {count}x    {run['seconds']:8.1f} s  {run['megabytes_per_second']:8.2f} MB/s", flush=True
         )
-    if python is None:
-        place = ROOT / ".cache" / "peers" / "datatrove"
-        python = str(place / "bin" / "python")
-        if not Path(python).exists():
-            subprocess.run([sys.executable, "-m", "venv", place], check=True)
-            subprocess.run([python, "-m", "pip", "install", "-q", *DATATROVE.split()], check=True)
     folder = work / "peer-input"
     folder.mkdir()
     for path in sources:
         (folder / path.name).symlink_to(path)
     script = ROOT / "benchmarks" / "peer_build.py"
     command = [python, script, folder, work / "peer", data / "tokenizer" / "tokenizer.json"]
-    output = subprocess.run(
-        command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    output = subprocess.run(command, check=True, capture_output=True, env=peers.environment())
     found = json.loads(output.stdout)
     seconds = sum(stage["wall"] for stage in found["seconds"].values())
     peer = {
@@ -172,6 +171,58 @@ def measure_peer(data: Path, work: Path, python: str | None, copies: int) -> dic
     }
     print(f"times datatrove (must be 40): {times}")
     return {"piledriver": ours, "datatrove": peer, "times": times}
+
+
+def measure_kernels(data: Path, work: Path, python: str, megabytes: float) -> dict[str, Any]:
+    """Signatures, quality rules and tokens of one core, ours and the peers', on the same texts."""
+    every = list(read_texts(data / "pile_sample").values())
+    step = max(1, round(sum(len(text.encode()) for text in every) / 1e6 / megabytes))
+    texts = every[::step]
+    column = pa.array(texts, pa.large_string())
+    size = sum(len(text.encode()) for text in texts) / 1e6
+    tokenizer = data / "tokenizer" / "tokenizer.json"
+    minhash_config = DedupConfig().minhash
+    source = SourceConfig(name="sample", urls=["x"])
+    rules = QualityConfig.model_validate({"rule_sets": RULES})
+    cold = [Tokenizer.load(str(tokenizer), "<|endoftext|>") for _ in range(6)]
+    ours = {
+        "signatures": kernel(lambda text: minhash.signatures(text, minhash_config), column, size)["median"],
+        "quality rules": kernel(
+            lambda text: quality.decide(quality.measure(text), source, rules), column, size
+        )["median"],
+        "tokens": kernel(lambda text: cold.pop().encode(text, end=False), column, size)["median"],
+    }
+    (work / "texts.json").write_text(json.dumps(texts))
+    script = ROOT / "benchmarks" / "peer_kernels.py"
+    output = subprocess.run(
+        [python, script, work / "texts.json", tokenizer],
+        check=True,
+        capture_output=True,
+        env=peers.environment(),
+    )
+    theirs = {name: size / took for name, took in json.loads(output.stdout).items() if took}
+    rows = {
+        name: {
+            "ours": speed,
+            "peer": round(theirs[name], 3),
+            "times": round(speed / theirs[name], 1),
+            "must": must,
+        }
+        for (name, speed), must in zip(ours.items(), (150, 50, 12), strict=True)
+    }
+    if "rensa" in theirs:
+        speed, rensa = ours["signatures"], theirs["rensa"]
+        rows["signatures, rensa"] = {
+            "ours": speed,
+            "peer": round(rensa, 2),
+            "times": round(speed / rensa, 1),
+            "must": 5,
+        }
+    for name, row in rows.items():
+        print(
+            f"{name:<18} ours {row['ours']:7.1f} MB/s  peer {row['peer']:7.3f}  x{row['times']} ({row['must']})"
+        )
+    return {"documents": len(texts), "megabytes": round(size, 1), "MB per CPU second": rows}
 
 
 def measure_workers(data: Path, work: Path, copies: int) -> dict[str, Any]:
@@ -251,10 +302,11 @@ def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--parts", default="peer,workers,memory,threshold")
+    options.add_argument("--parts", default="kernels,peer,workers,memory,threshold")
     options.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    options.add_argument("--peer-python")
     options.add_argument("--copies", type=int, default=10)
+    options.add_argument("--megabytes", type=float, default=6)
+    peers.add_options(options)
     given = options.parse_args()
     parts = given.parts.split(",")
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -263,12 +315,15 @@ def main() -> None:
     )
     # The import of MLflow and the making of its store are paid here, once.
     small = sorted((given.data / "pile_sample").glob("us_*.jsonl.zst"))
-    build(configuration(given.data, Path(STORE.name), small, 1))
+    if parts != ["kernels"]:
+        build(configuration(given.data, Path(STORE.name), small, 1))
     for part in parts:
         with tempfile.TemporaryDirectory(prefix="piledriver-bench-") as folder:
             work = Path(folder)
-            if part == "peer":
-                result = measure_peer(given.data, work, given.peer_python, given.copies)
+            if part == "kernels":
+                result = measure_kernels(given.data, work, peers.python(given), given.megabytes)
+            elif part == "peer":
+                result = measure_peer(given.data, work, peers.python(given), given.copies)
             elif part == "workers":
                 result = measure_workers(given.data, work, given.copies)
             elif part == "memory":
@@ -276,7 +331,7 @@ def main() -> None:
             elif part == "threshold":
                 result = measure_threshold(given.data, work)
             else:
-                options.error(f"--parts {part}: allowed are peer, workers, memory, threshold")
+                options.error(f"--parts {part}: allowed are kernels, peer, workers, memory, threshold")
         found[part] = {
             "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
             "commit": revision.stdout.strip(),

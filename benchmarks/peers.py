@@ -11,13 +11,16 @@ from benchmarks.dedup_inputs import ROOT
 DATATROVE = "0.10.1"
 # What its filters, MinHash and tokenizing need beside datatrove itself.
 REQUIREMENTS = (
-    f"datatrove[io,processing,multilingual]=={DATATROVE}",
+    f"datatrove=={DATATROVE}",
     "spacy==3.8.18",
     "nltk",
-    "xxhash",
     "tokenizers==0.23.3",
-    "orjson",
     "zstandard",
+    "orjson",
+    "xxhash",
+    "regex",
+    "fasttext-numpy2-wheel",
+    "rensa==0.5.0",
 )
 
 
