@@ -191,7 +191,10 @@ def distributions(columns: dict[str, np.ndarray], thresholds: dict[str, float]) 
     """A histogram of each column with logarithmic counts and, where there is one, its threshold."""
     with rc_context(_STYLE):
         rows = math.ceil(len(columns) / 3)
-        figure = Figure(figsize=(10.4, 1.75 * rows), layout="constrained")
+        # Margins by hand: laying out dozens of axes automatically takes seconds.
+        height = 1.75 * rows
+        figure = Figure(figsize=(10.4, height))
+        figure.subplots_adjust(0.045, 0.3 / height, 0.99, 1 - 0.3 / height, wspace=0.16, hspace=0.5)
         grid = figure.subplots(rows, 3, squeeze=False).ravel()
         for axis in grid[len(columns) :]:
             axis.set_visible(False)
