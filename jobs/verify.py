@@ -55,7 +55,7 @@ def main(
     progress.close()
     names = ", ".join(item.name for item in versions)
     if damage:
-        print(f"{names}: {len({item.path for item in damage})} damaged files")
+        print(f"{names}: damaged files: {len({item.path for item in damage})}")
         raise typer.Exit(1)
     print(f"{names}: every file is what its manifest says")
 

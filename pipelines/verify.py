@@ -37,26 +37,34 @@ def read_shard(versions: str, line: dict[str, Any]) -> pa.Table:
 
     Raises UserError if the file is missing or its bytes are not those of the manifest.
     """
-    content = _read(files.join(versions, line["path"]), line["digest"])
-    return pa.ipc.open_file(content).read_all()
+    try:
+        return _open_shard(versions, line)
+    except _DamagedError as error:
+        url = files.join(versions, line["path"])
+        raise UserError(f"shard {url}: {error}; jobs.verify --rebuild makes it again") from None
+
+
+class _DamagedError(Exception):
+    """What is wrong with a file, as one clause."""
 
 
 def _read(url: str, digest: str | None) -> pa.Buffer:
-    """The bytes of a file, mapped if it is local.
-
-    Raises UserError if it is missing, cannot be read, or its xxh3-128 is not `digest`.
-    """
+    """The bytes of a file, mapped if it is local; damage if it cannot be read or has another xxh3-128."""
     local = files.local_path(url)
     try:
         content = pa.memory_map(local).read_buffer() if local else pa.py_buffer(files.read_bytes(url))
     except FileNotFoundError:
-        raise UserError(f"{url} is missing") from None
+        raise _DamagedError("it is missing") from None
     except OSError as error:
-        raise UserError(f"{url} cannot be read: {error}") from None
+        raise _DamagedError(f"it cannot be read: {error}") from None
     found = xxhash.xxh3_128_hexdigest(memoryview(content))
     if digest is not None and found != digest:
-        raise UserError(f"{url} is damaged: its digest is {found}, the manifest says {digest}")
+        raise _DamagedError(f"its digest is {found}, the manifest says {digest}")
     return content
+
+
+def _open_shard(versions: str, line: dict[str, Any]) -> pa.Table:
+    return pa.ipc.open_file(_read(files.join(versions, line["path"]), line["digest"])).read_all()
 
 
 @dataclass(frozen=True)
@@ -74,20 +82,20 @@ def _check_shard(task: _Shard) -> dict[str, Any]:
     wrong: list[tuple[str, str]] = []
     identifiers: pa.ChunkedArray | None = None
     try:
-        shard = read_shard(task.versions, line)
+        shard = _open_shard(task.versions, line)
         wrong += [(line["path"], problem) for problem in _shard_problems(shard, line, task.tokenizer)]
         identifiers = shard["document_id"]
-    except UserError as error:
+    except _DamagedError as error:
         wrong.append((line["path"], str(error)))
     path = origins_path(line["path"])
     try:
         content = _read(files.join(task.versions, path), line.get("origins_digest"))
         origins = pq.read_table(pa.BufferReader(content), columns=["document_id", "bytes"])
         wrong += [(path, problem) for problem in _origins_problems(origins, line, identifiers)]
-    except UserError as error:
+    except _DamagedError as error:
         wrong.append((path, str(error)))
     except (pa.ArrowException, OSError) as error:
-        wrong.append((path, f"{path} is not a parquet file of origins: {error}"))
+        wrong.append((path, f"it is not a parquet file of origins: {error}"))
     return {"documents": line["documents"], "bytes": line["bytes"], "wrong": wrong}
 
 
@@ -229,7 +237,7 @@ def verify(versions: list[Version], workers: int, progress: Progress) -> list[Da
                 continue
             try:
                 _read(files.join(version.url, name), digest)
-            except UserError as error:
+            except _DamagedError as error:
                 damage.append(Damage(f"{version.name}/{name}", str(error)))
     tasks = list(shards.values())
     found = run_tasks(_check_shard, tasks, workers, counter(progress, "verify", 0, len(tasks)))
