@@ -4,6 +4,7 @@ Imports neither Ray nor torch, so that a bad file fails in well under two second
 """
 
 import difflib
+import math
 import os
 from typing import Any, Literal
 
@@ -393,6 +394,8 @@ class Config(Section):
     """Shards."""
     mixture: dict[str, float] = {}
     """Weight by source name: shares of training samples, normalised over all. Empty: by tokens."""
+    mixture_epochs: dict[str, float] = {}
+    """Epochs by source name, instead of weights: a source's share is its epochs × its tokens."""
     corpus: CorpusConfig = CorpusConfig()
     """Rejects."""
     model: ModelConfig = ModelConfig()
@@ -414,6 +417,17 @@ class Config(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"source names must differ; named twice: {', '.join(twice)}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_mixture(self) -> "Config":
+        if self.mixture and self.mixture_epochs:
+            raise ValueError("mixture and mixture_epochs cannot both be given; empty one of them")
+        for name, epochs in self.mixture_epochs.items():
+            if not 0 <= epochs < math.inf:
+                raise ValueError(
+                    f"mixture_epochs.{name} = {epochs}: epochs are a finite number and not negative"
+                )
         return self
 
 

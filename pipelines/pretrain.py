@@ -30,8 +30,28 @@ CURVE_FIELDS = {
 def run_name(config: Config, version: Version) -> str:
     """The name of the run that this configuration makes on this corpus version."""
     train = config.train.model_dump(mode="json", include=CURVE_FIELDS)
-    key = files.key_of(version.hash, config.model.model_dump(mode="json"), train, config.mixture)
+    key = files.key_of(version.hash, config.model.model_dump(mode="json"), train, mixture(config, version))
     return f"{version.name}-{key[:8]}"
+
+
+def mixture(config: Config, version: Version) -> dict[str, float]:
+    """Weight by source name; with mixture_epochs, the tokens of a source times its epochs.
+
+    Raises UserError when mixture_epochs does not name the sources of the version.
+    """
+    epochs = config.mixture_epochs
+    if not epochs:
+        return config.mixture
+    tokens: dict[str, int] = {}
+    for shard in version.manifest["shards"]:
+        if shard["split"] == "train" and shard["tokens"]:
+            tokens[shard["source"]] = tokens.get(shard["source"], 0) + shard["tokens"]
+    held = f"corpus {version.manifest_url} holds {', '.join(tokens)}"
+    for name in sorted(set(epochs) - set(tokens)):
+        raise UserError(f"mixture_epochs.{name}: there is no such source; {held}")
+    for name in sorted(set(tokens) - set(epochs)):
+        raise UserError(f"mixture_epochs has no epochs for source {name}; 0 leaves it out; {held}")
+    return {name: count * epochs[name] for name, count in tokens.items()}
 
 
 def check_fits(config: Config, version: Version, run: str) -> None:
@@ -44,7 +64,7 @@ def check_fits(config: Config, version: Version, run: str) -> None:
             config.train,
             version.manifest_url,
             trained.run_url(config.storage, run),
-            config.mixture,
+            mixture(config, version),
         )
     )
 
@@ -76,10 +96,12 @@ def pretrain(config: Config, version: Version, run: str) -> dict[str, Any]:
             version.manifest["name"], version.hash, version.manifest_url, profile(version), "training"
         )
         ship = functools.partial(shipping.ship_journal, place, opened.id) if opened.id else None
-        summary = run_training(config, version.manifest_url, url, ship)
+        weights = mixture(config, version)
+        settled = config.model_copy(update={"mixture": weights, "mixture_epochs": {}})
+        summary = run_training(settled, version.manifest_url, url, ship)
         if opened.id:
             shipping.deliver(place, opened.id, files.join(url, NAME))
-        entropy = unigram_entropy(version, config.mixture)
+        entropy = unigram_entropy(version, weights)
         picture = files.join(url, "training.png")
         title = f"{config.name} {run}"
         files.write_bytes(picture, charts.training(read(url), title, entropy))

@@ -1,13 +1,14 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 from synthetic_corpus import write_corpus
 
 from base.errors import UserError
 from model.journal import Journal
 from pipelines import manifest, pretrain, tracking, trained
-from pipelines.config import Config
+from pipelines.config import Config, load
 
 
 def test_a_finished_run_delivers_what_mlflow_has_missed(tmp_path: Path) -> None:
@@ -33,3 +34,36 @@ def test_a_finished_run_delivers_what_mlflow_has_missed(tmp_path: Path) -> None:
     trained.record(config.storage, "run", {"manifest_hash": "other", "version": "v0000"})
     with pytest.raises(UserError, match="trained on another corpus version"):
         pretrain.pretrain(config, version, "run")
+
+
+def _config(folder: Path, **changes: object) -> Config:
+    sources = [{"name": "a", "urls": ["unused"]}]
+    return Config.model_validate({"name": "tiny", "storage": str(folder), "sources": sources, **changes})
+
+
+def test_a_mixture_by_epochs(tmp_path: Path) -> None:
+    version = manifest.open_version(write_corpus(tmp_path, {"a": [[50] * 4], "b": [[60] * 5, [10]]}))
+    both = _config(tmp_path, mixture_epochs={"a": 1.5, "b": 2})
+    assert pretrain.mixture(both, version) == {"a": 300.0, "b": 620.0}
+    weights = _config(tmp_path, mixture={"a": 300, "b": 620})
+    assert pretrain.mixture(weights, version) == weights.mixture
+    assert pretrain.run_name(both, version) == pretrain.run_name(weights, version)
+    with pytest.raises(UserError, match="mixture_epochs.c: there is no such source"):
+        pretrain.mixture(_config(tmp_path, mixture_epochs={"a": 1, "b": 1, "c": 1}), version)
+    with pytest.raises(UserError, match="no epochs for source b"):
+        pretrain.mixture(_config(tmp_path, mixture_epochs={"a": 1}), version)
+    with pytest.raises(ValueError, match="cannot both be given"):
+        _config(tmp_path, mixture={"a": 1}, mixture_epochs={"a": 1})
+    with pytest.raises(ValueError, match="mixture_epochs.a = -1"):
+        _config(tmp_path, mixture_epochs={"a": -1})
+
+
+def test_the_piles_table_as_weights_and_as_epochs() -> None:
+    url = Path(__file__).parents[2] / "configs" / "pile.yaml"
+    config = load(str(url))
+    _, _, comment = url.read_text().partition("# mixture_epochs:")
+    epochs = yaml.safe_load("\n".join(line.lstrip("# ") for line in comment.splitlines()))
+    assert len(config.mixture) == 22 and set(epochs) == set(config.mixture)
+    # Gao et al. 2020, table 1: the printed weights add up to 100 % but for rounding.
+    assert sum(config.mixture.values()) == pytest.approx(100, abs=0.05)
+    assert (epochs["wikipedia-en"], epochs["gutenberg-pg-19"], epochs["pile-cc"]) == (3.0, 2.5, 1.0)
