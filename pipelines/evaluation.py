@@ -32,6 +32,7 @@ class Unit:
 
     source: str
     shard: str
+    digest: str
     origins: str
     first: int
     count: int
@@ -45,6 +46,9 @@ class Scorer:
         """Load the model once."""
         import torch
 
+        from model.loader import ShardCache
+
+        self.cache = ShardCache()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = trained.load(model, device)
         self.end = end_of_document_id
@@ -56,10 +60,11 @@ class Scorer:
         from model.score import document_nats
 
         unit = self.units[int(row["id"])]
-        filesystem, path = files.split(unit.shard)
-        with filesystem.open(path, "rb") as stream, pa.ipc.open_file(stream) as reader:
-            table = reader.read_all().slice(unit.first, unit.count).combine_chunks()
-        ids = table["input_ids"].chunk(0)
+        # Mapped, so that a unit costs its own documents and not the shard.
+        path = files.local_path(unit.shard) or self.cache.fetch(unit.shard, unit.digest)
+        with pa.memory_map(path) as mapped, pa.ipc.open_file(mapped) as reader:
+            rows = reader.get_batch(0).slice(unit.first, unit.count)
+        ids = rows.column("input_ids")
         offsets = ids.offsets.to_numpy()
         tokens = ids.values.to_numpy()[offsets[0] : offsets[-1]]
         length = self.model.config.max_sequence_length
@@ -68,7 +73,7 @@ class Scorer:
         scored = pa.table(
             {
                 "source": pa.repeat(unit.source, unit.count),
-                "document_id": table["document_id"],
+                "document_id": rows.column("document_id"),
                 "tokens": np.diff(offsets),
                 "bytes": sizes,
                 "nats": nats,
@@ -177,6 +182,7 @@ def _units(version: Version, max_documents: int, url: str) -> list[Unit]:
                 Unit(
                     source,
                     files.join(corpus, line["path"]),
+                    line["digest"],
                     files.join(
                         corpus, line["path"].replace("/shards/", "/origins/").replace(".arrow", ".parquet")
                     ),
