@@ -58,7 +58,7 @@ def test_no_samples_with_a_message(manifest: str, tmp_path: Path, caplog: pytest
     divided = TrainJob(MODEL, settings(evaluate_batches=1, zero_stage=3), manifest, "")
     with caplog.at_level(logging.WARNING):
         assert sampler(divided, corpus) is None
-    assert "ZeRO 3" in caplog.text
+    assert "among the workers" in caplog.text
     bare = write_corpus(tmp_path / "bare", SOURCES)
     assert sampler(TrainJob(MODEL, settings(evaluate_batches=1), bare, ""), Corpus.open(bare)) is None
     assert "names no tokenizer file" in caplog.text
