@@ -171,7 +171,8 @@ def test_pile_sample_keeps_its_documents(ray_cluster: None, shared_data: Path, t
 
     assert total("read", "documents_in") == 4635
     assert total("read", "documents_dropped") == 0
-    assert total("quality", "documents_dropped") == 12
+    # Eight of under 32 characters, one that lists 5-grams of section numbers again and again.
+    assert total("quality", "documents_dropped") == 9
     # The sample was exact-deduplicated: what is left differs in white space.
     assert total("exact", "documents_dropped") <= 5
     # No benchmark item is in the sample.
