@@ -356,16 +356,24 @@ def needs_conversion(description: dict[str, Any], world: int, zero_stage: int) -
     return bool(zero_stage and description["world_size"] != world)
 
 
-def load(engine: Any, checkpoint_url: str, zero_stage: int) -> None:
+def load(engine: Any, checkpoint_url: str, zero_stage: int, tensor_parallel: int = 1) -> None:
     """Load model and optimizer; all ranks call it.
 
     A checkpoint that was written by another number of workers or at another ZeRO stage goes through its
-    universal form, see `model.universal`. Raises RuntimeError when what the description promises was not
+    universal form, see `model.universal`. Raises UserError for another number of workers where layers are
+    split among them, RuntimeError when what the description promises was not
     loaded.
     """
     description = files.read_json(files.join(checkpoint_url, DESCRIPTION))
     world = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     convert = needs_conversion(description, world, zero_stage)
+    before = description.get("tensor_parallel", 1)
+    if before != tensor_parallel or (before > 1 and convert):
+        raise UserError(
+            f"checkpoint {checkpoint_url} was written by {description['world_size']} workers with "
+            f"train.tensor_parallel = {before} and train.zero_stage = {description['zero_stage']}; "
+            "with tensor parallelism a run is continued by as many workers with the same settings only"
+        )
     with _shared_copy(checkpoint_url) as (path, leads), contextlib.ExitStack() as stack:
         if convert:
             path = stack.enter_context(_universal(path, description["zero_stage"], engine, leads))
@@ -423,5 +431,9 @@ def consolidated_state(checkpoint_url: str) -> dict[str, Tensor]:
             )
             state: dict[str, Tensor] = content["module"]
             return state
+        if description.get("tensor_parallel", 1) > 1:
+            with tempfile.TemporaryDirectory(prefix="piledriver-universal-") as temporary:
+                universal.extract(Path(path, STATE), Path(temporary, STATE))
+                return universal.weights(Path(temporary, STATE))
         with contextlib.redirect_stdout(None), contextlib.redirect_stderr(open(os.devnull, "w")):
             return dict(get_fp32_state_dict_from_zero_checkpoint(path, tag=STATE))

@@ -188,6 +188,9 @@ class TrainConfig(Section):
     """auto: fp16 on CUDA, bf16 on CPU."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage (Rajbhandari et al. 2020)."""
+    tensor_parallel: int = Field(1, ge=1)
+    """Workers that share each layer: attention heads and the MLP's width are split among them (Shoeybi et
+    al. 2019, by DeepSpeed's AutoTP), embeddings are not. Needs zero_stage 1 or 2."""
     offload_optimizer: bool = False
     """Keep optimizer states in host memory."""
     activation_checkpointing: bool = False
@@ -224,6 +227,8 @@ class TrainConfig(Section):
     min_workers: int | None = Field(None, ge=1)
     """Train with as few workers as this when the cluster has no room for more, and with up to `workers` when
     it has; absent: always with `workers`."""
+    resize_seconds: float = Field(60.0, gt=0)
+    """Seconds between looks whether the cluster has room for more workers, with min_workers."""
     cpus_per_worker: int = Field(1, ge=1)
     """CPU cores, and torch threads on CPU, of a worker."""
     use_gpu: Literal["auto", "yes", "no"] = "auto"
@@ -235,6 +240,7 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _batches_divide(self) -> "TrainConfig":
+        self._check_tensor_parallel()
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers {self.min_workers} must not be above workers {self.workers}")
         for workers in range(self.min_workers or self.workers, self.workers):
@@ -243,11 +249,11 @@ class TrainConfig(Section):
                     f"global_batch_size {self.global_batch_size} must be a multiple of micro_batch_size × "
                     f"workers for every number of workers from min_workers on, but is not for {workers}"
                 )
-        per_pass = self.micro_batch_size * self.workers
+        per_pass = self.micro_batch_size * self.workers // self.tensor_parallel
+        product = "micro_batch_size × workers" + (" / tensor_parallel" if self.tensor_parallel > 1 else "")
         if self.global_batch_size % per_pass:
             raise ValueError(
-                f"global_batch_size {self.global_batch_size} must be a multiple of "
-                f"micro_batch_size × workers = {per_pass}"
+                f"global_batch_size {self.global_batch_size} must be a multiple of {product} = {per_pass}"
             )
         if self.batch_warmup is not None:
             for name, size in (
@@ -256,8 +262,7 @@ class TrainConfig(Section):
             ):
                 if size % per_pass:
                     raise ValueError(
-                        f"batch_warmup.{name} {size} must be a multiple of "
-                        f"micro_batch_size × workers = {per_pass}"
+                        f"batch_warmup.{name} {size} must be a multiple of {product} = {per_pass}"
                     )
             rise = self.global_batch_size - self.batch_warmup.start
             if rise <= 0 or rise % self.batch_warmup.increment:
@@ -266,3 +271,15 @@ class TrainConfig(Section):
                     f"{self.global_batch_size} by whole increments of {self.batch_warmup.increment}"
                 )
         return self
+
+    def _check_tensor_parallel(self) -> None:
+        if self.tensor_parallel == 1:
+            return
+        if self.workers % self.tensor_parallel:
+            raise ValueError(
+                f"workers {self.workers} must be a multiple of tensor_parallel {self.tensor_parallel}"
+            )
+        if self.zero_stage not in (1, 2):
+            raise ValueError(f"tensor_parallel needs zero_stage 1 or 2, not {self.zero_stage}")
+        if self.min_workers not in (None, self.workers):
+            raise ValueError("tensor_parallel needs a fixed number of workers: leave min_workers out")

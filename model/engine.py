@@ -23,6 +23,7 @@ import deepspeed
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+from deepspeed.utils import groups
 
 from base.errors import UserError
 from model.config import ModelConfig, OptimizerConfig, TrainConfig
@@ -104,7 +105,9 @@ def deepspeed_config(config: TrainConfig, world: int, parameters: int) -> dict[s
         **config.deepspeed,
         "train_batch_size": config.global_batch_size,
         "train_micro_batch_size_per_gpu": config.micro_batch_size,
-        "gradient_accumulation_steps": config.global_batch_size // (config.micro_batch_size * world),
+        "gradient_accumulation_steps": config.global_batch_size
+        * config.tensor_parallel
+        // (config.micro_batch_size * world),
         "gradient_clipping": config.optimizer.gradient_clipping,
         "steps_per_print": None,
         "zero_optimization": zero,
@@ -119,6 +122,26 @@ def deepspeed_config(config: TrainConfig, world: int, parameters: int) -> dict[s
             "min_loss_scale": scale.minimum,
         },
         "bf16": {"enabled": precision == "bf16", "check_grad_overflow": True},
+        **tensor_parallel(config.tensor_parallel),
+    }
+
+
+def tensor_parallel(size: int) -> dict[str, Any]:
+    """DeepSpeed's settings that split every layer among `size` workers; none for 1.
+
+    The first linear map of attention and MLP is split by rows of its weight, the second by columns. Rows of
+    the fused query, key and value stand head by head, so that equal parts of them are whole heads.
+    """
+    if size == 1:
+        return {}
+    first = {"patterns": [r".*\.query_key_value\.weight$", r".*\.dense_h_to_4h\.weight$"]}
+    second = {"patterns": [r".*\.attention\.dense\.weight$", r".*\.dense_4h_to_h\.weight$"]}
+    specs = [{**first, "partition_type": "column"}, {**second, "partition_type": "row"}]
+    return {
+        "tensor_parallel": {
+            "autotp_size": size,
+            "partition_config": {"use_default_specs": False, "layer_specs": specs},
+        }
     }
 
 
@@ -150,6 +173,11 @@ def build_engine(
     """
     if config.offload_optimizer and config.zero_stage == 0:
         raise UserError("train.offload_optimizer needs train.zero_stage 1, 2 or 3")
+    if model_config.num_heads % config.tensor_parallel or model_config.mlp_size % config.tensor_parallel:
+        raise UserError(
+            f"train.tensor_parallel = {config.tensor_parallel} must divide model.num_heads = "
+            f"{model_config.num_heads} and the MLP's width {model_config.mlp_size}"
+        )
     precision = precision_of(config)
     accelerator = get_accelerator()
     if precision == "fp16" and accelerator.device_name() == "cpu":
@@ -178,8 +206,11 @@ def build_engine(
         eps=config.optimizer.epsilon,
         fused=torch.cuda.is_available() and not config.offload_optimizer,
     )
+    if config.tensor_parallel > 1:  # DeepSpeed needs the groups before it checks the batch sizes
+        groups._init_tp_mesh_device(config.tensor_parallel)
+    mpu = groups if config.tensor_parallel > 1 else None
     engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=settings, dist_init_required=False
+        model=model, optimizer=optimizer, config=settings, mpu=mpu, dist_init_required=False
     )
     if hasattr(engine.optimizer, "check_grad_overflow"):
         engine.optimizer.check_grad_overflow = True

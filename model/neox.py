@@ -77,7 +77,6 @@ class Attention(nn.Module):
         """`layer` is the index of its keys and values in a cache."""
         super().__init__()
         self.layer = layer
-        self.num_heads = config.num_heads
         self.head_size = config.head_size
         # Rows are grouped by head: its query, key and value, then those of the next head.
         self.query_key_value = Linear(config.hidden_size, 3 * config.hidden_size, config.attention_bias)
@@ -93,7 +92,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Attention's output (batch, length, hidden size); arguments as in Layer.forward."""
         batch, length, _ = hidden.shape
-        fused = self.query_key_value(hidden).view(batch, length, self.num_heads, 3, self.head_size)
+        # All heads, or this rank's when tensor parallelism splits the linear maps.
+        fused = self.query_key_value(hidden).view(batch, length, -1, 3, self.head_size)
         query, key = rotate(fused[:, :, :, :2], *rotary).transpose(1, 2).unbind(3)
         value = fused[:, :, :, 2].transpose(1, 2)
         if cache is not None:

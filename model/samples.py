@@ -66,8 +66,8 @@ def sampler(job: TrainJob, corpus: Corpus) -> Sampler | None:
     settings: Any = job.train.samples
     if not settings.tokens or not job.train.evaluate_batches:
         return None
-    if job.train.zero_stage == 3:
-        log.warning("no samples of text: ZeRO 3 divides the weights among the workers")
+    if job.train.zero_stage == 3 or job.train.tensor_parallel > 1:
+        log.warning("no samples of text: the weights are divided among the workers")
         return None
     try:
         return Sampler(job, corpus)

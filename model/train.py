@@ -149,10 +149,11 @@ def train(
     if warmup is not None:
         sizes |= {"batch_warmup.start": warmup.start, "batch_warmup.increment": warmup.increment}
     for name, size in sizes.items():
-        if size % (config.micro_batch_size * world):
+        per_pass = config.micro_batch_size * world // config.tensor_parallel
+        if world % config.tensor_parallel or size % per_pass:
             raise UserError(
-                f"train.{name} {size} must be a multiple of "
-                f"micro_batch_size × workers = {config.micro_batch_size * world}"
+                f"train.{name} {size} must be a multiple of micro_batch_size × workers / tensor_parallel = "
+                f"{config.micro_batch_size} × {world} / {config.tensor_parallel}"
             )
     loader = check(job)
     vocab_size = loader.corpus.tokenizer["vocab_size"]
@@ -166,7 +167,7 @@ def train(
     end = loader.corpus.tokenizer["end_of_document_id"]
     engine = build_engine(job.model, config, vocab_size, end, world)
     if resumed is not None:
-        checkpoint.load(engine, resumed, config.zero_stage)
+        checkpoint.load(engine, resumed, config.zero_stage, config.tensor_parallel)
     guard = Guard(config.guard, state.get("guard"))
     loop = _Loop(job, loader, engine, rank, world, description, guard, on_metrics, transform_loss)
     try:
@@ -191,9 +192,12 @@ class _Loop:
         transform_loss: TransformLoss | None,
     ) -> None:
         self.job, self.loader, self.engine, self.rank, self.world = job, loader, engine, rank, world
+        # Workers that share layers train on the same samples; they have consecutive ranks.
+        self.share, self.shares = rank // job.train.tensor_parallel, world // job.train.tensor_parallel
         self.description = {
             **description,
             "world_size": world,
+            "tensor_parallel": job.train.tensor_parallel,
             "zero_stage": job.train.zero_stage,
         }
         self.guard, self.on_metrics, self.transform_loss = guard, on_metrics, transform_loss
@@ -219,7 +223,7 @@ class _Loop:
     def batch(self, step: int) -> NDArray[np.int64]:
         """The rows of a step that are this rank's."""
         begin, end = self.samples(step, step + 1)
-        return self.loader.batch(begin, end - begin, self.rank, self.world)
+        return self.loader.batch(begin, end - begin, self.share, self.shares)
 
     def run(self, step: int) -> dict[str, Any]:
         """Train from after `step` steps to the end."""
@@ -252,7 +256,7 @@ class _Loop:
                     line["rollback"] = self.roll_back(step, reason)
                 elif evaluated:
                     self.watchdog.beat(f"the evaluation after step {step}")
-                    evaluation = evaluate(self.engine, self.job, self.loader.corpus, self.rank, self.world)
+                    evaluation = evaluate(self.engine, self.job, self.loader.corpus, self.share, self.shares)
                     line["evaluation"] = evaluation
                     if self.sampler:
                         line["texts"] = self.sampler.sample(self.engine.module)
@@ -306,7 +310,7 @@ class _Loop:
         first = step - self.guard.streak + 1
         where = f"steps {first} to {step} (samples {begin} to {end - 1}) are skipped: {reason}"
         target = self.guard.roll_back(back, content.get("guard", {}), where)
-        checkpoint.load(self.engine, url, self.job.train.zero_stage)
+        checkpoint.load(self.engine, url, self.job.train.zero_stage, self.job.train.tensor_parallel)
         self.engine.global_steps = step
         logger.warning("%s; going back to the weights of step %d", where, target)
         return {"step": target, "samples": self.samples(target, step)}
@@ -317,7 +321,7 @@ class _Loop:
         tokens = torch.from_numpy(rows).to(self.engine.device, non_blocking=True)
         total = torch.zeros((), device=self.engine.device)
         passes = len(rows) // size
-        self.engine.set_train_batch_size(len(rows) * self.world)
+        self.engine.set_train_batch_size(len(rows) * self.shares)
         self.engine.micro_steps = 0
         for number in range(passes):
             part = tokens[number * size : (number + 1) * size]

@@ -5,6 +5,7 @@ Adam's moments. DeepSpeed converts between stages 1 to 3; stage 0, which it leav
 """
 
 import contextlib
+import os
 import shutil
 from argparse import Namespace
 from collections.abc import Iterator
@@ -30,20 +31,25 @@ def convert(source: Path, target: Path, zero_stage: int, engine: Any) -> None:
     if zero_stage == 0:
         _write_stage_0(source, target, engine)
     else:
-        from deepspeed.checkpoint.ds_to_universal import main
-
-        arguments = Namespace(
-            input_folder=str(source),
-            output_folder=str(target),
-            num_extract_workers=1,
-            num_merge_workers=1,
-            keep_temp_folder=False,
-            strict=True,
-            inject_missing_state=True,
-        )
-        with contextlib.redirect_stdout(None):
-            main(arguments)
+        extract(source, target)
     _complete(target, engine)
+
+
+def extract(source: Path, target: Path) -> None:
+    """DeepSpeed's own conversion of a checkpoint of ZeRO 1 to 3; it joins the parts of split layers."""
+    from deepspeed.checkpoint.ds_to_universal import main
+
+    arguments = Namespace(
+        input_folder=str(source),
+        output_folder=str(target),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
+    with open(os.devnull, "w") as bars, contextlib.redirect_stdout(None), contextlib.redirect_stderr(bars):
+        main(arguments)
 
 
 def parameter_groups(engine: Any) -> list[list[tuple[str, Any]]]:
@@ -120,6 +126,12 @@ def _complete(root: Path, engine: Any) -> None:
 def _facts(root: Path) -> Path:
     """A file with the step and the like."""
     return min(root.glob("*_model_states.pt"))
+
+
+def weights(root: Path) -> dict[str, Tensor]:
+    """Whole fp32 weights of a universal checkpoint by parameter name."""
+    paths = sorted((root / "zero").glob("*/fp32.pt"))
+    return {path.parent.name: torch.load(path, weights_only=False)["param"].detach() for path in paths}
 
 
 def load_stage_0(root: Path, engine: Any) -> None:
