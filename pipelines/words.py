@@ -215,8 +215,8 @@ def hash_word(word: str) -> np.uint64:
 
 
 # Rows of the table of special cases: an open-addressed table of word hashes (0 is free); the lengths of each
-# one's words, four bits each, the first lowest, with _JOINED if the rules alone would cut it into as many;
-# hashes of units.
+# one's words, four bits each, the first lowest, with _JOINED if the rules may cut it and its words are
+# then joined; hashes of units.
 _KEYS, _CUTS, _UNIT_HASHES = range(3)
 _SPECIAL_SLOTS = 4096
 _JOINED = np.uint64(1 << 16)
@@ -231,7 +231,6 @@ def special_table() -> np.ndarray:
     """What `split` looks up beside `classes`: special cases and units (uint64)."""
     table = np.zeros((3, _SPECIAL_SLOTS), np.uint64)
     table[_UNIT_HASHES, :_UNIT_NUMBER] = [hash_word(unit) for unit in _UNITS]
-    rules = table.copy()
     for piece, words in special_cases().items():
         key = hash_word(piece)
         slot = int(key) % _SPECIAL_SLOTS
@@ -239,7 +238,7 @@ def special_table() -> np.ndarray:
             slot = (slot + 1) % _SPECIAL_SLOTS
         table[_KEYS, slot] = key
         cut = sum(len(word) << 4 * number for number, word in enumerate(words))
-        if len(_split_text(piece, rules)) >= max(2, len(words)):
+        if len(words) < 3 and not piece.isalnum():
             cut |= int(_JOINED)
         table[_CUTS, slot] = cut
     return table
@@ -617,17 +616,13 @@ def split(data, start, stop, classes, special, work, sums):  # type: ignore[no-u
     return words, count
 
 
-def _split_text(text: str, special: np.ndarray) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """The words of a text; for tests and explanations."""
     work, sums = new_work()
     found = []
     for piece in text.split():
         data = np.frombuffer(piece.encode(), np.uint8)
-        count, _ = split(data, 0, len(data), classes(), special, work, sums)
+        count, _ = split(data, 0, len(data), classes(), special_table(), work, sums)
         starts = work[STARTS, : count + 1].tolist()
         found += [piece[a:b] for a, b in zip(starts, starts[1:], strict=False)]
     return found
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text; for tests and explanations."""
-    return _split_text(text, special_table())
