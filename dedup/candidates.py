@@ -22,9 +22,11 @@ def write_run(catalog: Catalog, group: int, dropped: list[str], bits: int, outpu
     """Route the bands of the entries of a group that are in no `dropped` run by band and hash prefix."""
     table = exact.survivors(catalog, group, dropped, ["document_id", "bands", "shingles"])
     keep = table["shingles"].to_numpy() > 0
-    refs = table["ref"].to_numpy()[keep]
-    keys = hashing.id_words(table["document_id"])[0][keep]
-    bands = band_matrix(table["bands"])[keep]
+    if not keep.all():
+        table = table.filter(pa.array(keep))
+    refs = table["ref"].to_numpy()
+    keys = hashing.id_words(table["document_id"])[0]
+    bands = band_matrix(table["bands"])
     del table
 
     def chunks() -> Iterator[tuple[pa.Table, np.ndarray]]:

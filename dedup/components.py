@@ -50,11 +50,17 @@ def _write(catalog: Catalog, output: str, refs: np.ndarray, others: np.ndarray, 
 
 def forest(catalog: Catalog, edge_urls: list[str], output: str) -> None:
     """Every document of some edge files (left, right) with the smallest one that they connect it with."""
-    tables = [files.read_parquet(url, ["left", "right"]) for url in edge_urls]
-    left = np.concatenate([table["left"].to_numpy() for table in tables])
-    right = np.concatenate([table["right"].to_numpy() for table in tables])
-    nodes, places = np.unique(np.concatenate([left, right]), return_inverse=True)
-    _write(catalog, output, nodes, nodes[_roots(len(nodes), places[: len(left)], places[len(left) :])], 0)
+    edges = pa.concat_tables([files.read_parquet(url, ["left", "right"]) for url in edge_urls])
+    nodes = np.concatenate([edges["left"].to_numpy(), edges["right"].to_numpy()])
+    # Sorted in place: this task holds more than any other.
+    nodes.sort()
+    nodes = nodes[np.append(True, nodes[1:] != nodes[:-1])[: len(nodes)]]
+    left, right = (np.searchsorted(nodes, edges[side].to_numpy()) for side in ("left", "right"))
+    del edges
+    roots = nodes[_roots(len(nodes), left, right)]
+    del left, right
+    table = pa.table({"ref": nodes, "other": roots})
+    runs.write_run(output, [(table, catalog.group_of(nodes))], {"changed": "0"})
 
 
 def _read(urls: list[str], group: int) -> tuple[np.ndarray, np.ndarray]:

@@ -110,7 +110,7 @@ def decide(
         one, two = refs[policy[lead]], refs[policy[other]]
         a, b = np.minimum(one, two), np.maximum(one, two)
         by = np.lexsort((b, a))
-        found = verify.similarities(catalog, a[by], b[by], config.minhash)
+        found = verify.similarities(catalog, a[by], b[by], config)
         enough = found >= np.float32(config.threshold)
         left = np.concatenate([left, lead[by][enough]])
         right = np.concatenate([right, other[by][enough]])

@@ -81,7 +81,8 @@ def survivors(catalog: Catalog, group: int, dropped: list[str], columns: list[st
         at = np.searchsorted(gone, refs)
         stay = np.ones(len(refs), np.bool_)
         stay[at < len(gone)] = gone[at[at < len(gone)]] != refs[at < len(gone)]
-        tables.append(table.select(columns).append_column("ref", pa.array(refs)).filter(pa.array(stay)))
+        table = table.select(columns).append_column("ref", pa.array(refs))
+        tables.append(table if stay.all() else table.filter(pa.array(stay)))
     table = pa.concat_tables(tables)
     refs = table["ref"].to_numpy()
     return table if (refs[1:] > refs[:-1]).all() else table.sort_by("ref")

@@ -276,15 +276,15 @@ def shingle_sets(text: pa.Array | pa.ChunkedArray, config: MinHashConfig) -> tup
 
 
 @numba.njit(cache=True, nogil=True)
-def jaccard(offsets, values, left, right, out):  # type: ignore[no-untyped-def]
-    """Jaccard similarity of sets `left[i]` and `right[i]` (as from `shingle_sets`) into out float32.
+def compare_sets(offsets, values, left, right, containment, out):  # type: ignore[no-untyped-def]
+    """Similarity of sets `left[i]` and `right[i]` (as from `shingle_sets`) into out float32.
 
-    Two empty sets have similarity 0.
+    Jaccard |A∩B| / |A∪B|, or containment |A∩B| / min(|A|, |B|); 0 where that divides by 0.
     """
     for i in range(len(left)):
         p, p_end = offsets[left[i]], offsets[left[i] + 1]
         q, q_end = offsets[right[i]], offsets[right[i] + 1]
-        total = (p_end - p) + (q_end - q)
+        one, other = p_end - p, q_end - q
         shared = 0
         while p < p_end and q < q_end:
             x = values[p]
@@ -292,7 +292,8 @@ def jaccard(offsets, values, left, right, out):  # type: ignore[no-untyped-def]
             shared += x == y
             p += x <= y
             q += y <= x
-        out[i] = shared / (total - shared) if total else 0.0
+        total = min(one, other) if containment else one + other - shared
+        out[i] = shared / total if total else 0.0
 
 
 @numba.njit(cache=True, nogil=True)

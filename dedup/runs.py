@@ -75,7 +75,7 @@ def read_metadata(url: str) -> dict[str, str]:
 def read_matching(url: str, column: str, values: np.ndarray, columns: list[str]) -> pa.Table:
     """The rows of a file sorted by the uint64 `column` that hold one of the sorted, distinct `values`.
 
-    Reads the row groups that can hold one, first `column` alone, and the other columns of a row group only
+    Reads the row groups that can hold one, first `column` alone, and the other `columns` of a row group only
     if one is there.
     """
     filesystem, path = files.split(url)
@@ -98,7 +98,10 @@ def read_matching(url: str, column: str, values: np.ndarray, columns: list[str])
             if hit.any():
                 low, count = low[hit], np.searchsorted(there, wanted[hit], side="right") - low[hit]
                 rows = np.repeat(low - np.cumsum(count) + count, count) + np.arange(count.sum())
-                tables.append(parquet.read_row_group(i, columns).select(columns).take(pa.array(rows)))
+                # Hashes do not compress: what was read of them is not read again.
+                others = [name for name in columns if name != column]
+                table = parquet.read_row_group(i, others).append_column(column, pa.array(there))
+                tables.append(table.select(columns).take(pa.array(rows)))
         return pa.concat_tables(tables).replace_schema_metadata()
 
 

@@ -1,4 +1,4 @@
-"""Verification of candidate pairs by the exact Jaccard similarity of their shingle sets."""
+"""Verification of candidate pairs by the exact similarity of their shingle sets."""
 
 import numpy as np
 import pyarrow as pa
@@ -7,21 +7,26 @@ from base import files
 from dedup import candidates, minhash, runs
 from dedup import catalog as catalogs
 from dedup.catalog import Catalog
-from dedup.config import DedupConfig, MinHashConfig
+from dedup.config import DedupConfig
 
 BATCH_BYTES = 32 * 2**20
 """Text that is compared at a time; its shingles need up to about twice as much."""
 
 
-def similarities(catalog: Catalog, left: np.ndarray, right: np.ndarray, config: MinHashConfig) -> np.ndarray:
-    """Jaccard similarity float32 of the pairs of refs, which must be sorted by (left, right)."""
+def similarities(catalog: Catalog, left: np.ndarray, right: np.ndarray, config: DedupConfig) -> np.ndarray:
+    """`config.similarity` float32 of the pairs of refs, which must be sorted by (left, right)."""
     result = np.empty(len(left), np.float32)
     for first, end in batches(catalog, left, right):
         one, other = left[first:end], right[first:end]
         refs = np.unique(np.concatenate([one, other]))
-        offsets, values = minhash.shingle_sets(catalogs.fetch_texts(catalog, refs), config)
-        minhash.jaccard(
-            offsets, values, np.searchsorted(refs, one), np.searchsorted(refs, other), result[first:end]
+        offsets, values = minhash.shingle_sets(catalogs.fetch_texts(catalog, refs), config.minhash)
+        minhash.compare_sets(
+            offsets,
+            values,
+            np.searchsorted(refs, one),
+            np.searchsorted(refs, other),
+            config.similarity == "containment",
+            result[first:end],
         )
     return result
 
@@ -47,7 +52,7 @@ def verify(catalog: Catalog, run_urls: list[str], group: int, config: DedupConfi
     """
     table = runs.read_partitions(run_urls, [group])
     left, right = candidates.distinct(table["left"].to_numpy(), table["right"].to_numpy())
-    similarity = similarities(catalog, left, right, config.minhash)
+    similarity = similarities(catalog, left, right, config)
     enough = similarity >= np.float32(config.threshold)
     edges = pa.table({"left": left[enough], "right": right[enough], "similarity": similarity[enough]})
     files.write_parquet(output, edges.replace_schema_metadata({"candidates": str(len(left))}))

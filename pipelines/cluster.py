@@ -9,13 +9,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
-import ray.data
 
 from base.errors import UserError
 from pipelines.config import RayConfig
+
+if TYPE_CHECKING:
+    import ray.data
 
 
 class Progress(Protocol):
@@ -126,6 +128,8 @@ def _held_stderr() -> Iterator[None]:
 
 def _quiet() -> None:
     """Only errors from Ray's own loggers, and nothing from its C++ core, in this process."""
+    import ray.data  # noqa: F401 (adds the handlers that are silenced here)
+
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -174,6 +178,9 @@ def map_files(
 
     Results (small JSON values) come back in the order of `items`.
     """
+    # Workers import this module, and most of them need no Ray Data, which takes half a second of CPU.
+    import ray.data
+
     if not items:
         return []
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -199,7 +206,7 @@ def map_files(
     return results
 
 
-def _rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+def _rows(dataset: "ray.data.Dataset") -> Iterator[dict[str, Any]]:
     """The rows of a dataset as they arrive.
 
     Ray Data keeps no more than the text of an exception, so a task that ends in a UserError gives a row
@@ -222,6 +229,8 @@ def map_actors(
     The class's `__call__` takes and returns a row with the number as `id`. Each actor has one CPU, and
     a GPU where the cluster has one.
     """
+    import ray.data
+
     if not count:
         return
     ray.data.DataContext.get_current().enable_progress_bars = False

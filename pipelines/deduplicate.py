@@ -30,7 +30,7 @@ FOREST_ROWS = 4_000_000
 """Edges that one union-find task holds, about."""
 FINGERPRINTS = 32
 """Fingerprints of a document, about, at 50 tokens (dedup/spans.py)."""
-GONE_FILES = 64
+GONE_FILES = 16
 """Tables of dropped documents that one task of the index reads."""
 
 

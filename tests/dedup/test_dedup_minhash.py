@@ -110,9 +110,11 @@ def test_text_hash_is_of_the_text_with_single_spaces(texts):
 
 @settings(deadline=None)
 @given(st.lists(TEXT, min_size=2, max_size=2))
-def test_jaccard(texts):
+def test_similarity_of_sets(texts):
     offsets, values = minhash.shingle_sets(column(texts), MinHashConfig(ngram=2))
     out = np.empty(1, np.float32)
-    minhash.jaccard(offsets, values, np.array([0]), np.array([1]), out)
     one, other = (word_shingles(text, 2) for text in texts)
+    minhash.compare_sets(offsets, values, np.array([0]), np.array([1]), False, out)
     assert out[0] == np.float32(len(one & other) / max(len(one | other), 1))
+    minhash.compare_sets(offsets, values, np.array([0]), np.array([1]), True, out)
+    assert out[0] == np.float32(len(one & other) / max(min(len(one), len(other)), 1))

@@ -93,19 +93,25 @@ def test_candidates_are_the_pairs_that_agree_in_a_band(tmp_path):
     assert pairs == expected and len(table) == len(expected) > 20
 
 
+@pytest.mark.parametrize("measure", ["jaccard", "containment"])
 @pytest.mark.parametrize("batch", [1, 100, 2**25])
-def test_similarities_do_not_depend_on_the_batches(tmp_path, monkeypatch, batch):
+def test_similarities_do_not_depend_on_the_batches(tmp_path, monkeypatch, batch, measure):
     monkeypatch.setattr(verify, "BATCH_BYTES", batch)
-    config = MinHashConfig(ngram=1)
+    config = DedupConfig(minhash=MinHashConfig(ngram=1), similarity=measure)
     generator = np.random.default_rng(5)
-    texts = [" ".join(map(str, generator.integers(0, 12, 8))) for _ in range(20)]
-    url, documents = make_part(tmp_path, "p", texts, config)
+    texts = [" ".join(map(str, generator.integers(0, 12, generator.integers(1, 9)))) for _ in range(20)]
+    url, documents = make_part(tmp_path, "p", texts, config.minhash)
     catalogue = catalog.open_catalog([url], documents, [])
     pairs = list(itertools.combinations(range(20), 2))
     left, right = (np.array(side, np.uint64) for side in zip(*pairs, strict=True))
     result = verify.similarities(catalogue, left, right, config)
     sets = [set(text.split()) for text in texts]
-    assert result.tolist() == [np.float32(len(sets[a] & sets[b]) / len(sets[a] | sets[b])) for a, b in pairs]
+    total = {
+        "jaccard": lambda one, other: len(one | other),
+        "containment": lambda one, other: min(len(one), len(other)),
+    }[measure]
+    expected = [np.float32(len(sets[a] & sets[b]) / total(sets[a], sets[b])) for a, b in pairs]
+    assert result.tolist() == expected
 
 
 @settings(max_examples=50, deadline=None)

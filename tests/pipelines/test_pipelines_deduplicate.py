@@ -106,16 +106,17 @@ def words(text):
     return set(re.findall(r"\w+", text.lower()))
 
 
-def similarity(one, other):
+def similarity(one, other, measure="jaccard"):
     one, other = words(one), words(other)
-    return len(one & other) / max(len(one | other), 1)
+    total = len(one | other) if measure == "jaccard" else min(len(one), len(other))
+    return len(one & other) / max(total, 1)
 
 
 def document_id(document):
     return hashlib.md5(document.get("name", document["text"]).encode()).digest()
 
 
-def brute_force(documents, threshold):
+def brute_force(documents, threshold, measure="jaccard"):
     """{id: kept id} of what is dropped, over all pairs."""
 
     def policy(document):
@@ -140,7 +141,7 @@ def brute_force(documents, threshold):
             (
                 other
                 for other in kept
-                if np.float32(similarity(document["text"], other["text"])) >= np.float32(threshold)
+                if np.float32(similarity(document["text"], other["text"], measure)) >= np.float32(threshold)
             ),
             None,
         )
@@ -171,22 +172,25 @@ CORPUS = st.lists(
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(CORPUS, st.randoms())
-def test_same_survivors_as_brute_force_in_any_order(tmp_path, corpus, random):
+@given(CORPUS, st.randoms(), st.sampled_from(["jaccard", "containment"]))
+def test_same_survivors_as_brute_force_in_any_order(tmp_path, corpus, random, measure):
+    # A text of one word in one of eight has a Jaccard similarity of 1/8, and is a candidate with many bands.
+    config = DedupConfig(minhash=MinHashConfig(ngram=1, bands=256, rows=1), threshold=0.6, similarity=measure)
     folder = tmp_path / uuid.uuid4().hex
-    outcome, rows = run(*write_parts(folder, corpus, THOROUGH), folder / "work", THOROUGH)
-    assert {identifier: row["kept_id"] for identifier, row in rows.items()} == brute_force(corpus, 0.6)
+    outcome, rows = run(*write_parts(folder, corpus, config), folder / "work", config)
+    expected = brute_force(corpus, 0.6, measure)
+    assert {identifier: row["kept_id"] for identifier, row in rows.items()} == expected
     texts = {document_id(document): document for document in corpus}
     for identifier, row in rows.items():
         text, kept = texts[identifier]["text"], texts[row["kept_id"]]["text"]
         same = " ".join(text.split()) == " ".join(kept.split())
-        assert row["similarity"] == (1.0 if same else np.float32(similarity(text, kept)))
+        assert row["similarity"] == (1.0 if same else np.float32(similarity(text, kept, measure)))
         assert row["cluster"] == row["kept_id"] and row["kept_version"] is None
         assert row["source"] == texts[identifier]["source"]
     random.shuffle(corpus)
     other = tmp_path / uuid.uuid4().hex
-    entries, urls = write_parts(other, corpus, THOROUGH, parts=3)
-    _, again = run(entries[::-1], urls, other / "work", THOROUGH, workers=1)
+    entries, urls = write_parts(other, corpus, config, parts=3)
+    _, again = run(entries[::-1], urls, other / "work", config, workers=1)
     assert {i: row["kept_id"] for i, row in again.items()} == {i: row["kept_id"] for i, row in rows.items()}
 
 
