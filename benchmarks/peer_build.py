@@ -3,9 +3,10 @@
     python peer_build.py FOLDER WORK TOKENIZER.json
 
 FOLDER holds jsonl.zst files. The stages are those of its FineWeb example, by one local worker: Gopher
-repetition, Gopher quality, C4 (documents only, as the build does) and FineWeb filters; MinHash
-deduplication of word 5-grams in 14 buckets of 8; personal data replaced; tokens. Prints JSON: seconds (wall)
-and CPU seconds of each stage, documents kept, tokens.
+repetition, Gopher quality, C4 and FineWeb filters; MinHash deduplication of word 5-grams in 14 buckets of 8;
+personal data replaced; tokens. The filters look at every document and drop none, as the build that it is
+compared with measures all and drops few: most of pile_sample is no prose, and the later stages would have
+nothing to do. Prints JSON: seconds (wall) and CPU seconds of each stage, documents kept, tokens.
 """
 
 import json
@@ -30,6 +31,19 @@ from datatrove.pipeline.writers.jsonl import JsonlWriter
 from datatrove.utils.hashing import HashConfig
 
 
+def measuring(kind):
+    """A filter that looks at every document and keeps it, with its text as it was."""
+
+    class Measuring(kind):
+        def filter(self, doc):
+            text = doc.text
+            super().filter(doc)
+            doc.text = text
+            return True
+
+    return Measuring()
+
+
 def stages(folder, work, tokenizer):
     """(name, pipeline, tasks) of every stage."""
     config = MinhashConfig(
@@ -39,10 +53,10 @@ def stages(folder, work, tokenizer):
         "filter",
         [
             JsonlReader(folder, compression="zstd", glob_pattern="*.jsonl.zst"),
-            GopherRepetitionFilter(),
-            GopherQualityFilter(),
-            C4QualityFilter(filter_no_terminal_punct=False),
-            FineWebQualityFilter(),
+            measuring(GopherRepetitionFilter),
+            measuring(GopherQualityFilter),
+            measuring(C4QualityFilter),
+            measuring(FineWebQualityFilter),
             JsonlWriter(f"{work}/filtered"),
         ],
     )
