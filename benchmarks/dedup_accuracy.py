@@ -1,12 +1,17 @@
 """Recall and precision of deduplication on pile_messy, whose similar pairs are all known.
 
-    python -m benchmarks.dedup_accuracy [--data ../shared/data]
+    python -m benchmarks.dedup_accuracy [--data ../shared/data] [--no-peers]
 
 For every threshold: *candidates* is the share of the true pairs with a word-5-gram Jaccard similarity of at
 least the threshold that agree in a band, *expected* the mean of 1 - (1 - s^r)^b over the same pairs, and
 *dropped* the share of the pairs of which not both documents stay. Precision is the share of the dropped
 documents whose exact Jaccard similarity with the kept document, recomputed here with Python sets, reaches
 the threshold; *candidate precision* is edges / candidates, before verification.
+
+Side by side: the bands of datatrove, rensa and text-dedup on the same texts with the same 14 bands of 8
+(benchmarks/peer_dedup.py). They do not verify: what agrees in a band is one cluster, of which the first
+document stays. *recall* and *precision* of their pairs, and of what they so drop, are against the same truth;
+the similarity of a pair that the truth does not list is below 0.3.
 """
 
 import argparse
@@ -24,7 +29,16 @@ import pyarrow as pa
 import ray
 
 from base import files
-from benchmarks.dedup_inputs import DATA, circumstances, read_texts, record, write_part
+from benchmarks.dedup_inputs import (
+    DATA,
+    add_peer_options,
+    circumstances,
+    peer_bands,
+    peer_pythons,
+    read_texts,
+    record,
+    write_part,
+)
 from dedup import minhash
 from dedup.config import DedupConfig
 from pipelines.cluster import worker_environment
@@ -104,10 +118,50 @@ def accuracy(texts: list[str], pairs: list[tuple[int, int, float]], threshold: f
     }
 
 
+def side_by_side(bands: list[list[str] | None], truth: dict[tuple[int, int], float]) -> list[dict[str, Any]]:
+    """Recall and precision, for each threshold, of the pairs that agree in a band and of their clusters."""
+    kept = list(range(len(bands)))
+
+    def find(row: int) -> int:
+        while kept[row] != row:
+            row = kept[row]
+        return row
+
+    pairs: set[tuple[int, int]] = set()
+    for band in range(14):
+        buckets: dict[str, list[int]] = {}
+        for row, hashes in enumerate(bands):
+            if hashes is not None:
+                buckets.setdefault(hashes[band], []).append(row)
+        for members in buckets.values():
+            pairs.update((a, b) for i, b in enumerate(members) for a in members[:i])
+    for a, b in pairs:
+        one, other = sorted((find(a), find(b)))
+        kept[other] = one
+    gone = {row: find(row) for row in range(len(bands)) if find(row) != row}
+    lines = []
+    for threshold in THRESHOLDS:
+        true = {pair for pair, similarity in truth.items() if similarity >= threshold}
+        right = sum(truth.get((min(pair), max(pair)), 0.0) >= threshold for pair in gone.items())
+        lines.append(
+            {
+                "threshold": threshold,
+                "pairs, recall": round(len(true & pairs) / len(true), 4),
+                "pairs, precision": round(len(true & pairs) / max(len(pairs), 1), 4),
+                "dropped, recall": round(sum(a in gone or b in gone for a, b in true) / len(true), 4),
+                "dropped, precision": round(right / max(len(gone), 1), 4),
+                "dropped documents": len(gone),
+            }
+        )
+    return lines
+
+
 def main() -> None:
     """Measure every threshold and record the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--no-peers", action="store_true", help="leave out the other tools")
+    add_peer_options(parser)
     options = parser.parse_args()
     places = read_texts(options.data / "pile_messy")
     rows = {place: row for row, place in enumerate(places)}
@@ -121,11 +175,26 @@ def main() -> None:
     )
     lines = [accuracy(texts, pairs, threshold) for threshold in THRESHOLDS]
     ray.shutdown()
-    settings = DedupConfig().minhash.model_dump()
-    record(
-        "dedup_accuracy",
-        {"circumstances": circumstances(), "documents": len(texts), "minhash": settings, "thresholds": lines},
-    )
+    config = DedupConfig().minhash
+    result = {
+        "circumstances": circumstances(),
+        "documents": len(texts),
+        "minhash": config.model_dump(),
+        "thresholds": lines,
+    }
+    truth: dict[tuple[int, int], float] = {}
+    for a, b, similarity in pairs:
+        key = min(a, b), max(a, b)
+        truth[key] = max(similarity, truth.get(key, 0.0))
+    matrix, shingled = minhash.signatures(pa.array(texts, pa.large_string()), config)
+    hexes = [[f"{h:x}" for h in row] if some else None for row, some in zip(matrix, shingled, strict=True)]
+    result["unverified, side by side"] = {"piledriver": side_by_side(hexes, truth)}
+    if not options.no_peers:
+        for tool, python in peer_pythons(options).items():
+            found = peer_bands(tool, python, texts)
+            name = f"{tool} {found['version']}"
+            result["unverified, side by side"][name] = side_by_side(found["bands"], truth)
+    record("dedup_accuracy", result)
 
 
 if __name__ == "__main__":

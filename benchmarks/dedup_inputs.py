@@ -1,11 +1,13 @@
-"""What the deduplication benchmarks share: reading sample files, writing parts, describing the machine."""
+"""What the deduplication benchmarks share: sample files, parts, other tools' signatures, the machine."""
 
+import argparse
 import contextlib
 import io
 import json
 import platform
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pyarrow as pa
 import zstandard
 
 from base import files
+from benchmarks import peers
 from dedup import hashing, minhash
 from dedup.config import MinHashConfig
 
@@ -75,6 +78,39 @@ def write_part(folder: str, name: str, text: pa.Array, config: MinHashConfig) ->
     url = files.join(folder, f"{name}.parquet")
     files.write_parquet(url, entries)
     return url, documents
+
+
+def add_peer_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say where the environments of the other tools are; they are made where they are not."""
+    peers.add_options(parser)
+    parser.add_argument("--text-dedup-python", help="interpreter of an environment that has text-dedup")
+
+
+def peer_pythons(options: argparse.Namespace) -> dict[str, str]:
+    """The interpreter of every other tool."""
+    found = options.text_dedup_python
+    if not found:
+        folder = ROOT / ".cache" / "peers" / "text-dedup"
+        found = str(folder / "bin" / "python")
+        if not (folder / "complete").exists():
+            print(f"making {folder}", flush=True)
+            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+            subprocess.run([found, "-m", "pip", "install", "-q", "text-dedup==0.4.0"], check=True)
+            (folder / "complete").touch()
+    datatrove = peers.python(options)
+    return {"datatrove": datatrove, "rensa": datatrove, "text-dedup": found}
+
+
+def peer_bands(tool: str, python: str, texts: list[str]) -> dict[str, Any]:
+    """What benchmarks/peer_dedup.py writes: bands of every text, CPU seconds, version of the tool."""
+    script = ROOT / "benchmarks" / "peer_dedup.py"
+    with tempfile.TemporaryDirectory() as folder:
+        asked, answered = Path(folder, "texts.json"), Path(folder, "bands.json")
+        asked.write_text(json.dumps(texts))
+        command = [python, str(script), tool, str(asked), str(answered)]
+        subprocess.run(command, check=True, capture_output=True, env=peers.environment())
+        found: dict[str, Any] = json.loads(answered.read_text())
+    return found
 
 
 def circumstances() -> dict[str, Any]:

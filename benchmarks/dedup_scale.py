@@ -6,7 +6,8 @@ Each corpus has parts of 250,000 documents with 14 random band hashes; 3 documen
 one, with half of its bands. Texts are six words, so that verification runs but its time says nothing of real
 texts: benchmarks/dedup_speed.py measures that. One worker. For each size: the deduplication, its index, and a
 refresh with 5 % new documents (1 in 3 a copy of an old one) against that index, with its own index.
-CPU seconds are those of the worker processes, peak memory the largest resident set of one.
+CPU seconds are those of the worker processes, after their start; peak memory is the largest resident set of
+one, in all and by phase (pages of mapped files included). 30 million documents need about 30 GB in --folder.
 
 The extrapolation multiplies the CPU seconds a document of the largest corpus by the documents, adds
 signatures, text hashes and shingles of real texts at the speeds that benchmarks/dedup_speed.py measured, and
@@ -96,7 +97,7 @@ class Watch:
         """Start the clock."""
         raylet = ray_worker._global_node.all_processes["raylet"][0].process.pid
         self.raylet = psutil.Process(raylet)
-        self.peak = 0
+        self.peak = self.phase_peak = 0
         self.phases: dict[str, dict[str, float]] = {}
         self.cpu_before, self.start = self._cpu(), time.perf_counter()
         self.last = (self.start, self.cpu_before)
@@ -113,7 +114,8 @@ class Watch:
 
     def _poll(self) -> None:
         while not self.stop.wait(0.1):
-            self.peak = max([self.peak, *(worker.memory_info().rss for worker in self._workers())])
+            now = max((worker.memory_info().rss for worker in self._workers()), default=0)
+            self.peak, self.phase_peak = max(self.peak, now), max(self.phase_peak, now)
 
     def progress(self, phase: str, done: int, total: int) -> None:
         """Count time since the last call to the phase."""
@@ -121,7 +123,8 @@ class Watch:
         entry = self.phases.setdefault(phase.removeprefix("dedup "), {"wall": 0.0, "cpu": 0.0})
         entry["wall"] = round(entry["wall"] + now[0] - self.last[0], 2)
         entry["cpu"] = round(entry["cpu"] + now[1] - self.last[1], 2)
-        self.last = now
+        entry["peak MiB"] = max(entry.get("peak MiB", 0), self.phase_peak >> 20)
+        self.last, self.phase_peak = now, 0
 
     def __exit__(self, *_: object) -> None:
         """Stop the clock."""
@@ -208,7 +211,7 @@ def opening_seconds(partitions: int) -> float:
 
 
 def cluster_start() -> None:
-    """A Ray cluster of one worker, with compiled kernels."""
+    """A Ray cluster of one worker, with compiled kernels and what tasks import."""
     ray.init(
         address="local",
         num_cpus=1,
@@ -218,6 +221,8 @@ def cluster_start() -> None:
     )
 
     def warm() -> None:
+        import pipelines.deduplicate  # noqa: F401 (what every task imports)
+
         config = DedupConfig()
         with tempfile.TemporaryDirectory() as folder:
             name, url, documents = write_part(folder, 0, 2000, 0)
@@ -277,7 +282,7 @@ def extrapolate(
             "copies as in the synthetic corpus; candidate pairs a document as there",
             "each text of a pair is shingled once a pair; texts are read at the speed they are shingled",
             "CPU time of the phases grows in proportion to documents; storage is not the limit",
-            f"a group has {documents // MAX_GROUPS:,} documents, so that routing needs as much more memory",
+            f"a group has {documents // MAX_GROUPS:,} documents: routing takes about 700 bytes for each",
             f"dedup.partitions = {config.partitions}, {MAX_GROUPS} groups",
         ],
     }
@@ -288,6 +293,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=int, nargs="+", default=[1_000_000, 3_000_000, 10_000_000])
     parser.add_argument("--folder", default=None)
+    parser.add_argument("--record", default="dedup_scale", help="name of the result")
     options = parser.parse_args()
     lines = []
     for documents in options.documents:
@@ -297,7 +303,7 @@ def main() -> None:
         finally:
             shutil.rmtree(folder)
     result = {"circumstances": circumstances(), "sizes": lines, "extrapolation": extrapolate(lines[-1])}
-    record("dedup_scale", result)
+    record(options.record, result)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 Kernels: megabytes of UTF-8 per second of CPU time of one thread, the best and the median of 5 runs over
 pile_sample, after a first run that compiles. Phases: wall time of each, over pile_sample,
 pile_sample_sharealike and pile_messy, `--copies` times with other words so that copies are no duplicates.
-datatrove's 0.54 MB/s is the figure of the design document for the same text and machine type.
+Signatures of datatrove, rensa and text-dedup (benchmarks/peer_dedup.py): every k-th text of pile_sample,
+about `--peer-megabytes` in all; ours on the same texts before and after each; CPU time of one thread.
 """
 
 import argparse
@@ -23,13 +24,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from benchmarks.dedup_inputs import DATA, circumstances, read_texts, record, write_part
+from benchmarks.dedup_inputs import (
+    DATA,
+    add_peer_options,
+    circumstances,
+    peer_bands,
+    peer_pythons,
+    read_texts,
+    record,
+    write_part,
+)
 from dedup import hashing, minhash
 from dedup.config import DedupConfig
 from pipelines.cluster import worker_environment
 from pipelines.deduplicate import deduplicate, write_index
-
-DATATROVE = 0.54
 
 
 def kernel(function: Callable[[pa.Array], Any], text: pa.Array, megabytes: float) -> dict[str, float]:
@@ -48,7 +56,7 @@ def kernels(data: Path) -> dict[str, Any]:
     text = pa.array(list(read_texts(data / "pile_sample").values()), pa.large_string())
     megabytes = pc.sum(pc.binary_length(text)).as_py() / 1e6
     config = DedupConfig().minhash
-    result = {
+    return {
         "documents": len(text),
         "megabytes": round(megabytes, 1),
         "signatures, 112 permutations": kernel(lambda t: minhash.signatures(t, config), text, megabytes),
@@ -64,9 +72,29 @@ def kernels(data: Path) -> dict[str, Any]:
         "text hash": kernel(minhash.text_hash, text, megabytes),
         "xxh3-128": kernel(hashing.hash128, text, megabytes),
     }
-    result["signatures against datatrove"] = round(
-        result["signatures, 112 permutations"]["median"] / DATATROVE
-    )
+
+
+def against_peers(data: Path, pythons: dict[str, str], megabytes: float) -> dict[str, Any]:
+    """MB/s of CPU time of the signatures of every other tool, and of ours in the same minutes."""
+    every = list(read_texts(data / "pile_sample").values())
+    step = max(1, round(sum(len(text.encode()) for text in every) / 1e6 / megabytes))
+    texts = every[::step]
+    column = pa.array(texts, pa.large_string())
+    size = sum(len(text.encode()) for text in texts) / 1e6
+    config = DedupConfig().minhash
+    result: dict[str, Any] = {"documents": len(texts), "megabytes": round(size, 2)}
+    for tool, must in (("datatrove", 150), ("rensa", 5), ("text-dedup", None)):
+        ours = [kernel(lambda t: minhash.signatures(t, config), column, size)["median"]]
+        found = peer_bands(tool, pythons[tool], texts)
+        ours.append(kernel(lambda t: minhash.signatures(t, config), column, size)["median"])
+        theirs = size / found["seconds"]
+        result[tool] = {
+            "version": found["version"],
+            "MB/s": round(theirs, 3),
+            "ours, MB/s": ours,
+            "times": round(min(ours) / theirs, 1),
+            "must": must,
+        }
     return result
 
 
@@ -132,8 +160,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--copies", type=int, default=1)
+    parser.add_argument("--peer-megabytes", type=float, default=4.0, help="text for the other tools; 0: none")
+    add_peer_options(parser)
     options = parser.parse_args()
     result = {"circumstances": circumstances(), "kernels, MB/s of one core": kernels(options.data)}
+    if options.peer_megabytes:
+        pythons = peer_pythons(options)
+        result["signatures of other tools"] = against_peers(options.data, pythons, options.peer_megabytes)
     ray.init(
         address="local",
         num_cpus=2,

@@ -6,8 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.dedup_inputs import ROOT
-
+ROOT = Path(__file__).parents[1]
 DATATROVE = "0.10.1"
 # What its filters, MinHash and tokenizing need beside datatrove itself.
 REQUIREMENTS = (

@@ -34,6 +34,13 @@ GONE_FILES = 16
 """Tables of dropped documents that one task of the index reads."""
 
 
+PHASES = (
+    *("exact-runs", "exact", "band-runs", "candidates", "edges", "forest", "members", "cluster-edges"),
+    *("near", "kept-runs", "followed", "dropped"),
+)
+"""Phases of `deduplicate` in order, a folder of parquet files each; stars-N follow forest if needed."""
+
+
 @dataclass(frozen=True)
 class DedupOutcome:
     """What deduplication dropped, and its counts."""

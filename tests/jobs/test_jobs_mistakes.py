@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("prepare", "train", "evaluate", "infer", "refresh", "plan", "verify", "export")
+COMMANDS = ("prepare", "train", "evaluate", "infer", "refresh", "plan", "verify", "export", "dedup")
 
 
 @pytest.fixture
@@ -56,6 +56,7 @@ def test_configuration(path: Path) -> None:
     assert "unknown key tokenise" in mistake("prepare", path, "--set", "tokenise.vocab_size=1")
     assert "train.precision = 'fp8'" in mistake("plan", path, "--set", "train.precision=fp8")
     assert "does not exist" in mistake("train", path.with_name("none.yaml"))
+    assert "none of the phases" in mistake("dedup", path, "--until", "shuffle")
 
 
 def test_sources_and_storage(path: Path) -> None:
