@@ -1,6 +1,7 @@
 """Training on a Ray cluster: Ray Train places, starts, watches and restarts the workers of model.train."""
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,9 +12,15 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from base import files
 from base.errors import UserError
+from model.config import TrainConfig
 from model.job import SUMMARY, TrainJob, check
 from model.journal import NAME
 from pipelines.config import Config
+
+logger = logging.getLogger("piledriver.training")
+
+SETTLE = 10.0
+"""Seconds that resources of a command that has just ended may take to become free."""
 
 OnStart = Callable[[str], AbstractContextManager[Any]]
 """Given the journal's URL, what rank 0 does around training (shipping the journal); it must be picklable."""
@@ -34,14 +41,20 @@ def run_training(
     least = train.min_workers or train.workers
     use_gpu = train.use_gpu == "yes" or (train.use_gpu == "auto" and available.get("GPU", 0) >= least)
     _check_resources(config, available, use_gpu)
+    per_worker = {"CPU": float(train.cpus_per_worker), **({"GPU": 1.0} if use_gpu else {})}
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job, "on_start": on_start, "threads": train.cpus_per_worker},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=(train.min_workers, train.workers) if train.min_workers else train.workers,
+            num_workers=(
+                (train.min_workers, _most_workers(train, per_worker, available))
+                if train.min_workers
+                else train.workers
+            ),
+            elastic_resize_monitor_interval_s=train.resize_seconds,
             use_gpu=use_gpu,
-            resources_per_worker={"CPU": train.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+            resources_per_worker=per_worker,
         ),
         run_config=RunConfig(
             name="ray",
@@ -58,6 +71,27 @@ def run_training(
         raise
     summary: dict[str, Any] = files.read_json(files.join(run_url, SUMMARY))
     return summary
+
+
+def _most_workers(train: TrainConfig, per_worker: dict[str, float], total: dict[str, float]) -> int:
+    """The most workers that an elastic run may have.
+
+    Ray Train counts a node's resources as free whoever holds them, and would wait for ever for workers that
+    it cannot place. So where others hold some, a run takes what is free when it begins.
+    """
+    assert train.min_workers is not None
+
+    def room_in(resources: dict[str, float]) -> int:
+        return int(min(resources.get(name, 0.0) // amount for name, amount in per_worker.items()))
+
+    wanted, end = min(room_in(total), train.workers), time.monotonic() + SETTLE
+    while (room := room_in(ray.available_resources())) < wanted and time.monotonic() < end:
+        time.sleep(0.5)
+    if room >= wanted:
+        return train.workers
+    most = max(room, train.min_workers)
+    logger.warning("others use the cluster: training with at most %d of %d workers", most, train.workers)
+    return most
 
 
 def _check_resources(config: Config, available: dict[str, float], use_gpu: bool) -> None:

@@ -146,6 +146,19 @@ def _kill_and_begin_again(manifest_url: str, kills: int, seed: int, run: dict[st
         killed += 1
 
 
+class Starts:
+    """Notes the time of every start of the workers; called on rank 0."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @contextmanager
+    def __call__(self, journal_url: str) -> Iterator[None]:
+        with open(self.path, "a") as file:
+            file.write(f"{time.time()}\n")
+        yield
+
+
 class KillOnce:
     """Kills rank 0's process, once, when the journal reaches a step, and notes that it was started.
 
