@@ -121,20 +121,40 @@ def flops_per_token(
     return float(passes * config.num_layers * layer + 3 * output)
 
 
-def layer_bytes(config: ModelConfig, positions: int, bytes_per_value: int) -> int:
+def owned_parameters(config: ModelConfig, vocab_size: int, tensor_parallel: int) -> int:
+    """Parameters of one of `tensor_parallel` workers that share every layer.
+
+    The attention's and the MLP's matrices are divided among them, the biases of their first maps too.
+    """
+    hidden, mlp = config.hidden_size, config.mlp_size
+    attention = 4 * hidden * hidden + (3 * hidden if config.attention_bias else 0)
+    divided = config.num_layers * (attention + 2 * hidden * mlp + mlp)
+    whole = parameters(config, vocab_size).unique - divided
+    return whole + divided // tensor_parallel
+
+
+def layer_bytes(config: ModelConfig, positions: int, bytes_per_value: int, tensor_parallel: int = 1) -> int:
     """Bytes that one layer keeps for its backward pass.
 
     In multiples of the hidden size per position: its input 1, the LayerNorms' outputs 2, the fused
     query-key-value 3, the rotated query and key 2, attention's output 1; and the MLP's inner values before
     and after the activation. A layer whose residual is not parallel has one more, between attention and MLP.
-    A LayerNorm keeps two float32 per position, attention one per head and position.
+    A LayerNorm keeps two float32 per position, attention one per head and position. Workers that share the
+    layer divide what lies between its linear maps.
     """
-    values = (9 if config.parallel_residual else 10) * config.hidden_size + 2 * config.mlp_size
-    return positions * (values * bytes_per_value + 4 * (4 + config.num_heads))
+    whole = (3 if config.parallel_residual else 4) * config.hidden_size
+    divided = (6 * config.hidden_size + 2 * config.mlp_size) // tensor_parallel
+    statistics = 4 * (4 + config.num_heads // tensor_parallel)
+    return positions * ((whole + divided) * bytes_per_value + statistics)
 
 
 def activation_bytes(
-    config: ModelConfig, sequences: int, sequence_length: int, bytes_per_value: int, checkpointing: bool
+    config: ModelConfig,
+    sequences: int,
+    sequence_length: int,
+    bytes_per_value: int,
+    checkpointing: bool,
+    tensor_parallel: int = 1,
 ) -> int:
     """Bytes kept for the backward pass of `sequences` sequences, without the loss's.
 
@@ -147,7 +167,7 @@ def activation_bytes(
     if checkpointing:
         layer = positions * config.hidden_size * bytes_per_value
     else:
-        layer = layer_bytes(config, positions, bytes_per_value)
+        layer = layer_bytes(config, positions, bytes_per_value, tensor_parallel)
     return config.num_layers * layer + edge + mask
 
 
@@ -182,17 +202,18 @@ def memory(
     """Bytes on one of `workers` workers (absent: train.workers), as model.engine sets up DeepSpeed.
 
     ZeRO 1 divides the optimizer's states among the workers, 2 the gradients too, 3 the weights too
-    (Rajbhandari et al. 2020, section 3). What DeepSpeed adds: float32 weights beside the model's own with
-    every ZeRO stage, buckets (two on CUDA, where communication overlaps), a copy of the gradients that are
-    reduced, the gradients in float32 at the update. On a CPU, Adam computes two values per weight that the
-    fused one of CUDA does not store. Precision auto counts as float16. Not in it: fragmentation, the CUDA
-    context, what ZeRO 3 gathers of other workers' weights (DeepSpeed's stage3_max_live_parameters),
-    offloading's buffers.
+    (Rajbhandari et al. 2020, section 3); tensor parallelism divides the layers before that. What DeepSpeed
+    adds: float32 weights beside the model's own with every ZeRO stage, buckets (two on CUDA, where
+    communication overlaps), a copy of the gradients that are reduced, the gradients in float32 at the update.
+    On a CPU, Adam computes two values per weight that the fused one of CUDA does not store. Precision auto
+    counts as float16. Not in it: fragmentation, the CUDA context, what ZeRO 3 gathers of other workers'
+    weights (DeepSpeed's stage3_max_live_parameters), offloading's buffers.
     """
-    workers = workers or train.workers
-    stage, count = train.zero_stage, parameters(config, vocab_size).unique
+    split = train.tensor_parallel
+    replicas = (workers or train.workers) // split
+    stage, count = train.zero_stage, owned_parameters(config, vocab_size, split)
     width = 4 if train.precision == "fp32" else 2
-    divided = [workers if stage >= least else 1 for least in (1, 2, 3)]
+    divided = [replicas if stage >= least else 1 for least in (1, 2, 3)]
     positions, hidden = train.micro_batch_size * config.max_sequence_length, config.hidden_size
     embedding = config.padded_vocab_size(vocab_size) * hidden
     whole, owned = width * count, width * count // divided[0]
@@ -203,13 +224,12 @@ def memory(
     master = 0 if stage == 0 and train.precision == "fp32" else 4 * count // divided[0]
     states = master + 8 * count // divided[0]
     optimizer = 0 if train.offload_optimizer else states
-    activations = activation_bytes(
-        config, train.micro_batch_size, config.max_sequence_length, width, train.activation_checkpointing
-    )
+    sizes = train.micro_batch_size, config.max_sequence_length, width
+    activations = activation_bytes(config, *sizes, train.activation_checkpointing, split)
     logits = logits_bytes(config, vocab_size, positions, train.loss_chunk, width, cuda)
 
     # Gradients: held while another micro batch is computed, at the start of a backward pass, and at its end.
-    accumulates = train.global_batch_size > train.micro_batch_size * workers
+    accumulates = train.global_batch_size > train.micro_batch_size * replicas
     if stage == 0:
         held, buffers, ended = whole * accumulates, 0, whole + bucket
     elif stage == 1 and not cuda:
@@ -224,12 +244,12 @@ def memory(
     # The first layer of the backward pass: its activations and, at the MLP, the gradients of its input, of
     # the residual stream and of the inner values; the final LayerNorm's are gone.
     first = activations - positions * (2 * hidden * width + 8)
-    first += positions * (2 * hidden + config.mlp_size) * width + embedding * width
+    first += positions * (2 * hidden + config.mlp_size // split) * width + embedding * width
     if train.activation_checkpointing:
-        first += layer_bytes(config, positions, width)
+        first += layer_bytes(config, positions, width, split)
     # The update: Adam's two values are those of the largest tensor, which with ZeRO is the flat group of all
     # weights that decay.
-    largest = max(embedding, hidden * config.mlp_size) if stage == 0 else count // divided[0]
+    largest = max(embedding, hidden * config.mlp_size // split) if stage == 0 else count // divided[0]
     in_float32 = 0 if stage == 0 and width == 4 or train.offload_optimizer else 4 * count // divided[0]
     reduced = whole if stage == 0 else held if stage == 3 else owned
     adam = 0 if cuda or train.offload_optimizer else 8 * largest
@@ -272,8 +292,8 @@ def plan(
     seconds = tokens / rate
     width = 4 if train.precision == "fp32" else 2
     kept, recomputed = (
-        activation_bytes(config, train.micro_batch_size, length, width, checkpointing)
-        for checkpointing in (False, True)
+        activation_bytes(config, train.micro_batch_size, length, width, recompute, train.tensor_parallel)
+        for recompute in (False, True)
     )
     return Plan(
         parameters=parameters(config, vocab_size),
