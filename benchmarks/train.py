@@ -1,7 +1,7 @@
 """Training on this machine: steps, what Ray Train adds, waiting for the loader, stalls of checkpoints.
 
     python -m benchmarks.train                        everything, small shapes
-    python -m benchmarks.train --quick                one round instead of two: about six minutes on two cores
+    python -m benchmarks.train --quick                one round, not two: about six minutes on two cores
     python -m benchmarks.train --parts steps ray      only these, of steps, ray and checkpoint
     python -m benchmarks.train --parts recipe --layers 4 --precision fp16 bf16 --trace /tmp/step.json
 
@@ -389,7 +389,7 @@ def main() -> None:
     if "steps" in options.parts:
         result["steps"] = steps_of(SHAPES, options, rounds)
     if "ray" in options.parts:
-        result["ray"] = overhead(100, rounds)
+        result["ray"] = overhead(60 if options.quick else 100, rounds)
     if "checkpoint" in options.parts:
         result["checkpoint"] = checkpoints(rounds, STATE)
     record("train", result)
