@@ -9,7 +9,8 @@ passes after one that compiles, tokens with a word cache that is empty at first.
 peer: pile_sample from jsonl.zst to shards by datatrove (benchmarks/peer_build.py, in its own environment), by
 one worker of ours, and by one of ours with `copies` of it, whose speed counts: it pays the start of processes
 and the report once. Both: every document measured by the rules of Gopher, C4 and FineWeb and hardly any
-dropped, MinHash 14 x 8 over word 5-grams, personal data replaced, GPT-NeoX tokens. Ours measures the language too, verifies duplicates and checks its tokens.
+dropped, MinHash 14 x 8 over word 5-grams, personal data replaced,
+GPT-NeoX tokens. Ours measures the language too, verifies duplicates and checks its tokens.
 workers: `copies` of pile_sample (in each the letters are shifted, so that they are no duplicates) by one and
 by two workers. memory: greatest private memory of a worker for pile_sample and for the copies.
 threshold: a build, and the same with another quality rule: seconds, and bytes that the workers read.
