@@ -11,7 +11,8 @@ the threshold; *candidate precision* is edges / candidates, before verification.
 Side by side: the bands of datatrove, rensa and text-dedup on the same texts with the same 14 bands of 8
 (benchmarks/peer_dedup.py). They do not verify: what agrees in a band is one cluster, of which the first
 document stays. *recall* and *precision* of their pairs, and of what they so drop, are against the same truth;
-the similarity of a pair that the truth does not list is below 0.3.
+the similarity of a pair that the truth does not list is below 0.3. The truth's words are ours; datatrove
+makes numbers equal and text-dedup counts the gaps between marks: part of their loss is another idea of words.
 """
 
 import argparse

@@ -117,7 +117,7 @@ class Watch:
             now = max((worker.memory_info().rss for worker in self._workers()), default=0)
             self.peak, self.phase_peak = max(self.peak, now), max(self.phase_peak, now)
 
-    def progress(self, phase: str, done: int, total: int) -> None:
+    def progress(self, phase: str, done: int, total: int, *_: int) -> None:
         """Count time since the last call to the phase."""
         now = (time.perf_counter(), self._cpu())
         entry = self.phases.setdefault(phase.removeprefix("dedup "), {"wall": 0.0, "cpu": 0.0})

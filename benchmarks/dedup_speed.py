@@ -34,6 +34,7 @@ from benchmarks.dedup_inputs import (
     record,
     write_part,
 )
+from benchmarks.dedup_scale import Watch
 from dedup import hashing, minhash
 from dedup.config import DedupConfig
 from pipelines.cluster import worker_environment
@@ -124,7 +125,7 @@ def phases(data: Path, copies: int) -> dict[str, Any]:
         seconds: dict[str, float] = {}
         last = time.perf_counter()
 
-        def progress(phase: str, done: int, total: int) -> None:
+        def progress(phase: str, done: int, total: int, *_: int) -> None:
             nonlocal last
             now = time.perf_counter()
             seconds[phase] = round(seconds.get(phase, 0.0) + now - last, 3)
@@ -133,7 +134,8 @@ def phases(data: Path, copies: int) -> dict[str, Any]:
         for attempt in range(2):
             seconds.clear()
             last = start = time.perf_counter()
-            outcome = deduplicate(entries, documents, f"{folder}/work{attempt}", config, [], progress, 1)
+            with Watch() as watch:
+                outcome = deduplicate(entries, documents, f"{folder}/work{attempt}", config, [], progress, 1)
             total = time.perf_counter() - start
             last = start = time.perf_counter()
             arguments = entries, documents, outcome.dropped, "v0001", f"{folder}/index{attempt}", config, 1
@@ -150,8 +152,10 @@ def phases(data: Path, copies: int) -> dict[str, Any]:
         "hashing CPU seconds": round(hashing_seconds, 3),
         "phases wall seconds": seconds,
         "deduplicate wall seconds": round(total, 2),
+        "deduplicate CPU seconds of workers": round(watch.cpu, 2),
         "index wall seconds": round(index_seconds, 2),
         "MB/s of one worker, hashing and phases": round(megabytes / (hashing_seconds + total), 1),
+        "MB/s of CPU time, hashing and phases": round(megabytes / (hashing_seconds + watch.cpu), 1),
     }
 
 

@@ -24,7 +24,7 @@ from pipelines.cluster import worker_environment
 from test_pipelines_deduplicate import THOROUGH
 for name, size in {sizes!r}.items():
     setattr(module, name, size)
-ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
+ray.init(address="local", num_cpus={workers}, include_dashboard=False, log_to_driver=False,
          runtime_env={{"env_vars": worker_environment() | {{"PYTHONPATH": {paths!r}}}}})
 entries, urls = json.loads(sys.argv[1])
 raylet = ray._private.worker._global_node.all_processes["raylet"][0].process.pid
@@ -35,8 +35,9 @@ def progress(phase, done, total, *_):
     # Whoever reads this may kill someone now.
     sys.stdin.readline()
 
-outcome = module.deduplicate(entries, urls, sys.argv[2] + "/work", THOROUGH, [], progress, 2)
-module.write_index(entries, urls, outcome.dropped, "v0001", sys.argv[2] + "/index", THOROUGH, 2, progress)
+outcome = module.deduplicate(entries, urls, sys.argv[2] + "/work", THOROUGH, [], progress, {workers})
+module.write_index(entries, urls, outcome.dropped, "v0001", sys.argv[2] + "/index", THOROUGH, {workers},
+                   progress)
 print("finished", json.dumps(outcome.counts), flush=True)
 ray.shutdown()
 """
@@ -46,10 +47,10 @@ SIZES = {"GROUP_ROWS": 40, "PARTITION_ROWS": 100, "TASK_ROWS": 4000, "FOREST_ROW
 class Run:
     """One driver process, paused at every step of the progress."""
 
-    def __init__(self, folder: Path, inputs: tuple[list[str], dict[str, str]]) -> None:
+    def __init__(self, folder: Path, inputs: tuple[list[str], dict[str, str]], workers: int = 2) -> None:
         tests = str(Path(__file__).parent)
         paths = os.pathsep.join([str(ROOT), tests])
-        source = DRIVER.format(tests=tests, paths=paths, sizes=SIZES)
+        source = DRIVER.format(tests=tests, paths=paths, sizes=SIZES, workers=workers)
         self.process = subprocess.Popen(
             [sys.executable, "-c", source, json.dumps(inputs), str(folder)],
             stdin=subprocess.PIPE,
@@ -91,6 +92,8 @@ def test_the_same_bytes_after_kills_in_every_phase(tmp_path):
     steps = list(Run(tmp_path / "whole", inputs).lines())
     assert steps[-1].startswith("finished")
     expected = content(tmp_path / "whole")
+    assert list(Run(tmp_path / "eight", inputs, workers=8).lines())[-1] == steps[-1]
+    assert content(tmp_path / "eight") == expected
     phases = sorted({line.rsplit(" ", 2)[0] for line in steps[:-1]})
     assert len(phases) > 15
     generator = np.random.default_rng(7)
