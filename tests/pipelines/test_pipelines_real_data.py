@@ -233,6 +233,6 @@ def test_the_three_samples_together(
     # What pile_messy holds of pile_sample stays once.
     assert (
         sum(reason == "exact_duplicate" for (name, _), reason in fates.items() if name == "pile_sample")
-        == 2687
+        == 2688
     )
     assert not any(reason == "contaminated" for (name, _), reason in fates.items() if name != "pile_messy")

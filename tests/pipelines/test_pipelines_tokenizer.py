@@ -134,7 +134,10 @@ def test_ids_equal_tokenizers_on_real_documents(neox: Tokenizer, small: Tokenize
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["neox", "trained"])
-def test_ids_equal_tokenizers_on_all_documents(neox: Tokenizer, shared_data: Path, which: str) -> None:
+def test_ids_equal_tokenizers_on_all_documents(
+    neox: Tokenizer, shared_data: Path, which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     texts = real_documents(shared_data, None)
     assert len(texts) > 9_000
     tokenizer = neox if which == "neox" else Tokenizer(train(texts[::40], 4096, END), END)
