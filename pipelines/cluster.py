@@ -27,6 +27,10 @@ class Progress(Protocol):
         """Note how far a stage is."""
 
 
+TASKS_PER_WORKER = 8
+"""Tasks of a Ray Data map over files, for each worker."""
+
+
 def counter(progress: Progress, stage: str, done: int, total: int) -> Callable[..., None]:
     """A callback that counts one more finished task of a stage at each call, given the task's result."""
     documents = size = 0
@@ -194,9 +198,11 @@ def map_files(
             return {"index": index, "result": "", "mistake": str(error)}
         return {"index": index, "result": result, "mistake": ""}
 
-    dataset = ray.data.range(len(items), override_num_blocks=len(items)).map(
-        apply, num_cpus=1, compute=ray.data.TaskPoolStrategy(workers)
-    )
+    # Ray Data takes some tenths of a second from the end of a task to the start of the next, so a task has
+    # several files; large ones come first in `items`, and every task gets some of each size.
+    blocks = min(len(items), TASKS_PER_WORKER * workers)
+    order = [number for first in range(blocks) for number in range(first, len(items), blocks)]
+    dataset = _numbers(order, blocks).map(apply, num_cpus=1, compute=ray.data.TaskPoolStrategy(workers))
     results: list[dict[str, Any]] = [{}] * len(items)
     for row in _rows(dataset):
         result = json.loads(row["result"])
@@ -204,6 +210,16 @@ def map_files(
         if on_done:
             on_done(result)
     return results
+
+
+def _numbers(numbers: list[int], blocks: int) -> "ray.data.Dataset":
+    """Numbers as `id`.
+
+    They are there: those of `ray.data.range` are made by tasks that take turns with the map's on the CPUs.
+    """
+    import ray.data
+
+    return ray.data.from_items([{"id": number} for number in numbers], override_num_blocks=blocks)
 
 
 def _rows(dataset: "ray.data.Dataset") -> Iterator[dict[str, Any]]:
@@ -253,7 +269,7 @@ def map_actors(
             except UserError as error:
                 return {"id": row["id"], "mistake": str(error)}
 
-    dataset = ray.data.range(count, override_num_blocks=count).map(
+    dataset = _numbers(list(range(count)), count).map(
         Guarded,
         fn_constructor_kwargs=arguments,
         compute=ray.data.ActorPoolStrategy(size=min(workers, count)),
