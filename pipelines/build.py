@@ -121,6 +121,10 @@ class Build:
         """The file of one part of a measuring output."""
         return part_url(self.corpus, kind, self.measure_key(item.source), item.part, suffix)
 
+    def documents_files(self) -> dict[str, str]:
+        """The documents file of every part."""
+        return {item.part: self.part("documents", item, "arrow") for item in self.inputs}
+
     def measure_key(self, source: str) -> str:
         """What documents, attributes, rejects and part counts of a source depend on."""
         settings = self.sources[source]
@@ -285,7 +289,7 @@ class Build:
         self.dedup_key = files.key_of(self.decide_key, pairs)
         outcome = deduplicate(
             self.entries,
-            {item.part: self.part("documents", item, "arrow") for item in self.inputs},
+            self.documents_files(),
             self.work("dedup", self.dedup_key),
             config.dedup,
             self.indexes(),
@@ -352,7 +356,7 @@ class Build:
     def plan_edits(self) -> None:
         """Find repeated spans and lines, and hash the benchmarks: all that the edits of texts need."""
         config = self.config
-        documents = {item.part: self.part("documents", item, "arrow") for item in self.inputs}
+        documents = self.documents_files()
         settings = config.dedup.model_dump(mode="json", include={"lines", "span_tokens"})
         repeated = files.key_of(self.dedup_key, settings)
         arguments = (
@@ -503,7 +507,7 @@ class Build:
         self.index = f"index/{self.version}-{self.dedup_key[:8]}"
         write_index(
             self.entries,
-            {item.part: self.part("documents", item, "arrow") for item in self.inputs},
+            self.documents_files(),
             self.dropped,
             self.version,
             files.join(self.corpus, self.index),
@@ -560,7 +564,6 @@ class Build:
             "contamination": self._contamination(contamination),
             "redacted": self._redacted(),
         }
-        documents = {item.part: self.part("documents", item, "arrow") for item in self.inputs}
         report.write_report(
             manifest,
             report.Tables(
@@ -568,7 +571,7 @@ class Build:
                 [self.part("attributes", item, "parquet") for item in self.inputs],
                 [rejects],
                 contamination,
-                documents,
+                self.documents_files(),
                 list(self.scores.values()),
             ),
             files.join(self.folder, "report.html"),
