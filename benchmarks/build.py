@@ -14,7 +14,7 @@ dropped, MinHash 14 x 8 over word 5-grams, personal data replaced,
 GPT-NeoX tokens. Ours measures the language too, verifies duplicates and checks its tokens.
 workers: `copies` of pile_sample (each with the words of a line in another order, so that they are no
 duplicates) by one and by two workers. memory: greatest private memory of a worker for pile_sample and for the
-copies.
+copies, each of other sources.
 threshold: a build, and the same with another quality rule: seconds, and bytes that the workers read.
 Seconds are those of the wall, from listing the sources to the committed version, on a new Ray cluster each
 time, with an MLflow store that is there; the machine should be idle. Results go to
@@ -249,8 +249,8 @@ def strided(text: str, stride: int) -> str:
     return "\n".join(" ".join(word for at in range(stride) for word in line[at::stride]) for line in lines)
 
 
-def write_copies(sources: list[Path], folder: Path, copies: int) -> list[Path]:
-    """`copies` of the files, each of other sources and with its words in another order."""
+def write_copies(sources: list[Path], folder: Path, copies: int, apart: bool = False) -> list[Path]:
+    """`copies` of the files, each with its words in another order and, where `apart`, of other sources."""
     folder.mkdir()
     paths = []
     for path in sources:
@@ -261,7 +261,7 @@ def write_copies(sources: list[Path], folder: Path, copies: int) -> list[Path]:
                 json.dumps(
                     {
                         "text": strided(record["text"], copy + 1),
-                        "meta": {"pile_set_name": f"{record['meta']['pile_set_name']}-{copy}"},
+                        "meta": {"pile_set_name": record["meta"]["pile_set_name"] + f"-{copy}" * apart},
                     }
                 ).encode()
                 + b"\n"
@@ -277,7 +277,7 @@ def measure_memory(data: Path, work: Path, copies: int) -> dict[str, Any]:
     sources = sorted((data / "pile_sample").glob("*.jsonl.zst"))
     found = {}
     for count in (1, copies):
-        paths = write_copies(sources, work / f"copies-{count}", count)
+        paths = write_copies(sources, work / f"copies-{count}", count, apart=True)
         run = build(configuration(data, work / f"memory-{count}", paths, 2))
         shutil.rmtree(work / f"memory-{count}")
         print(f"{run['megabytes']:6.0f} MB: greatest memory of a worker {run['worker_peak_mib']} MiB")

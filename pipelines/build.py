@@ -156,11 +156,11 @@ class Build:
                 self.config.corpus,
                 first_records.get(item, 0),
             )
-            for item in sorted(self.inputs, key=lambda item: (-item.bytes, item))
+            for item in self.inputs
         ]
-        counts = map_files(
-            measure_part, tasks, self.config.ray.workers, counter(self.progress, "measure", 0, len(tasks))
-        )
+        count = counter(self.progress, "measure", 0, len(tasks))
+        sizes = [item.bytes for item in self.inputs]
+        counts = map_files(measure_part, tasks, sizes, self.config.ray.workers, count)
         self.documents = sum(entry["documents"] for entry in counts)
         self.sources_of = {entry["part"]: set(entry["ledger"]) for entry in counts}
         for entry in counts:
@@ -276,8 +276,8 @@ class Build:
         ]
         map_actors(
             score.Scorer,
-            {"config": settings, "storage": self.config.storage, "tasks": missing},
-            len(missing),
+            {"config": settings, "storage": self.config.storage},
+            missing,
             self.config.ray.workers,
             counter(self.progress, "score", 0, len(missing)),
         )
@@ -473,12 +473,9 @@ class Build:
             )
             for item, survivors in zip(self.inputs, self.survivors, strict=True)
         ]
-        self.runs = map_files(
-            shard.tokenize_part,
-            self.tokenize_tasks,
-            config.ray.workers,
-            counter(self.progress, "tokenize", 0, len(self.tokenize_tasks)),
-        )
+        count = counter(self.progress, "tokenize", 0, len(self.tokenize_tasks))
+        sizes = [item.bytes for item in self.inputs]
+        self.runs = map_files(shard.tokenize_part, self.tokenize_tasks, sizes, config.ray.workers, count)
         for counts in self.runs:
             self.ledger.add(Ledger.from_json(counts["ledger"]))
 

@@ -1,6 +1,7 @@
 """The Ray cluster: connecting to it quietly, and running many tasks a bounded number at a time."""
 
 import contextlib
+import heapq
 import json
 import logging
 import os
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+import pyarrow as pa
 import ray
 
 from base.errors import UserError
@@ -27,8 +30,8 @@ class Progress(Protocol):
         """Note how far a stage is."""
 
 
-TASKS_PER_WORKER = 8
-"""Tasks of a Ray Data map over files, for each worker."""
+ROUNDS = 4
+"""Tasks of a Ray Data map over files for each worker."""
 
 
 def counter(progress: Progress, stage: str, done: int, total: int) -> Callable[..., None]:
@@ -173,111 +176,136 @@ def run_tasks(
 
 
 def map_files(
-    function: Callable[[Any], dict[str, Any]],
+    function: Callable[[Any], Any],
     items: list[Any],
+    sizes: list[int],
     workers: int,
-    on_done: Callable[[dict[str, Any]], None] | None = None,
-) -> list[dict[str, Any]]:
+    on_done: Callable[[Any], None],
+) -> list[Any]:
     """`function` of every item, one file each, as a Ray Data map; `on_done` sees results as they arrive.
 
-    Results (small JSON values) come back in the order of `items`.
+    `sizes` are the files' bytes. Results are small JSON values, in the order of `items`.
     """
     # Workers import this module, and most of them need no Ray Data, which takes half a second of CPU.
     import ray.data
 
     if not items:
         return []
-    ray.data.DataContext.get_current().enable_progress_bars = False
     shared = ray.put(items)
 
-    def apply(row: dict[str, Any]) -> dict[str, Any]:
-        index = int(row["id"])
-        try:
-            result = json.dumps(function(ray.get(shared)[index]))
-        except UserError as error:
-            return {"index": index, "result": "", "mistake": str(error)}
-        return {"index": index, "result": result, "mistake": ""}
+    def apply(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        tasks = ray.get(shared)
+        for index in batch["id"].tolist():
+            answer = _answer(index, function, tasks[index])
+            yield {name: [value] for name, value in answer.items()}
 
-    # Ray Data takes some tenths of a second from the end of a task to the start of the next, so a task has
-    # several files; large ones come first in `items`, and every task gets some of each size.
-    blocks = min(len(items), TASKS_PER_WORKER * workers)
-    order = [number for first in range(blocks) for number in range(first, len(items), blocks)]
-    dataset = _numbers(order, blocks).map(apply, num_cpus=1, compute=ray.data.TaskPoolStrategy(workers))
-    results: list[dict[str, Any]] = [{}] * len(items)
-    for row in _rows(dataset):
-        result = json.loads(row["result"])
-        results[row["index"]] = result
-        if on_done:
-            on_done(result)
-    return results
+    numbers = _numbers(_blocks(sizes, workers))
+    strategy = ray.data.TaskPoolStrategy(workers)
+    answers = numbers.map_batches(apply, batch_size=None, compute=strategy, num_cpus=1)
+    return _results(answers, len(items), on_done)
 
 
-def _numbers(numbers: list[int], blocks: int) -> "ray.data.Dataset":
-    """Numbers as `id`.
+def _blocks(sizes: list[int], workers: int) -> list[list[int]]:
+    """Which items each task of a map has.
 
-    They are there: those of `ray.data.range` are made by tasks that take turns with the map's on the CPUs.
+    Some tenths of a second pass between two tasks of Ray Data, so they are few: rounds of one for each
+    worker, a round half of what is left, so that the last ones are small and all workers end together.
     """
-    import ray.data
-
-    return ray.data.from_items([{"id": number} for number in numbers], override_num_blocks=blocks)
-
-
-def _rows(dataset: "ray.data.Dataset") -> Iterator[dict[str, Any]]:
-    """The rows of a dataset as they arrive.
-
-    Ray Data keeps no more than the text of an exception, so a task that ends in a UserError gives a row
-    with its message as `mistake`; it is raised here, and so is any other exception of a task.
-    """
-    try:
-        for row in dataset.iter_rows():
-            if row["mistake"]:
-                raise UserError(row["mistake"])
-            yield row
-    except ray.exceptions.RayTaskError as error:
-        raise _cause(error) from None
+    left = sorted(range(len(sizes)), key=lambda index: (-sizes[index], index))
+    blocks: list[list[int]] = []
+    for number in range(ROUNDS):
+        ahead = np.cumsum([sizes[index] for index in left])
+        half = len(left) if number == ROUNDS - 1 else int(np.searchsorted(ahead, ahead[-1] / 2)) + 1
+        loads: list[tuple[int, list[int]]] = [(0, []) for _ in range(workers)]
+        for index in left[: max(half, workers)]:
+            load, block = heapq.heappop(loads)
+            heapq.heappush(loads, (load + sizes[index], [*block, index]))
+        blocks += [block for _, block in loads if block]
+        left = left[max(half, workers) :]
+        if not left:
+            break
+    return blocks
 
 
 def map_actors(
-    actor: type, arguments: dict[str, Any], count: int, workers: int, on_done: Callable[[], None]
-) -> None:
-    """Call actors of a class, built with `arguments`, once for every number below `count`, with Ray Data.
+    actor: type,
+    arguments: dict[str, Any],
+    items: list[Any],
+    workers: int,
+    on_done: Callable[[Any], None],
+) -> list[Any]:
+    """What actors of a class, built with `arguments` and called with an item, give for each, by Ray Data.
 
-    The class's `__call__` takes and returns a row with the number as `id`. Each actor has one CPU, and
-    a GPU where the cluster has one.
+    Each actor has one CPU, and a GPU where the cluster has one. Results are small JSON values, in the order
+    of `items`; `on_done` sees each as it arrives.
     """
     import ray.data
 
-    if not count:
-        return
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    if not items:
+        return []
+    shared = ray.put(items)
 
     class Guarded:
         """The actor, whose failed start is raised by its first call: Ray Data would wait for it forever."""
 
-        def __init__(self, **keywords: Any) -> None:
+        def __init__(self) -> None:
             self.failure: Exception | None = None
             try:
-                self.actor = actor(**keywords)
+                self.items = ray.get(shared)
+                self.actor = actor(**arguments)
             except Exception as error:
                 self.failure = error
 
-        def __call__(self, row: dict[str, Any]) -> Any:
-            try:
-                if self.failure is not None:
-                    raise self.failure
-                return {**self.actor(row), "mistake": ""}
-            except UserError as error:
-                return {"id": row["id"], "mistake": str(error)}
+        def call(self, index: int) -> Any:
+            if self.failure is not None:
+                raise self.failure
+            return self.actor(self.items[index])
 
-    dataset = _numbers(list(range(count)), count).map(
+        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+            return _answer(row["id"], self.call, row["id"])
+
+    answers = _numbers([[index] for index in range(len(items))]).map(
         Guarded,
-        fn_constructor_kwargs=arguments,
-        compute=ray.data.ActorPoolStrategy(size=min(workers, count)),
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),
         num_cpus=1,
         num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
     )
-    for _ in _rows(dataset):
-        on_done()
+    return _results(answers, len(items), on_done)
+
+
+def _answer(index: int, function: Callable[[Any], Any], argument: Any) -> dict[str, Any]:
+    """The row of a result; Ray Data keeps no more than the text of an exception, so of a UserError too."""
+    try:
+        return {"index": index, "result": json.dumps(function(argument)), "mistake": ""}
+    except UserError as error:
+        return {"index": index, "result": "", "mistake": str(error)}
+
+
+def _numbers(blocks: list[list[int]]) -> "ray.data.Dataset":
+    """Numbers as `id`, in these blocks, of which a map makes tasks.
+
+    What a map makes of them is seen when it is there, not when its task ends.
+    """
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = 1
+    return ray.data.from_arrow([pa.table({"id": block}) for block in blocks])
+
+
+def _results(answers: "ray.data.Dataset", count: int, on_done: Callable[[Any], None]) -> list[Any]:
+    """The results of a dataset of `count` answers, in the order of their numbers."""
+    results: list[Any] = [None] * count
+    try:
+        for row in answers.iter_rows():
+            if row["mistake"]:
+                raise UserError(row["mistake"])
+            results[row["index"]] = json.loads(row["result"])
+            on_done(results[row["index"]])
+    except ray.exceptions.RayTaskError as error:
+        raise _cause(error) from None
+    return results
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -42,7 +42,7 @@ class Unit:
 class Scorer:
     """A Ray Data actor that holds the model and scores units into parquet files."""
 
-    def __init__(self, model: str, end_of_document_id: int, batch: int, units: list[Unit]) -> None:
+    def __init__(self, model: str, end_of_document_id: int, batch: int) -> None:
         """Load the model once."""
         import torch
 
@@ -53,13 +53,11 @@ class Scorer:
         self.model = trained.load(model, device)
         self.end = end_of_document_id
         self.batch = batch
-        self.units = units
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, unit: Unit) -> None:
         """Score one unit; its file is written last, so that a finished unit is never scored again."""
         from model.score import document_nats
 
-        unit = self.units[int(row["id"])]
         # Mapped, so that a unit costs its own documents and not the shard.
         path = files.local_path(unit.shard) or self.cache.fetch(unit.shard, unit.digest)
         with pa.memory_map(path) as mapped, pa.ipc.open_file(mapped) as reader:
@@ -81,7 +79,6 @@ class Scorer:
             schema=DOCUMENTS,
         )
         files.write_parquet(unit.output, scored)
-        return {"id": row["id"]}
 
 
 def evaluate(config: Config, version: Version, model: trained.Trained, progress: Progress) -> dict[str, Any]:
@@ -118,10 +115,9 @@ def evaluate(config: Config, version: Version, model: trained.Trained, progress:
             "model": model.url,
             "end_of_document_id": facts["end_of_document_id"],
             "batch": settings.micro_batch_size,
-            "units": missing,
         }
         count = counter(progress, "evaluate", len(units) - len(missing), len(units))
-        map_actors(Scorer, arguments, len(missing), config.ray.workers, count)
+        map_actors(Scorer, arguments, missing, config.ray.workers, count)
         table = pa.concat_tables([files.read_parquet(unit.output) for unit in units])
         files.write_parquet(files.join(url, "documents.parquet"), table)
         result = measures_by_source(table)

@@ -72,7 +72,7 @@ def _row(number: int, value: Any) -> dict[str, Any]:
 class Generator:
     """A Ray Data actor that holds the model and writes completions of whole blocks."""
 
-    def __init__(self, model: str, settings: InferConfig, blocks: list[Block]) -> None:
+    def __init__(self, model: str, settings: InferConfig) -> None:
         """Load the model and its tokenizer once."""
         import torch
         from tokenizers import Tokenizer
@@ -81,11 +81,9 @@ class Generator:
         self.tokenizer = Tokenizer.from_str(files.read_bytes(files.join(model, "tokenizer.json")).decode())
         self.end = int(files.read_json(files.join(model, "config.json"))["eos_token_id"])
         self.settings = settings
-        self.blocks = blocks
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, block: Block) -> None:
         """Generate one block."""
-        block = self.blocks[int(row["id"])]
         results = [dict(prompt) for prompt in block.rows]
         usable = self._encode(results)
         # Prompts of like length share a batch.
@@ -94,7 +92,6 @@ class Generator:
             self._complete(results, usable[start : start + self.settings.batch_size])
         content = "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
         files.write_bytes(block.output, content.encode())
-        return {"id": row["id"]}
 
     def _encode(self, results: list[dict[str, Any]]) -> list[tuple[int, list[int]]]:
         room = self.model.config.max_sequence_length - self.settings.max_new_tokens
@@ -170,8 +167,8 @@ def infer(config: Config, model: trained.Trained, prompts: str, progress: Progre
         run.params(settings.model_dump(mode="json"))
         missing = [block for block in blocks if not files.exists(block.output)]
         count = counter(progress, "infer", len(blocks) - len(missing), len(blocks))
-        arguments = {"model": model.url, "settings": settings, "blocks": missing}
-        map_actors(Generator, arguments, len(missing), settings.workers, count)
+        arguments = {"model": model.url, "settings": settings}
+        map_actors(Generator, arguments, missing, settings.workers, count)
         content = b"".join(files.read_bytes(block.output) for block in blocks)
         results = files.join(url, "results.jsonl")
         files.write_bytes(results, content)

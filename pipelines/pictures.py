@@ -104,8 +104,8 @@ def funnel(steps: list[str], panels: dict[str, tuple[dict[str, list[float]], For
         axes[0].invert_yaxis()
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(
-            handles[: len(SERIES) + 1],
-            [*labels[: len(SERIES)], "others"][: len(handles)],
+            handles,
+            labels,
             loc="outside lower center",
             ncols=min(5, len(labels)),
             handlelength=1,

@@ -33,6 +33,8 @@ MAX_EXAMPLES = 150
 """Pairs of source and reason that examples are shown of."""
 MAX_LINES = 1000
 """Lines of the inputs and shards tables that are shown."""
+PICTURED = 30
+"""The largest sources that a picture with a row for each shows; the tables show all."""
 LARGEST_CLUSTERS = 15
 MAX_ITEMS = 200
 """Benchmark items that are shown."""
@@ -106,6 +108,7 @@ def write_report(
         "sources": _sources(manifest),
         "shards": manifest["shards"],
         "max_lines": MAX_LINES,
+        "pictured": PICTURED,
         "configuration": yaml.safe_dump(manifest["config"], sort_keys=False, allow_unicode=True),
     }
     environment = Environment(
@@ -237,10 +240,15 @@ def _funnel_picture(ledger: Ledger, names: list[str]) -> Markup:
     stages = [name for name in STAGES if any(name in ledger.sources[source] for source in names)]
     documents: dict[str, list[float]] = {}
     size: dict[str, list[float]] = {}
-    for source in names:
+    for number, source in enumerate(names):
         cells = [_stage(ledger, source, stage) for stage in stages]
-        documents[source] = [cells[0].documents_in, *(cell.documents_out for cell in cells)]
-        size[source] = [cells[0].bytes_in, *(cell.bytes_out for cell in cells)]
+        label = source if number < len(pictures.SERIES) else "others"
+        for left, first, after in (
+            (documents, cells[0].documents_in, [cell.documents_out for cell in cells]),
+            (size, cells[0].bytes_in, [cell.bytes_out for cell in cells]),
+        ):
+            below = left.get(label, [0] * (len(cells) + 1))
+            left[label] = [old + new for old, new in zip(below, [first, *after], strict=True)]
     steps = ["input", *(STAGE_TITLES[stage] for stage in stages)]
     return Markup(
         pictures.funnel(steps, {"documents": (documents, short_count), "bytes": (size, short_bytes)})
@@ -413,13 +421,15 @@ def _lengths(
     found = []
     if sample is not None:
         by_source = {
-            name: sample.filter(pc.equal(sample["source"], name))["bytes"].to_numpy() for name in names
+            name: sample.filter(pc.equal(sample["source"], name))["bytes"].to_numpy()
+            for name in names[:PICTURED]
         }
         found.append(pictures.ridges(by_source, "bytes in a document, after cleaning", short_bytes))
     tokens = _token_counts(manifest, versions_url)
     if tokens:
         ordered = {name: tokens[name] for name in names if name in tokens} | tokens
-        found.append(pictures.ridges(ordered, "tokens in a document of the version", short_count))
+        shown = dict(list(ordered.items())[:PICTURED])
+        found.append(pictures.ridges(shown, "tokens in a document of the version", short_count))
     return [Markup(picture) for picture in found]
 
 
@@ -638,12 +648,12 @@ def _sources(manifest: dict[str, Any]) -> dict[str, Any]:
         for name, fields in sorted(sources.items(), key=lambda item: (-item[1]["tokens"], item[0]))
     ]
     picture = None
-    if rows:
+    if rows and weighted:
         picture = Markup(
             pictures.shares(
-                [row["source"] for row in rows],
-                [row["share"] for row in rows],
-                [row["weight"] for row in rows],
+                [row["source"] for row in rows[:PICTURED]],
+                [row["share"] for row in rows[:PICTURED]],
+                [row["weight"] for row in rows[:PICTURED]],
             )
         )
     return {"rows": rows, "weighted": weighted, "picture": picture}

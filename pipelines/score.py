@@ -8,7 +8,6 @@ DataComp-LM, arXiv 2406.11794.)
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,16 +34,14 @@ class Score:
 class Scorer:
     """A Ray Data actor that holds the models and scores parts."""
 
-    def __init__(self, config: ScoreConfig, storage: str, tasks: list[Score]) -> None:
+    def __init__(self, config: ScoreConfig, storage: str) -> None:
         """Load the models once."""
         self.config = config
-        self.tasks = tasks
         self.perplexity = Perplexity(trained.find(storage, config.model).url) if config.model else None
         self.classifier = Classifier(config.fasttext, config.fasttext_label) if config.fasttext else None
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, task: Score) -> None:
         """Score one part: q_perplexity and q_fasttext, float32."""
-        task = self.tasks[int(row["id"])]
         names = [name for name in ("perplexity", "classifier") if getattr(self, name)]
         columns: dict[str, list[np.ndarray]] = {COLUMNS[name]: [np.zeros(0, np.float32)] for name in names}
         filesystem, path = files.split(task.documents)
@@ -56,7 +53,6 @@ class Scorer:
                     columns[COLUMNS[name]].append(getattr(self, name)(text))
         table = {name: np.concatenate(pieces) for name, pieces in columns.items()}
         files.write_parquet(task.output, pa.table(table))
-        return {"id": row["id"]}
 
 
 COLUMNS = {"perplexity": "q_perplexity", "classifier": "q_fasttext"}

@@ -31,7 +31,7 @@ from pipelines.ledger import Ledger
 from pipelines.tokenizer import Tokenizer
 
 RUN_TOKENS = 2**26
-VERIFY_BYTES = 2**17
+VERIFY_BYTES, VERIFY_SHARE = 2**17, 1 / 200
 """Text of a shard that is encoded by `tokenizers` too, at about 2 MB a second."""
 DROPPED = pa.schema(
     [
@@ -511,9 +511,10 @@ def _tokenizer(url: str, end_of_document: str, digest: str) -> Tokenizer:
 
 
 def _verify(task: Shard, table: pa.Table, origin: pa.Table) -> None:
-    """Compare the first documents of the shard, one or VERIFY_BYTES of them, with `tokenizers`."""
-    sizes = np.cumsum(table["bytes"].slice(0, task.verify_documents).to_numpy())
-    count = min(len(sizes), max(int(np.searchsorted(sizes, VERIFY_BYTES, "right")), 1))
+    """Compare the first documents of the shard with `tokenizers`: one, or as much as is allowed above."""
+    sizes = np.cumsum(table["bytes"].to_numpy())
+    most = min(VERIFY_BYTES, VERIFY_SHARE * sizes[-1]) if len(sizes) else 0
+    count = min(len(sizes), task.verify_documents, max(int(np.searchsorted(sizes, most, "right")), 1))
     if not count:
         return
     tokenizer = _tokenizer(task.tokenizer, task.end_of_document, files.digest(task.tokenizer))

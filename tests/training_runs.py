@@ -159,6 +159,26 @@ class Starts:
         yield
 
 
+class SlowFirst(Starts):
+    """Starts, the first of which takes a second longer for every step: time to change what it runs on."""
+
+    @contextmanager
+    def __call__(self, journal_url: str) -> Iterator[None]:
+        append = journal.Journal.append
+
+        def wait_and_append(self: journal.Journal, line: dict[str, Any]) -> bool:
+            time.sleep(1)
+            return append(self, line)
+
+        with super().__call__(journal_url):
+            if len(Path(self.path).read_text().splitlines()) == 1:
+                journal.Journal.append = wait_and_append  # type: ignore[method-assign]
+            try:
+                yield
+            finally:
+                journal.Journal.append = append  # type: ignore[method-assign]
+
+
 class KillOnce:
     """Kills rank 0's process, once, when the journal reaches a step, and notes that it was started.
 

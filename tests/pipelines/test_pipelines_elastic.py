@@ -12,7 +12,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group
 from synthetic_corpus import write_corpus
-from training_runs import MODEL, SOURCES, Starts, run_here, settings
+from training_runs import MODEL, SOURCES, SlowFirst, run_here, settings
 
 from model import checkpoint, journal
 from pipelines.config import Config
@@ -59,7 +59,7 @@ def test_a_node_that_joins_is_used(cluster: Cluster, tmp_path: Path) -> None:
     elastic = {"min_workers": 1, "workers": 2, "resize_seconds": 1.0}
     config, starts = _config(tmp_path, **same, **elastic), tmp_path / "starts"
     with ThreadPoolExecutor(1) as pool:
-        training = pool.submit(run_training, config, manifest, run_url, Starts(str(starts)))
+        training = pool.submit(run_training, config, manifest, run_url, SlowFirst(str(starts)))
         while len(journal.read(run_url)) < 5 and not training.done():
             time.sleep(0.2)
         cluster.add_node(num_cpus=1)
