@@ -199,9 +199,9 @@ def map_files(
             answer = _answer(index, function, tasks[index])
             yield {name: [value] for name, value in answer.items()}
 
-    numbers = _numbers(_blocks(sizes, workers))
-    strategy = ray.data.TaskPoolStrategy(workers)
-    answers = numbers.map_batches(apply, batch_size=None, compute=strategy, num_cpus=1)
+    blocks = _blocks(sizes, workers)
+    strategy = ray.data.TaskPoolStrategy(min(workers, len(blocks)))
+    answers = _numbers(blocks).map_batches(apply, batch_size=None, compute=strategy, num_cpus=1)
     return _results(answers, len(items), on_done)
 
 
