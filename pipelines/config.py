@@ -27,9 +27,9 @@ class SourceConfig(Section):
     """Name of the source; part of document ids and shard paths."""
     urls: list[str] = Field(min_length=1)
     """Files, folders or glob patterns (any fsspec URL); their order does not matter."""
-    format: Literal["auto", "jsonl", "parquet", "arrow", "csv", "warc", "text"] = "auto"
-    """auto decides by extension and content; arrow is an IPC file or stream, warc includes WET; text is one
-    document a file."""
+    format: Literal["auto", "jsonl", "json", "parquet", "arrow", "csv", "warc", "text"] = "auto"
+    """auto decides by extension and content; json is one array, arrow an IPC file or stream, warc includes
+    WET; text is one document a file."""
     text_field: str = "text"
     """Field or column that holds the text; dots reach into nested objects. Not used by warc and text."""
     name_field: str | None = None

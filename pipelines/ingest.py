@@ -11,14 +11,14 @@ from base.errors import UserError
 from pipelines import decompress
 from pipelines.config import IngestConfig, SourceConfig
 from pipelines.csvlines import read_csv
-from pipelines.jsonlines import count_line_ends, read_lines
+from pipelines.jsonlines import count_line_ends, read_array, read_lines
 from pipelines.records import BOM, DOCUMENTS, REJECTS, Batch, Reject, damaged, rejected, too_long
 from pipelines.tables import ARROW_FILE, ARROW_STREAM, count_arrow, count_parquet, read_arrow, read_parquet
 from pipelines.webarchive import count_warc, read_warc
 
 _FORMATS = {
     ".jsonl": "jsonl",
-    ".json": "jsonl",
+    ".json": "json",
     ".ndjson": "jsonl",
     ".parquet": "parquet",
     ".pq": "parquet",
@@ -55,6 +55,8 @@ def read(
     kind = file_format(url, source)
     if kind == "jsonl":
         return read_lines(url, source, config, start, stop, first_record)
+    if kind == "json":
+        return read_array(url, source, config)
     if kind == "parquet":
         return read_parquet(url, source, config, start, stop, first_record)
     if kind == "arrow":
@@ -77,7 +79,10 @@ def count_records(url: str, source: SourceConfig, start: int, stop: int) -> int:
 
 
 def file_format(url: str, source: SourceConfig) -> str:
-    """jsonl, parquet, arrow, csv, warc or text: as configured, else by extension, else by content."""
+    """jsonl, json, parquet, arrow, csv, warc or text: as configured, else by extension, else by content.
+
+    json is a file that is one array; one of that extension that begins otherwise holds lines.
+    """
     if source.format != "auto":
         return source.format
     with decompress.open_file(url) as file:
@@ -90,8 +95,9 @@ def file_format(url: str, source: SourceConfig) -> str:
     for suffix in decompress.SUFFIXES:
         name = name.removesuffix(suffix)
     extension = "." + name.rsplit("/", 1)[-1].rpartition(".")[2]
-    if extension in _FORMATS:
-        return _FORMATS[extension]
+    kind = _FORMATS.get(extension)
+    if kind is not None and kind != "json":
+        return kind
     if magic.startswith(ARROW_STREAM):
         return "arrow"
     try:
@@ -100,11 +106,14 @@ def file_format(url: str, source: SourceConfig) -> str:
         start = b""
     if start.startswith(b"WARC/"):
         return "warc"
-    if start.removeprefix(BOM).lstrip()[:1] == b"{":
+    first = start.removeprefix(BOM).lstrip()[:1]
+    if first == b"[":
+        return "json"
+    if first == b"{" or kind == "json":
         return "jsonl"
     raise UserError(
         f"the format of input file {url} cannot be told from its name or content; "
-        f"set format of source {source.name} to jsonl, parquet, arrow, csv, warc or text"
+        f"set format of source {source.name} to jsonl, json, parquet, arrow, csv, warc or text"
     )
 
 

@@ -1,4 +1,7 @@
-"""JSON lines: the documents of a file, or of a range of its bytes, a block of lines at a time."""
+"""JSON lines: the documents of a file, or of a range of its bytes, a block of lines at a time.
+
+A JSON array is read as lines too (pipelines/jsonarray.py).
+"""
 
 import json
 from collections.abc import Iterator
@@ -10,6 +13,7 @@ import pyarrow.compute as pc
 
 from pipelines import decompress, jsonscan
 from pipelines.config import IngestConfig, SourceConfig
+from pipelines.jsonarray import array_lines
 from pipelines.records import (
     BOM,
     DOCUMENTS,
@@ -65,14 +69,24 @@ def read_lines(
     url: str, source: SourceConfig, config: IngestConfig, start: int, stop: int | None, first_record: int
 ) -> Iterator[Batch]:
     """Read the lines of a range (see whole_lines); `first_record` line ends lie before `start`."""
-    parser = _LineParser(source, config, first_record + 1 if start else 0)
+    return _read(url, whole_lines(url, start, stop), source, config, first_record + 1 if start else 0)
+
+
+def read_array(url: str, source: SourceConfig, config: IngestConfig) -> Iterator[Batch]:
+    """Read the elements of a JSON array; a record's number is that of the element."""
+    return _read(url, array_lines(url), source, config, 0)
+
+
+def _read(
+    url: str, pieces: Iterator[bytes], source: SourceConfig, config: IngestConfig, record: int
+) -> Iterator[Batch]:
+    parser = _LineParser(source, config, record)
     held: list[bytes] = []
     size = open_line = 0  # bytes held, and those of them after the last line end
     skipped = 0  # bytes passed of a line that is too long to hold, of which only `sample` is kept
     sample = b""
-    first = start == 0
+    first = record == 0
     damage: decompress.DamagedFile | None = None
-    pieces = whole_lines(url, start, stop)
     while True:
         try:
             piece = next(pieces, b"")

@@ -4,6 +4,7 @@ import bz2
 import csv
 import gzip
 import io
+import json
 import random
 import zlib
 from pathlib import Path
@@ -175,6 +176,50 @@ def arrow_table() -> pa.Table:
             "meta": [{"body": text, "set": f"set {n % 3}"} for n, text in enumerate(TEXTS)],
         }
     )
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    values=st.lists(
+        st.fixed_dictionaries(
+            {"text": st.text('ab\\"[]{},\n é'), "meta": st.recursive(st.text(',]"'), st.lists)}
+        )
+        | st.sampled_from([7, None, [{"text": "x"}], {"text": 1}])
+    ),
+    indent=st.sampled_from([None, 0, 3]),
+    chunk=st.integers(1, 40),
+)
+def test_a_json_array_is_read_as_its_elements_in_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: list, indent: int | None, chunk: int
+) -> None:
+    array, lines = tmp_path / "x.json", tmp_path / "x.jsonl"
+    array.write_text(json.dumps(values, indent=indent, ensure_ascii=False) + "\n")
+    lines.write_text("".join(json.dumps(value) + "\n" for value in values))
+    monkeypatch.setattr(decompress, "STEP", chunk)
+    documents, rejects, framing = read_all(array)
+    expected, refused, _ = read_all(lines)
+    assert [(row["record"], row["text"]) for row in documents] == [
+        (row["record"], row["text"]) for row in expected
+    ]
+    assert [(row["record"], row["reason"]) for row in rejects] == [
+        (row["record"], row["reason"]) for row in refused
+    ]
+    assert total(documents, rejects, framing) == array.stat().st_size
+
+
+def test_a_broken_element_of_a_json_array_is_rejected_and_the_others_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.json.gz"
+    content = b'\xef\xbb\xbf [{"text": "a"},\n {"text": "b\nb"}, {"text": bad}, {"text": "c"}\n]'
+    path.write_bytes(gzip.compress(content))
+    documents, rejects, framing = read_all(path)
+    assert [(row["record"], row["text"]) for row in documents] == [(0, "a"), (3, "c")]
+    assert [(row["record"], row["reason"]) for row in rejects] == [(1, "invalid_json"), (2, "invalid_json")]
+    assert total(documents, rejects, framing) == len(content)
+    path.write_bytes(gzip.compress(content)[:-4])
+    _, rejects, _ = read_all(path)
+    assert rejects[-1]["reason"] == "truncated_file"
+    (tmp_path / "empty.json").write_text("[]")
+    assert read_all(tmp_path / "empty.json") == ([], [], 2)
 
 
 @pytest.mark.parametrize("kind", ["file", "stream"])
