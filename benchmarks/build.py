@@ -1,6 +1,6 @@
 """The whole corpus build: against datatrove, by workers, in memory, and after a changed threshold.
 
-    python -m benchmarks.build [--parts kernels,peer,workers,memory,threshold] [--data ../shared/data]
+    python -m benchmarks.build [--parts kernels,peer,workers,profile,memory,threshold] [--data ../shared/data]
         [--peer-python PYTHON] [--copies 10] [--megabytes 6]
 
 kernels: signatures, quality rules and tokens of one core on about `megabytes` of pile_sample, ours and
@@ -13,18 +13,23 @@ Both: every document measured by the rules of Gopher, C4 and FineWeb and hardly 
 dropped, MinHash 14 x 8 over word 5-grams, personal data replaced,
 GPT-NeoX tokens. Ours measures the language too, verifies duplicates and checks its tokens.
 workers: `copies` of pile_sample (each with the words of a line in another order, so that they are no
-duplicates) by one and by two workers. memory: greatest private memory of a worker for pile_sample and for the
-copies, each of other sources.
-threshold: a build, and the same with another quality rule: seconds, and bytes that the workers read.
+duplicates) by one and by two workers.
+profile: pile_sample with every task in this process; the functions in which the time goes, compiled kernels
+counted to the function that calls them.
+memory: greatest private memory of a worker for pile_sample and for the copies, each of other sources.
+threshold: a build, and the same with another quality rule: seconds by two workers, and what the tasks read in
+another pair of builds, whose tasks run in this process so that imports do not count.
 Seconds are those of the wall, from listing the sources to the committed version, on a new Ray cluster each
 time, which has had five seconds to start, with an MLflow store that is there; the machine should be idle.
 Results go to benchmarks/results/build.json, the parts that were run.
 """
 
 import argparse
+import cProfile
 import json
 import os
 import platform
+import pstats
 import shutil
 import subprocess
 import sys
@@ -33,12 +38,14 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 import pyarrow as pa
 import ray
 import zstandard
 
+import pipelines.build
 from benchmarks import peers
 from benchmarks.dedup_inputs import read_texts
 from benchmarks.dedup_speed import kernel
@@ -60,14 +67,13 @@ STORE = tempfile.TemporaryDirectory(prefix="piledriver-bench-")
 
 
 class Watch(threading.Thread):
-    """Watches the workers of a local cluster: private memory, and characters read."""
+    """Watches the private memory of the workers of a local cluster."""
 
     def __init__(self) -> None:
         """Not started yet."""
         super().__init__(daemon=True)
         self.finished = threading.Event()
         self.memory = 0
-        self.reads: dict[int, int] = {}
 
     def run(self) -> None:
         """Look once a second: a look takes some hundredths of one."""
@@ -77,7 +83,6 @@ class Watch(threading.Thread):
                     if process.name().startswith("ray::"):
                         memory = process.memory_info()
                         self.memory = max(self.memory, memory.rss - memory.shared)
-                        self.reads[process.pid] = process.io_counters().read_chars
                 except psutil.Error:
                     continue
 
@@ -103,7 +108,7 @@ def configuration(data: Path, storage: Path, sources: list[Path], workers: int, 
 
 
 def build(config: Config) -> dict[str, Any]:
-    """Build on a new cluster: seconds in all and by stage, greatest memory of a worker, characters read."""
+    """Build on a new cluster: seconds in all and by stage, greatest memory of a worker."""
     ray.init(
         address="local",
         num_cpus=config.ray.workers,
@@ -138,7 +143,6 @@ def build(config: Config) -> dict[str, Any]:
         "megabytes_per_second": round(read / 1e6 / seconds, 2),
         "stages": {name: round(value, 2) for name, value in stages.items()},
         "worker_peak_mib": round(watch.memory / 2**20),
-        "workers_read_megabytes": round(sum(watch.reads.values()) / 1e6, 1),
         "tokens": sum(line["tokens"] for line in version.manifest["shards"]),
         "documents": sum(line["documents"] for line in version.manifest["shards"]),
     }
@@ -275,6 +279,76 @@ def write_copies(sources: list[Path], folder: Path, copies: int, apart: bool = F
     return paths
 
 
+class Here:
+    """Builds whose tasks run in this process: CPU seconds and megabytes read of their stages."""
+
+    def __init__(self) -> None:
+        """Nothing has run."""
+        self.profiler = cProfile.Profile()
+        self.stage = "list"
+        self.seconds: dict[str, float] = {}
+        self.megabytes: dict[str, float] = {}
+
+    def run_tasks(self, function: Any, items: list[Any], _: int, on_done: Any = None) -> list[Any]:
+        """As pipelines.cluster.run_tasks."""
+        results = []
+        for item in items:
+            begin, read = time.process_time(), psutil.Process().io_counters().read_chars
+            results.append(self.profiler.runcall(function, item))
+            read = psutil.Process().io_counters().read_chars - read
+            self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + time.process_time() - begin
+            self.megabytes[self.stage] = self.megabytes.get(self.stage, 0.0) + read / 1e6
+            if on_done:
+                on_done(results[-1])
+        return results
+
+    def map_files(self, function: Any, items: list[Any], _: Any, workers: int, on_done: Any) -> list[Any]:
+        """As pipelines.cluster.map_files."""
+        return self.run_tasks(function, items, workers, on_done)
+
+    def progress(self, name: str, *_: Any) -> None:
+        """Note the stage."""
+        self.stage = name.split()[0]
+
+    def build(self, config: Config) -> None:
+        """Build; counts begin at zero."""
+        self.profiler.clear()
+        self.seconds, self.megabytes = {}, {}
+        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+        try:
+            with (
+                mock.patch.object(cluster, "run_tasks", self.run_tasks),
+                mock.patch.object(pipelines.build, "run_tasks", self.run_tasks),
+                mock.patch.object(pipelines.build, "map_files", self.map_files),
+            ):
+                prepare.prepare(config, prepare.inputs_of(config), self.progress)
+        finally:
+            ray.shutdown()
+
+
+def measure_profile(data: Path, work: Path) -> dict[str, Any]:
+    """Where the CPU time of the tasks of a build goes: own seconds of functions, in all and by stage."""
+    here = Here()
+    for name in ("us_*", "*"):  # the first compiles
+        sources = sorted((data / "pile_sample").glob(f"{name}.jsonl.zst"))
+        here.build(configuration(data, work / f"profile-{len(sources)}", sources, 1))
+    whole = sum(here.seconds.values())
+    own: dict[str, float] = {}
+    for (file, _, function), row in pstats.Stats(here.profiler).stats.items():  # type: ignore[attr-defined]
+        path = Path(file)
+        module = path.relative_to(ROOT) if path.is_relative_to(ROOT) else Path(path.name)
+        name = f"{module.with_suffix('').as_posix()} {function}"
+        own[name] = own.get(name, 0.0) + row[2]
+    largest = sorted(own.items(), key=lambda item: -item[1])[:30]
+    for name, seconds in largest:
+        print(f"{name:<60} {seconds:6.2f} s  {100 * seconds / whole:5.1f} %")
+    return {
+        "CPU seconds": round(whole, 2),
+        "stages": {name: round(seconds, 2) for name, seconds in here.seconds.items()},
+        "own seconds of functions": {name: round(seconds, 2) for name, seconds in largest},
+    }
+
+
 def measure_memory(data: Path, work: Path, copies: int) -> dict[str, Any]:
     """Greatest memory of a worker for pile_sample and for copies of it."""
     sources = sorted((data / "pile_sample").glob("*.jsonl.zst"))
@@ -289,16 +363,20 @@ def measure_memory(data: Path, work: Path, copies: int) -> dict[str, Any]:
 
 
 def measure_threshold(data: Path, work: Path) -> dict[str, Any]:
-    """A build, and another of the same storage with a stricter rule."""
+    """A build, and another of the same storage with a stricter rule: seconds, and what their tasks read."""
     sources = sorted((data / "pile_sample").glob("*.jsonl.zst"))
-    storage = work / "threshold"
-    first = build(configuration(data, storage, sources, 2))
-    text = sum(path.stat().st_size for path in storage.glob("corpus/documents/*/*.arrow"))
-    second = build(configuration(data, storage, sources, 2, **{"quality.basic.min_words": 30}))
-    for name, run in (("build", first), ("changed rule", second)):
-        print(f"{name:<14} {run['seconds']:7.1f} s, workers read {run['workers_read_megabytes']:8.1f} MB")
-    print(f"cleaned text on storage: {text / 1e6:.1f} MB compressed")
-    return {"build": first, "changed": second, "documents_megabytes": round(text / 1e6, 1)}
+    stricter = {"quality.basic.min_words": 30}
+    here = Here()
+    here.build(configuration(data, work / "warm", sources[-2:], 1))
+    found = {}
+    for name, changes in (("build", {}), ("changed rule", stricter)):
+        run = build(configuration(data, work / "threshold", sources, 2, **changes))
+        here.build(configuration(data, work / "read", sources, 1, **changes))
+        run["megabytes_read"] = {stage: round(size, 2) for stage, size in here.megabytes.items()}
+        read = sum(here.megabytes.values())
+        print(f"{name:<14} {run['seconds']:7.1f} s, tasks read {read:7.1f} MB: {run['megabytes_read']}")
+        found[name] = run
+    return found
 
 
 def main() -> None:
@@ -306,7 +384,7 @@ def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--parts", default="kernels,peer,workers,memory,threshold")
+    options.add_argument("--parts", default="kernels,peer,workers,profile,memory,threshold")
     options.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     options.add_argument("--copies", type=int, default=10)
     options.add_argument("--megabytes", type=float, default=6)
@@ -330,12 +408,16 @@ def main() -> None:
                 result = measure_peer(given.data, work, peers.python(given), given.copies)
             elif part == "workers":
                 result = measure_workers(given.data, work, given.copies)
+            elif part == "profile":
+                result = measure_profile(given.data, work)
             elif part == "memory":
                 result = measure_memory(given.data, work, given.copies)
             elif part == "threshold":
                 result = measure_threshold(given.data, work)
             else:
-                options.error(f"--parts {part}: allowed are kernels, peer, workers, memory, threshold")
+                options.error(
+                    f"--parts {part}: allowed are kernels, peer, workers, profile, memory, threshold"
+                )
         found[part] = {
             "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
             "commit": revision.stdout.strip(),
