@@ -39,9 +39,9 @@ from dedup.words import (
     decode,
     sigma_is_final,
 )
-from pipelines import decompress
 from pipelines.config import BenchmarkConfig, DecontaminateConfig, SourceConfig
-from pipelines.ingest import file_format
+from pipelines.reading import decompress
+from pipelines.reading.ingest import file_format
 from pipelines.splice import splice
 
 _CHUNK_WORDS = 4096

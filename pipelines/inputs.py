@@ -8,8 +8,8 @@ import xxhash
 
 from base import files
 from base.errors import UserError
-from pipelines import splitting
 from pipelines.config import SourceConfig
+from pipelines.reading import splitting
 
 
 @dataclass(frozen=True, order=True)
@@ -17,7 +17,7 @@ class Input:
     """A source file, or a range of a large one, and the digest of the whole file's content.
 
     The range is `bytes` bytes from byte `start` of the file as it is stored; which records belong to it
-    is told by pipelines.ingest.read. `part` names its outputs.
+    is told by pipelines.reading.ingest.read. `part` names its outputs.
     """
 
     source: str

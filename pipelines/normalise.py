@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 from dedup.hashing import load64, string_buffers
-from pipelines.jsonscan import utf8_length
+from pipelines.reading.jsonscan import utf8_length
 
 REASONS = ("mojibake", "newline", "nul", "control", "zero_width", "whitespace", "nfc")
 _NEWLINE, _NUL, _CONTROL, _ZERO_WIDTH, _WHITESPACE, _REPLACEMENT = range(6)

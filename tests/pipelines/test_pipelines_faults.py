@@ -19,11 +19,12 @@ import zstandard
 from base import files
 from base.errors import UserError
 from dedup.config import MinHashConfig
-from pipelines import ingest, inputs, manifest, prepare
+from pipelines import inputs, manifest, prepare
 from pipelines.build import Build
 from pipelines.config import Config, CorpusConfig, IngestConfig, LanguageConfig, SourceConfig, load
 from pipelines.inputs import Input
 from pipelines.measure import Measure, measure_part
+from pipelines.reading import ingest
 
 WORDS = [f"word{number}" for number in range(300)]
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import ingest, normalise, quality
+from pipelines import normalise, quality
 from pipelines.config import BasicRules, IngestConfig, QualityConfig, SourceConfig
+from pipelines.reading import ingest
 from pipelines.words import SYMBOL, classes, words_of
 
 SOURCE = SourceConfig(name="s", urls=["x"])

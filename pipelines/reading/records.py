@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from base.errors import UserError
-from pipelines import jsonscan
 from pipelines.config import IngestConfig
-from pipelines.decompress import DamagedFile
+from pipelines.reading import jsonscan
+from pipelines.reading.decompress import DamagedFile
 
 DOCUMENTS = pa.schema(
     [("record", pa.int64()), ("text", pa.large_string()), ("raw_bytes", pa.int64()), ("name", pa.string())]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numba import njit
 
-from pipelines import decompress
+from pipelines.reading import decompress
 
 _SPACE, _LINE_END, _RETURN, _QUOTE, _BACKSLASH, _COMMA = (ord(character) for character in ' \n\r"\\,')
 _OPEN, _CLOSE, _OPEN_OBJECT, _CLOSE_OBJECT = (ord(character) for character in "[]{}")

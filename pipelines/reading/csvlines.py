@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from base.errors import UserError
-from pipelines import csvscan, decompress, jsonscan
 from pipelines.config import IngestConfig, SourceConfig
-from pipelines.records import (
+from pipelines.reading import csvscan, decompress, jsonscan
+from pipelines.reading.records import (
     BOM,
     SAMPLE_BYTES,
     Batch,

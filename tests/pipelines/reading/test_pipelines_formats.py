@@ -1,4 +1,4 @@
-"""CSV, Arrow, `datasets` folders, web archives and other file systems, through pipelines.ingest.read."""
+"""JSON arrays, CSV, Arrow, `datasets` folders, web archives and other file systems, through ingest.read."""
 
 import bz2
 import csv
@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from base.errors import UserError
-from pipelines import csvscan, decompress, ingest, inputs
+from pipelines import inputs
 from pipelines.config import IngestConfig, SourceConfig
+from pipelines.reading import csvscan, decompress, ingest
 
 SOURCE = SourceConfig(name="s", urls=["x"])
 

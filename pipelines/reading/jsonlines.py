@@ -1,6 +1,6 @@
 """JSON lines: the documents of a file, or of a range of its bytes, a block of lines at a time.
 
-A JSON array is read as lines too (pipelines/jsonarray.py).
+A JSON array is read as lines too (pipelines/reading/jsonarray.py).
 """
 
 import json
@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import decompress, jsonscan
 from pipelines.config import IngestConfig, SourceConfig
-from pipelines.jsonarray import array_lines
-from pipelines.records import (
+from pipelines.reading import decompress, jsonscan
+from pipelines.reading.jsonarray import array_lines
+from pipelines.reading.records import (
     BOM,
     DOCUMENTS,
     SAMPLE_BYTES,

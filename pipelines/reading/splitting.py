@@ -5,10 +5,10 @@ import mmap
 import zstandard
 
 from base import files
-from pipelines import decompress
 from pipelines.config import SourceConfig
-from pipelines.ingest import file_format
-from pipelines.webarchive import record_starts
+from pipelines.reading import decompress
+from pipelines.reading.ingest import file_format
+from pipelines.reading.webarchive import record_starts
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _SEEKABLE = 0x8F92EAB1

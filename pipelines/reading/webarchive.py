@@ -12,9 +12,9 @@ from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 
 from base import files
-from pipelines import decompress
 from pipelines.config import IngestConfig
-from pipelines.records import SAMPLE_BYTES, Batch, Reject, column_batch, damaged, rejected, too_long
+from pipelines.reading import decompress
+from pipelines.reading.records import SAMPLE_BYTES, Batch, Reject, column_batch, damaged, rejected, too_long
 
 _HTML = ("text/html", "application/xhtml+xml")
 _LONGEST_HEADER = 2**20

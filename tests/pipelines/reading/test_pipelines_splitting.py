@@ -12,8 +12,9 @@ import zstandard
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipelines import decompress, ingest, inputs, splitting
+from pipelines import inputs
 from pipelines.config import IngestConfig, SourceConfig
+from pipelines.reading import decompress, ingest, splitting
 
 SOURCE = SourceConfig(name="s", urls=["x"])
 

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from base.errors import UserError
-from pipelines import ingest, records
 from pipelines.config import IngestConfig, SourceConfig
+from pipelines.reading import ingest, records
 
 SOURCE = SourceConfig(name="s", urls=["x"])
 NAMED = SourceConfig(name="s", urls=["x"], name_field="meta.pile_set_name")
@@ -217,7 +217,7 @@ def test_any_block_size_gives_the_same_documents(tmp_path: Path, monkeypatch: py
     whole = read_all(path)
     assert total(*whole) == path.stat().st_size
     for step in (1, 7, 1000, 100_000):
-        monkeypatch.setattr("pipelines.decompress.STEP", step)
+        monkeypatch.setattr("pipelines.reading.decompress.STEP", step)
         if step == 1:
             short = tmp_path / "short.jsonl"
             short.write_bytes(b"\n".join(lines[:20]))
@@ -233,7 +233,7 @@ def test_a_record_that_is_too_long_is_skipped(tmp_path: Path, monkeypatch: pytes
     long = json.dumps({"text": "long " * 1000}).encode()
     path.write_bytes(b'{"text": "a"}\n' + long + b'\n{"text": "b"}\n' + long + b"\n" + long)
     for step in (100, 2**20):
-        monkeypatch.setattr("pipelines.decompress.STEP", step)
+        monkeypatch.setattr("pipelines.reading.decompress.STEP", step)
         documents, rejects, framing = read_all(path, max_document_bytes=1024)
         assert [(d["record"], d["text"]) for d in documents] == [(0, "a"), (2, "b")]
         assert [(r["record"], r["reason"], r["bytes"]) for r in rejects] == [

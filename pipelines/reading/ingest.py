@@ -8,13 +8,20 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from base.errors import UserError
-from pipelines import decompress
 from pipelines.config import IngestConfig, SourceConfig
-from pipelines.csvlines import read_csv
-from pipelines.jsonlines import count_line_ends, read_array, read_lines
-from pipelines.records import BOM, DOCUMENTS, REJECTS, Batch, Reject, damaged, rejected, too_long
-from pipelines.tables import ARROW_FILE, ARROW_STREAM, count_arrow, count_parquet, read_arrow, read_parquet
-from pipelines.webarchive import count_warc, read_warc
+from pipelines.reading import decompress
+from pipelines.reading.csvlines import read_csv
+from pipelines.reading.jsonlines import count_line_ends, read_array, read_lines
+from pipelines.reading.records import BOM, DOCUMENTS, REJECTS, Batch, Reject, damaged, rejected, too_long
+from pipelines.reading.tables import (
+    ARROW_FILE,
+    ARROW_STREAM,
+    count_arrow,
+    count_parquet,
+    read_arrow,
+    read_parquet,
+)
+from pipelines.reading.webarchive import count_warc, read_warc
 
 _FORMATS = {
     ".jsonl": "jsonl",

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from base import files
 from base.errors import UserError
-from pipelines import decompress
 from pipelines.config import IngestConfig, SourceConfig
-from pipelines.records import Batch, column_batch, damaged
+from pipelines.reading import decompress
+from pipelines.reading.records import Batch, column_batch, damaged
 
 ARROW_FILE = b"ARROW1"
 ARROW_STREAM = b"\xff\xff\xff\xff"
