@@ -51,9 +51,10 @@ from benchmarks.dedup_inputs import read_texts
 from benchmarks.dedup_speed import kernel
 from dedup import minhash
 from dedup.config import DedupConfig
-from pipelines import cluster, prepare, quality
+from pipelines import cluster, prepare
 from pipelines.config import Config, QualityConfig, SourceConfig, load
-from pipelines.tokenizer import Tokenizer
+from pipelines.text import quality
+from pipelines.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "build.json"

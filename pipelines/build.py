@@ -13,17 +13,18 @@ import pyarrow.compute as pc
 from base import files
 from base.errors import UserError
 from pipelines import manifest as manifests
-from pipelines import quality, report, score, shard, tokenizer, trained
+from pipelines import report, score, shard, trained
 from pipelines.cluster import Progress, counter, map_actors, map_files, run_tasks
 from pipelines.config import Config
 from pipelines.decide import IDS_PER_TASK, Decide, Ordinals, count_dropped, decide_part, number_identical
-from pipelines.decontaminate import load_benchmarks, write_benchmarks
 from pipelines.deduplicate import deduplicate, find_repeated_lines, find_repeated_spans, write_index
 from pipelines.edit import EDIT_STAGES, EDIT_VERSION, Edits
 from pipelines.inputs import Input
 from pipelines.ledger import Ledger, Stage, add_counts
 from pipelines.manifest import Version
 from pipelines.measure import Count, Measure, count_part, measure_part, part_url
+from pipelines.text import quality, tokenizer
+from pipelines.text.decontaminate import load_benchmarks, write_benchmarks
 
 MEASURE_VERSION = 2
 """Raised when the measuring code changes what it writes."""

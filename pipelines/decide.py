@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 
 from base import files
 from dedup import hashing
-from pipelines import quality
 from pipelines.config import Kind, LanguageConfig, QualityConfig, ScoreConfig, SourceConfig
 from pipelines.ledger import Ledger
 from pipelines.score import decide_score
+from pipelines.text import quality
 
 ORDINALS = pa.schema([("part", pa.string()), ("row", pa.uint32()), ("ordinal", pa.int64())])
 IDS_PER_TASK = 20_000_000

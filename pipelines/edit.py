@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 
 from dedup import lines, spans
 from dedup.config import LinesConfig
-from pipelines import decontaminate as contamination
-from pipelines import redact as redaction
 from pipelines.config import DecontaminateConfig, RedactConfig
 from pipelines.ledger import Ledger
+from pipelines.text import decontaminate as contamination
+from pipelines.text import redact as redaction
 
 EDIT_VERSION = 1
 """Raised when the code changes what edited texts look like."""

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 from base import files
 from dedup import hashing, minhash
 from dedup.config import MinHashConfig
-from pipelines import language, normalise, quality
 from pipelines.config import CorpusConfig, IngestConfig, LanguageConfig, SourceConfig
 from pipelines.inputs import Input
 from pipelines.ledger import Ledger
 from pipelines.reading import ingest, records
+from pipelines.text import language, normalise, quality
 
 DOCUMENTS = pa.schema([("document_id", pa.binary(16)), ("record", pa.int64()), ("text", pa.large_string())])
 REJECTS = pa.schema(

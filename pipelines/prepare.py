@@ -5,13 +5,14 @@ from typing import Any
 
 from base import files
 from base.errors import UserError
-from pipelines import language, score, tracking
 from pipelines import manifest as manifests
+from pipelines import score, tracking
 from pipelines.build import Build, build_configuration, find_build, new_inputs
 from pipelines.cluster import Progress
 from pipelines.config import Config
 from pipelines.inputs import Input, list_inputs
 from pipelines.manifest import Version
+from pipelines.text import language
 
 
 @dataclass(frozen=True)

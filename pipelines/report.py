@@ -18,11 +18,12 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from base import files
-from pipelines import pictures, redact
+from pipelines import pictures
 from pipelines.config import RedactConfig
 from pipelines.ledger import STAGES, Ledger, Stage
 from pipelines.pictures import short_bytes, short_count
 from pipelines.shard import document_texts
+from pipelines.text import redact
 
 SAMPLE_ROWS = 200_000
 SAMPLE_FILES = 256

@@ -17,7 +17,7 @@ from base import files
 from base.errors import UserError
 from pipelines import trained
 from pipelines.config import Kind, ScoreConfig
-from pipelines.tokenizer import Tokenizer
+from pipelines.text.tokenizer import Tokenizer
 
 BATCH_ROWS = 16
 """Windows in one forward pass."""

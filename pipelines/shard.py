@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 
 from base import files
 from dedup import hashing
-from pipelines import decontaminate as contamination
 from pipelines.edit import (
     CHANGES,
     DROPS,
@@ -28,7 +27,8 @@ from pipelines.edit import (
     spans_of,
 )
 from pipelines.ledger import Ledger
-from pipelines.tokenizer import Tokenizer
+from pipelines.text import decontaminate as contamination
+from pipelines.text.tokenizer import Tokenizer
 
 RUN_TOKENS = 2**26
 VERIFY_BYTES, VERIFY_SHARE = 2**17, 1 / 200

@@ -12,10 +12,10 @@ import xxhash
 from base import files
 from base.errors import UserError
 from pipelines import manifest as manifests
-from pipelines import tokenizer
 from pipelines.cluster import Progress, counter, run_tasks
 from pipelines.ledger import Ledger, LedgerError
 from pipelines.manifest import Version
+from pipelines.text import tokenizer
 
 
 @dataclass(frozen=True, order=True)

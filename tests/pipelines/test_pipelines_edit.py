@@ -21,9 +21,9 @@ from dedup import lines
 from dedup.config import LinesConfig
 from pipelines import explain, manifest, prepare
 from pipelines.config import BenchmarkConfig, Config, DecontaminateConfig, RedactConfig
-from pipelines.decontaminate import load_benchmarks, write_benchmarks
 from pipelines.edit import Edits, account, edit, spans_of
 from pipelines.ledger import Ledger
+from pipelines.text.decontaminate import load_benchmarks, write_benchmarks
 
 BOILERPLATE = "Subscribe to our newsletter today!"
 QUESTION = (

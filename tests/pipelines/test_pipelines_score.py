@@ -19,7 +19,7 @@ from model.neox import NeoX
 from pipelines import prepare, score
 from pipelines.config import Config
 from pipelines.manifest import Version
-from pipelines.tokenizer import Tokenizer, train
+from pipelines.text.tokenizer import Tokenizer, train
 
 ENGLISH = "The old man went with his dog through the forest, and they have seen a house by the river {}."
 GERMAN = "Der alte Mann ging mit seinem Hund durch den Wald, und sie haben ein Haus am Fluss gesehen {}."

@@ -14,7 +14,7 @@ from dedup.config import LinesConfig
 from pipelines import shard
 from pipelines.config import DecontaminateConfig, RedactConfig
 from pipelines.edit import Edits
-from pipelines.tokenizer import Tokenizer, train
+from pipelines.text.tokenizer import Tokenizer, train
 
 TEXTS = [f"Document {number} says {'very ' * (number % 7)}little.\n" for number in range(60)]
 END = "<|endoftext|>"

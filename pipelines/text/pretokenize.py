@@ -4,7 +4,7 @@ The pattern of GPT-2 (Radford et al. 2019), which GPT-NeoX-20B shares, tells let
 (\p{N}), white space (\s) and everything else apart. Which code point is what depends on the Unicode version
 of the regular expression engine in `tokenizers`, not on Python's, so the table is kept here (run lengths,
 compressed) and a test compares every code point with the installed `tokenizers`. `python -m
-pipelines.pretokenize` prints the table anew.
+pipelines.text.pretokenize` prints the table anew.
 """
 
 import base64

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.config import LanguageConfig
-from pipelines.language import identify
+from pipelines.text.language import identify
 
 CONFIG = LanguageConfig()
 TEXTS = {

@@ -1,7 +1,7 @@
 """The tokenizer of a corpus: text to ids, equal to Hugging Face `tokenizers` on every document.
 
 A byte-level BPE with the GPT-2 pattern (GPT-2, GPT-NeoX, Pythia, and those trained here) is encoded by
-pipelines.bpe; any other tokenizer by `tokenizers` itself, with one message.
+pipelines.text.bpe; any other tokenizer by `tokenizers` itself, with one message.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from base import files
 from base.errors import UserError
-from pipelines.bpe import CACHE_SLOTS, BytePairEncoder, unsupported
-from pipelines.pretokenize import UNASSIGNED
+from pipelines.text.bpe import CACHE_SLOTS, BytePairEncoder, unsupported
+from pipelines.text.pretokenize import UNASSIGNED
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Tokenizer:
     """A tokenizer file, ready to encode.
 
     Attributes: vocab_size (the highest id plus one, added tokens included), end_of_document_id, dtype (uint16
-    if every id fits, else uint32), sha256 of the file, fast (whether pipelines.bpe does the work).
+    if every id fits, else uint32), sha256 of the file, fast (whether pipelines.text.bpe does the work).
     """
 
     def __init__(

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import normalise
 from pipelines.config import IngestConfig, SourceConfig
 from pipelines.reading import ingest
+from pipelines.text import normalise
 
 
 def clean(*texts: str) -> tuple[list[str], dict[str, list[int]]]:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from base.errors import UserError
 from pipelines.config import RedactConfig
-from pipelines.redact import KINDS, redact
+from pipelines.text.redact import KINDS, redact
 
 CONFIG = RedactConfig(email="<E>", ipv4="<4>", ipv6="<6>", phone="<P>", secret="<S>")
 

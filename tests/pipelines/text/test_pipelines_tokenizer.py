@@ -18,9 +18,9 @@ from tokenizers import Tokenizer as Reference
 from tokenizers import models, pre_tokenizers, trainers
 
 from base.errors import UserError
-from pipelines import pretokenize
-from pipelines.bpe import byte_alphabet
-from pipelines.tokenizer import Tokenizer, train
+from pipelines.text import pretokenize
+from pipelines.text.bpe import byte_alphabet
+from pipelines.text.tokenizer import Tokenizer, train
 
 END = "<|endoftext|>"
 TRAINING = [
@@ -308,14 +308,14 @@ def test_training_is_deterministic(tmp_path: Path) -> None:
     tokenizer = Tokenizer(content, END)
     assert (tokenizer.vocab_size, tokenizer.end_of_document_id, tokenizer.fast) == (400, 0, True)
     script = (
-        "import json, sys; from pipelines.tokenizer import train\n"
+        "import json, sys; from pipelines.text.tokenizer import train\n"
         "texts = json.load(sys.stdin); sys.stdout.buffer.write(train(texts, 400, '<|endoftext|>'))"
     )
     for threads in ("1", "4"):
         child = subprocess.run(
             [sys.executable, "-c", script],
             input=json.dumps(TRAINING).encode(),
-            env=os.environ | {"RAYON_NUM_THREADS": threads, "PYTHONPATH": str(Path(__file__).parents[2])},
+            env=os.environ | {"RAYON_NUM_THREADS": threads, "PYTHONPATH": str(Path(__file__).parents[3])},
             capture_output=True,
             check=True,
         )

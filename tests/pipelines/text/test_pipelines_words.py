@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import words
+from pipelines.text import words
 
 # What spaCy 3.8's blank English model makes of these pieces, recorded from it.
 SPACY = """

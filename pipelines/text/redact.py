@@ -55,7 +55,7 @@ from detect_secrets.plugins import (
 from base.errors import UserError
 from dedup.hashing import string_buffers
 from pipelines.config import RedactConfig
-from pipelines.splice import splice
+from pipelines.text.splice import splice
 
 KINDS = ("secret", "email", "ipv4", "ipv6", "phone")
 _SECRET, _EMAIL, _IPV4, _IPV6, _PHONE = range(5)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import normalise, quality
 from pipelines.config import BasicRules, IngestConfig, QualityConfig, SourceConfig
 from pipelines.reading import ingest
-from pipelines.words import SYMBOL, classes, words_of
+from pipelines.text import normalise, quality
+from pipelines.text.words import SYMBOL, classes, words_of
 
 SOURCE = SourceConfig(name="s", urls=["x"])
 TERMINAL = ".!?。！？"

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base.errors import UserError
-from pipelines import decontaminate
 from pipelines.config import DecontaminateConfig, IngestConfig, SourceConfig
 from pipelines.reading import ingest
+from pipelines.text import decontaminate
 
 ITEM = "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May."
 

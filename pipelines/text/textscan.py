@@ -15,8 +15,8 @@ from numba.core.imputils import impl_ret_untracked
 from numba.extending import intrinsic
 
 from dedup.hashing import mix64, secret_words, xxh3_128
-from pipelines import words
-from pipelines.words import (
+from pipelines.text import words
+from pipelines.text.words import (
     ALPHABETIC,
     CODES,
     KINDS,

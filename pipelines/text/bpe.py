@@ -22,7 +22,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
 from numba.extending import intrinsic
 
-from pipelines.pretokenize import code_point_classes
+from pipelines.text.pretokenize import code_point_classes
 
 CACHE_SLOTS = 2**17
 """Words in the cache of one encoder; a slot is one cache line of 64 bytes, so this is 8 MiB."""

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from dedup.hashing import string_buffers
-from pipelines import textscan
 from pipelines.config import QualityConfig, SourceConfig
+from pipelines.text import textscan
 
 # Measured column: (numerator, denominator) of the kernel's counts. Without denominator it is the count.
 _FRACTIONS = {

@@ -42,7 +42,7 @@ from dedup.words import (
 from pipelines.config import BenchmarkConfig, DecontaminateConfig, SourceConfig
 from pipelines.reading import decompress
 from pipelines.reading.ingest import file_format
-from pipelines.splice import splice
+from pipelines.text.splice import splice
 
 _CHUNK_WORDS = 4096
 _PASSAGES = pa.schema(

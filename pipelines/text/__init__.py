@@ -1,0 +1,1 @@
+"""What is done to a column of texts: cleaning, measuring, finding what must go, tokens."""
