@@ -18,6 +18,7 @@ from dedup import hashing, runs
 
 MAX_GROUPS = 1024
 """Routing writes groups × partitions row groups; this bounds them."""
+FEWEST_GROUPS, SMALL_ROWS = 4, 20_000
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def open_catalog(
 ) -> Catalog:
     """Number the parts of `entries` (one part a file; empty files are left out) and of `indexes`.
 
-    A group has about `group_rows` entries, more where there would be over `MAX_GROUPS` groups.
+    A group has about `group_rows` entries: more where there would be over `MAX_GROUPS` groups, and less, but
+    at least SMALL_ROWS, where there would be under FEWEST_GROUPS, so that a few workers have something to do.
     """
     new = []
     for url in entries:
@@ -96,7 +98,8 @@ def open_catalog(
     new.sort(key=lambda part: part.name)
     ends = np.cumsum([part.rows for part in new])
     total = int(ends[-1]) if new else 0
-    group = (ends - 1) // max(group_rows, -(-total // MAX_GROUPS))
+    fewest = max(SMALL_ROWS, -(-total // FEWEST_GROUPS))
+    group = (ends - 1) // max(min(group_rows, fewest), -(-total // MAX_GROUPS))
     group = np.unique(group, return_inverse=True)[1].astype(np.int64)
     groups = int(group[-1]) + 1 if new else 0
     old: list[Part] = []

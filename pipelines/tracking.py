@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -89,8 +90,11 @@ class Run:
         local = files.local_path(url)
         if local is not None:
             self._try("log_artifact", local, folder)
-        else:
-            self._try("log_text", files.read_bytes(url).decode(), url.rsplit("/", 1)[-1])
+            return
+        with tempfile.TemporaryDirectory(prefix="piledriver-artifact-") as place:
+            copy = Path(place, url.rsplit("/", 1)[-1])
+            copy.write_bytes(files.read_bytes(url))
+            self._try("log_artifact", str(copy), folder)
 
     def dataset(self, name: str, digest: str, url: str, profile: dict[str, Any], context: str) -> None:
         """Log a dataset as an input; context says what for. digest: 36 characters at most."""

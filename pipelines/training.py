@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import pyarrow.fs
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -58,7 +59,7 @@ def run_training(
         ),
         run_config=RunConfig(
             name="ray",
-            storage_path=run_url,
+            **_storage(run_url),
             failure_config=FailureConfig(max_failures=train.max_failures),
         ),
     )
@@ -71,6 +72,17 @@ def run_training(
         raise
     summary: dict[str, Any] = files.read_json(files.join(run_url, SUMMARY))
     return summary
+
+
+def _storage(url: str) -> dict[str, Any]:
+    """Where Ray Train keeps its state, opened by fsspec as all else is: Ray itself would ask pyarrow."""
+    if files.local_path(url):
+        return {"storage_path": url}
+    filesystem, path = files.split(url)
+    return {
+        "storage_path": path,
+        "storage_filesystem": pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)),
+    }
 
 
 def _most_workers(train: TrainConfig, per_worker: dict[str, float], total: dict[str, float]) -> int:

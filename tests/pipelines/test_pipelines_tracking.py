@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from base import files
 from base.errors import UserError
 from pipelines import tracking
 from pipelines.config import load
@@ -31,6 +32,8 @@ def test_a_run_records_and_is_continued_until_it_finishes(place: tracking.Tracki
         run.metrics({"tokens": 5.0})
         run.tags({"corpus": "abc"})
         run.artifact(str(report))
+        files.write_bytes("memory://tracking/picture.png", b"\x89PNG")
+        run.artifact("memory://tracking/picture.png")
     with tracking.run(place, "prepare", "k1", {}) as run:
         assert run.id != first
     client = MlflowClient(place.uri)
@@ -39,7 +42,7 @@ def test_a_run_records_and_is_continued_until_it_finishes(place: tracking.Tracki
     assert found.data.params == {"dedup.threshold": "0.8", "name": "x"}
     assert found.data.metrics == {"tokens": 5.0}
     assert found.data.tags["piledriver.corpus"] == "abc"
-    assert [item.path for item in client.list_artifacts(first)] == ["report.html"]
+    assert [item.path for item in client.list_artifacts(first)] == ["picture.png", "report.html"]
     assert tracking.upstream(place, "prepare", corpus="abc") == {"upstream": first}
     assert tracking.upstream(place, "prepare", corpus="none") == {}
 
