@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
+import tenacity
 import typer
 
 from jobs.common import SetOption, run
@@ -138,9 +139,23 @@ def _wait_for(port: int, head: "subprocess.Popen[bytes]", log: Path) -> None:
         if head.poll() is not None:
             break
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            _wait_for_agent(f"http://127.0.0.1:{port}")
             return
         time.sleep(0.5)
     raise SystemExit(f"the local Ray cluster did not start:\n{log.read_text()[-2000:]}")
+
+
+def _wait_for_agent(address: str) -> None:
+    """Submit a job that does nothing: on a slow machine what runs jobs is there long after the port."""
+    from ray.job_submission import JobSubmissionClient
+
+    again = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(RuntimeError),
+        stop=tenacity.stop_after_delay(120),
+        wait=tenacity.wait_fixed(1),
+        reraise=True,
+    )
+    again(JobSubmissionClient(address).submit_job, entrypoint="true")
 
 
 def _free_ports(count: int) -> list[int]:
