@@ -213,17 +213,18 @@ def _blocks(sizes: list[int], workers: int) -> list[list[int]]:
     """
     left = sorted(range(len(sizes)), key=lambda index: (-sizes[index], index))
     blocks: list[list[int]] = []
-    for number in range(ROUNDS):
+    while left:
         ahead = np.cumsum([sizes[index] for index in left])
-        half = len(left) if number == ROUNDS - 1 else int(np.searchsorted(ahead, ahead[-1] / 2)) + 1
-        loads: list[tuple[int, list[int]]] = [(0, []) for _ in range(workers)]
-        for index in left[: max(half, workers)]:
+        last = len(blocks) >= (ROUNDS - 1) * workers
+        count = len(left) if last else max(int(np.searchsorted(ahead, ahead[-1] / 2)) + 1, workers)
+        dealt: list[list[int]] = [[] for _ in range(workers)]
+        loads = [(0, block) for block in range(workers)]
+        for index in left[:count]:
             load, block = heapq.heappop(loads)
-            heapq.heappush(loads, (load + sizes[index], [*block, index]))
-        blocks += [block for _, block in loads if block]
-        left = left[max(half, workers) :]
-        if not left:
-            break
+            heapq.heappush(loads, (load + sizes[index], block))
+            dealt[block].append(index)
+        blocks += [block for block in dealt if block]
+        left = left[count:]
     return blocks
 
 
