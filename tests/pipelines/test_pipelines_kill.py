@@ -31,11 +31,13 @@ PHASES = ("measure", "decide", "dedup", "tokenize", "shard", "index")
 FORK = multiprocessing.get_context("forkserver")
 
 
-def start_command(folder: Path, storage: str) -> subprocess.Popen[bytes]:
+def start_command(folder: Path, storage: str, workers: int = 2) -> subprocess.Popen[bytes]:
     """Start jobs.prepare in a session of its own, so that all its processes can be killed at once."""
     command = [sys.executable, "-m", "jobs.prepare", "--config", str(folder / "config.yaml")]
+    settings = [f"storage={storage}", "ray.address=local", f"ray.workers={workers}"]
     return subprocess.Popen(
-        [*command, "--set", f"storage={storage}", "--set", "ray.address=local"],
+        [*command, *(word for setting in settings for word in ("--set", setting))],
+        env=os.environ | {"RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": workers})},
         cwd=ROOT,
         start_new_session=True,
         stdout=subprocess.DEVNULL,
@@ -79,8 +81,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> dict[str, bytes]:
-    """The version of a build that was never killed."""
-    assert start_command(folder, str(folder / "whole")).wait() == 0
+    """The version of a build by eight workers that was never killed; the others have two."""
+    assert start_command(folder, str(folder / "whole"), workers=8).wait() == 0
     return contents(folder / "whole")
 
 
