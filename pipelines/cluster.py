@@ -30,7 +30,7 @@ class Progress(Protocol):
         """Note how far a stage is."""
 
 
-ROUNDS = 4
+ROUNDS = 6
 """Tasks of a Ray Data map over files for each worker."""
 
 
