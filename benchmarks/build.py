@@ -12,7 +12,8 @@ and the report once; datatrove's are its CPU seconds, which are fewer.
 Both: every document measured by the rules of Gopher, C4 and FineWeb and hardly any
 dropped, MinHash 14 x 8 over word 5-grams, personal data replaced,
 GPT-NeoX tokens. Ours measures the language too, verifies duplicates and checks its tokens.
-workers: `copies` of pile_sample (each with its words in another order, so that they are no duplicates) by one and by two workers.
+workers: `copies` of pile_sample (each with its words in another order, so that they are no duplicates) by one
+and by two workers.
 profile: pile_sample with every task in this process; the functions in which the time goes, compiled kernels
 counted to the function that calls them.
 memory: greatest private memory of a worker for pile_sample and for the copies, each of other sources.
