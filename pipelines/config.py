@@ -6,6 +6,7 @@ Imports neither Ray nor torch, so that a bad file fails in well under two second
 import difflib
 import math
 import os
+import re
 from typing import Any, Literal
 
 import yaml
@@ -30,7 +31,7 @@ class SourceConfig(Section):
     format: Literal["auto", "jsonl", "json", "parquet", "arrow", "csv", "warc", "text"] = "auto"
     """auto decides by extension and content; json is one array, arrow an IPC file or stream, warc includes
     WET; text is one document a file."""
-    text_field: str = "text"
+    text_field: str = Field("text", min_length=1)
     """Field or column that holds the text; dots reach into nested objects. Not used by warc and text."""
     name_field: str | None = None
     """Field that names the source of each record (The Pile: meta.pile_set_name); records without it
@@ -39,7 +40,7 @@ class SourceConfig(Section):
     """What the text is; decides which quality rules apply by default."""
     kinds: dict[str, Kind] = {}
     """Kind by the source name of the records, where name_field gives several."""
-    priority: int = 0
+    priority: int = Field(0, ge=-(2**31), lt=2**31)
     """Of duplicates in several sources, the one with the highest priority stays."""
     max_loss: float = Field(0.9, gt=0, le=1)
     """The build stops when one stage drops more than this share of the source's documents."""
@@ -423,12 +424,31 @@ class Config(Section):
     def _one_mixture(self) -> "Config":
         if self.mixture and self.mixture_epochs:
             raise ValueError("mixture and mixture_epochs cannot both be given; empty one of them")
-        for name, epochs in self.mixture_epochs.items():
-            if not 0 <= epochs < math.inf:
-                raise ValueError(
-                    f"mixture_epochs.{name} = {epochs}: epochs are a finite number and not negative"
-                )
+        for section, unit in (("mixture", "a weight is"), ("mixture_epochs", "epochs are")):
+            values: dict[str, float] = getattr(self, section)
+            for name, value in values.items():
+                if not 0 <= value < math.inf:
+                    raise ValueError(f"{section}.{name} = {value}: {unit} a finite number and not negative")
+            if values and not any(values.values()):
+                raise ValueError(f"{section}: every source has 0; at least one must be above it")
         return self
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key that stands twice in a mapping is a mistake, not the last one's value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; raises ConstructorError for a second key of one name."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key.value} stands twice in one mapping", key.start_mark
+                    )
+                seen.add(key.value)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
 
 
 def load(url: str, overrides: list[str] | None = None) -> Config:
@@ -437,11 +457,13 @@ def load(url: str, overrides: list[str] | None = None) -> Config:
     Raises UserError naming the field, the value and what is allowed.
     """
     try:
-        content = yaml.safe_load(files.read_bytes(url))
+        content = yaml.load(files.read_bytes(url), _Loader)  # noqa: S506 (a safe loader)
     except FileNotFoundError:
         raise UserError(f"configuration {url} does not exist") from None
+    except OSError as error:
+        raise UserError(f"configuration {url} cannot be read: {error.strerror or error}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"configuration {url} is not valid YAML: {error}") from None
+        raise UserError(f"configuration {url} is not valid YAML: {_one_line(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f"configuration {url} must be a mapping of sections")
     for override in overrides or []:
@@ -455,44 +477,87 @@ def load(url: str, overrides: list[str] | None = None) -> Config:
         raise UserError(f"configuration {url}: {_explain(error)}") from None
 
 
+def _one_line(error: yaml.YAMLError) -> str:
+    """What is wrong with YAML, and where."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    problem = getattr(error, "problem", None) or "it cannot be parsed"
+    return f"{problem} (line {mark.line + 1}, column {mark.column + 1})"
+
+
 def _fill(value: Any, storage: str) -> Any:
-    """`value` with every `{storage}` in its strings replaced."""
+    """`value` with every `{storage}` in its strings replaced.
+
+    Raises UserError for a placeholder that is nearly this one.
+    """
     if isinstance(value, dict):
         return {name: _fill(item, storage) for name, item in value.items()}
     if isinstance(value, list):
         return [_fill(item, storage) for item in value]
-    return value.replace("{storage}", storage) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    for name in re.findall(r"\{(\w+)\}", value):
+        if name != "storage" and difflib.get_close_matches(name.lower(), ["storage"]):
+            raise UserError(f"{value!r}: {{{name}}} stands for nothing; did you mean {{storage}}?")
+    return value.replace("{storage}", storage)
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
+    """Set one field of the raw content."""
     path, separator, value = override.partition("=")
-    if not separator:
+    if not separator or not all(path.split(".")):
         raise UserError(f"--set {override}: write it as section.field=value")
+    try:
+        new = yaml.load(value, _Loader)  # noqa: S506 (a safe loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}: the value is not valid YAML: {_one_line(error)}") from None
     *sections, field = path.split(".")
     target: Any = content
-    for section in sections:
-        target = target[int(section)] if isinstance(target, list) else target.setdefault(section, {})
-    key: Any = int(field) if isinstance(target, list) else field
-    target[key] = yaml.safe_load(value)
+    for number, section in enumerate(sections):
+        key = _key(target, section, override, ".".join(sections[:number]))
+        if isinstance(target, dict) and target.get(key) is None:
+            target[key] = {}
+        target = target[key]
+    target[_key(target, field, override, ".".join(sections))] = new
+
+
+def _key(target: Any, name: str, override: str, above: str) -> str | int:
+    """What `name` selects in a mapping or list that lies at `above`."""
+    if isinstance(target, dict):
+        return name
+    if not isinstance(target, list):
+        raise UserError(f"--set {override}: {above} is {target!r}, which has no fields")
+    if not name.isdecimal() or int(name) >= len(target):
+        raise UserError(f"--set {override}: {above} is a list; give a place in it from 0 to {len(target) - 1}")
+    return int(name)
 
 
 def _explain(error: ValidationError) -> str:
     sentences = []
     for item in error.errors():
-        field = ".".join(str(part) for part in item["loc"])
+        field = ".".join(str(part) for part in item["loc"] if part != "[key]")
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(item["loc"][-1]), _known_fields(item["loc"][:-1]), 1)
-            sentences.append(f"unknown key {field}" + (f"; did you mean {near[0]}?" if near else ""))
+            known = _known_fields(item["loc"][:-1])
+            near = difflib.get_close_matches(str(item["loc"][-1]), known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            sentences.append(f"unknown key {field}; {hint}")
         elif item["type"] == "missing":
             sentences.append(f"{field} is missing")
+        elif item["type"] == "value_error" and isinstance(item["input"], dict):
+            # Of a section as a whole; the message names its fields.
+            sentences.append(item["msg"].removeprefix("Value error, "))
         else:
             message = item["msg"].removeprefix("Value error, ")
-            scalar = field and not isinstance(item["input"], dict)
-            sentences.append(f"{field} = {item['input']!r}: {message}" if scalar else message)
+            if item["type"] in ("model_type", "model_attributes_type", "dict_type"):
+                message = "Input should be a mapping"
+            shown = repr(item["input"])
+            sentences.append(f"{field} = {shown if len(shown) < 200 else shown[:200] + '…'}: {message}")
     return "; ".join(sentences)
 
 
 def _known_fields(location: tuple[Any, ...]) -> list[str]:
+    """The fields of the section at a place."""
     section: Any = Config
     for part in location:
         if isinstance(part, str):
