@@ -123,9 +123,8 @@ class _Parser:
             seen.append(names)
         if not seen:
             return None
-        raise UserError(
-            f"input file {url} has no column {source.text_field}; it has {', '.join(seen[0][:20])}"
-        )
+        names = ", ".join(name[:40] for name in seen[0][:20])
+        raise UserError(f"input file {url} has no column {source.text_field}; it has {names}")
 
     def too_long(self, size: int, sample: bytes, framing: int) -> Batch:
         """The reject for a record that was never held whole."""

@@ -19,6 +19,7 @@ def _field(data, at, end, delimiter, final, out, put, keep):  # type: ignore[no-
     the field is good). The index is -1 if the data end before that is known.
     """
     if at < end and data[at] == _QUOTE:
+        opened = at
         at += 1
         while True:
             while at < end and data[at] != _QUOTE:
@@ -27,7 +28,13 @@ def _field(data, at, end, delimiter, final, out, put, keep):  # type: ignore[no-
                     put += 1
                 at += 1
             if at == end:
-                return (at, put, False) if final else (-1, put, False)
+                if not final:
+                    return -1, put, False
+                # A quote that nothing closes costs its own line, not the rest of the file.
+                at = opened
+                while at < end and data[at] != _LF:
+                    at += 1
+                return at, put, False
             if at + 1 < end and data[at + 1] == _QUOTE:
                 if keep:
                     out[put] = _QUOTE

@@ -1,11 +1,12 @@
 """Decompressed bytes of a file, a piece at a time, down to the last byte before any damage."""
 
 import bz2
+import codecs
 import gzip
 import lzma
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import IO, Any, cast
 
 import pyarrow as pa
@@ -24,10 +25,10 @@ _MAX_WINDOW = 2**31
 
 
 class DamagedFile(Exception):
-    """The compressed stream ends early or makes no sense."""
+    """The content ends early, makes no sense, or is text in an encoding that is not read."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        """`reason` is truncated_file or corrupt_file, `detail` what the decompressor said."""
+        """`reason` is truncated_file, corrupt_file or not_utf8, `detail` what the decompressor said."""
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
@@ -54,10 +55,13 @@ def check_readable(url: str, error: BaseException) -> None:
 def compression(url: str) -> str | None:
     """How a file is compressed: by its first bytes, else by its extension, else not at all.
 
-    A .zst file that does not start like one is still taken for zstd, so that damage is called damage.
+    A .zst file that does not start like one is still taken for zstd, so that damage is called damage; an
+    empty one has nothing to decompress.
     """
     with open_file(url) as file:
         start = file.read(6)
+    if not start:
+        return None
     if start[:4] == b"\x28\xb5\x2f\xfd" or (start[1:4] == b"\x2a\x4d\x18" and start[0] >> 4 == 5):
         return "zstd"
     for magic, name in ((b"\x1f\x8b", "gzip"), (b"\xfd7zXZ\x00", "xz"), (b"BZh", "bz2")):
@@ -90,7 +94,8 @@ def pieces(url: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]
     """The decompressed content of a file, or of a range of its bytes, in pieces of at most STEP bytes.
 
     A range of a compressed file begins and ends with a frame. All frames or members are read; skippable
-    zstd frames are passed over. Raises DamagedFile after the last byte that could be decompressed.
+    zstd frames and zeros after a gzip member are passed over. Raises DamagedFile after the last byte that
+    could be decompressed, and for text in UTF-16 or UTF-32, which a byte order mark tells.
     """
     codec = compression(url)
     done = 0
@@ -98,14 +103,18 @@ def pieces(url: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]
         with open_file(url) as file:
             stream = _stream(_Range(file, start, stop), codec)
             while piece := stream.read(STEP):
+                if done == 0 and start == 0 and piece[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                    raise DamagedFile("not_utf8", "it is UTF-16 or UTF-32 by its byte order mark, not UTF-8")
                 done += len(piece)
                 yield bytes(piece)
     except _ERRORS as error:
         check_readable(url, error)
         if codec is None:
             raise UserError(f"input file {url} cannot be read: {error}") from None
-        yield from _recover(url, codec, start, stop, done)
-        message = str(error) or type(error).__name__
+        whole = yield from _recover(url, codec, start, stop, done)
+        if whole:
+            return
+        message = str(error).rstrip(".") or type(error).__name__
         early = isinstance(error, EOFError) or "truncated" in message.lower()
         raise DamagedFile("truncated_file" if early else "corrupt_file", f"{codec}: {message}") from None
 
@@ -118,11 +127,14 @@ def _stream(file: _Range, codec: str | None) -> Any:
     return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec)
 
 
-def _recover(url: str, codec: str, start: int, stop: int | None, skip: int) -> Iterator[bytes]:
+def _recover(
+    url: str, codec: str, start: int, stop: int | None, skip: int
+) -> Generator[bytes, None, bool]:
     """What lies between `skip` decompressed bytes of a range and the damage.
 
     The fast reader loses what it had decompressed when it meets the damage, so the file is read again
-    from its start in small steps.
+    from its start in small steps. Returns whether there was none: Python's reader of gzip passes over zeros
+    after the last member, as gzip does (tapes and downloads are padded with them).
     """
     with open_file(url) as file:
         part = _Range(file, start, stop)
@@ -135,9 +147,11 @@ def _recover(url: str, codec: str, start: int, stop: int | None, skip: int) -> I
             stream = openers[codec](part)
         position = 0
         try:
-            while piece := stream.read(_FRAGMENT):
+            # read1: read would lose what precedes an error in the same buffer.
+            while piece := stream.read1(_FRAGMENT):
                 position += len(piece)
                 if position > skip:
                     yield piece[-(position - skip) :]
         except _ERRORS:
-            return
+            return False
+    return codec == "gzip"

@@ -26,23 +26,38 @@ _READ_BYTES = 2**20
 def read_parquet(
     url: str, source: SourceConfig, config: IngestConfig, start: int, stop: int | None, first_record: int
 ) -> Iterator[Batch]:
-    """Read the row groups of a range; `first_record` rows lie before them."""
+    """Read the row groups of a range; `first_record` rows lie before them.
+
+    What cannot be read of a row group is one reject, and the next group is read.
+    """
     record = first_record
     with decompress.open_file(url) as file:
         try:
             # Pages, not whole row groups, are held.
             parquet = pq.ParquetFile(file, buffer_size=_READ_BYTES, pre_buffer=False)
             fields = _fields(url, parquet.schema_arrow, source)
-            for group in _groups(parquet.metadata, start, stop):
-                about = parquet.metadata.row_group(group)
-                rows = max(1, about.num_rows * config.batch_bytes // max(about.total_byte_size, 1))
+        except (pa.ArrowException, OSError) as error:
+            yield _damaged(url, record, error, "parquet", config)
+            return
+        for group in _groups(parquet.metadata, start, stop):
+            about = parquet.metadata.row_group(group)
+            rows = max(1, about.num_rows * config.batch_bytes // max(about.total_byte_size, 1))
+            after = record + about.num_rows
+            try:
                 for batch in parquet.iter_batches(min(rows, _MOST_ROWS), [group], columns=fields):
                     yield _column_batch(batch, record, source, config)
                     record += batch.num_rows
-        except (pa.ArrowException, OSError) as error:
-            decompress.check_readable(url, error)
-            damage = decompress.DamagedFile("corrupt_file", f"parquet: {error}")
-            yield damaged(url, record, damage, b"", 0, config)
+            except (pa.ArrowException, OSError) as error:
+                yield _damaged(url, record, error, f"parquet, row group {group} to row {after - 1}", config)
+            record = after
+
+
+def _damaged(url: str, record: int, error: BaseException, what: str, config: IngestConfig) -> Batch:
+    """The reject for what cannot be read; UserError for an error of the storage."""
+    decompress.check_readable(url, error)
+    message = str(error).rstrip(".")
+    reason = "truncated_file" if what == "arrow" and "Expected" in message else "corrupt_file"
+    return damaged(url, record, decompress.DamagedFile(reason, f"{what}: {message}"), b"", 0, config)
 
 
 def count_parquet(url: str, start: int, stop: int) -> int:
@@ -85,10 +100,7 @@ def read_arrow(
                     yield _column_batch(part, record, source, config)
                     record += part.num_rows
         except (pa.ArrowException, OSError) as error:
-            decompress.check_readable(url, error)
-            reason = "truncated_file" if "Expected" in str(error) else "corrupt_file"
-            damage = decompress.DamagedFile(reason, f"arrow: {error}")
-            yield damaged(url, record, damage, b"", 0, config)
+            yield _damaged(url, record, error, "arrow", config)
 
 
 def count_arrow(url: str, source: SourceConfig, start: int, stop: int) -> int:
@@ -151,7 +163,18 @@ def _fields(url: str, schema: pa.Schema, source: SourceConfig) -> list[str]:
         )
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+    if not any(
+        test(kind)
+        for test in (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_string_view,
+            # Text that its writer did not call text; whether it is UTF-8 is checked for all.
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+            pa.types.is_binary_view,
+        )
+    ):
         raise UserError(f"column {source.text_field} of input file {url} is {kind}, not text")
     fields = [source.text_field]
     if source.name_field and _field_type(schema, source.name_field) is not None:

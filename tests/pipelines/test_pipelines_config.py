@@ -45,6 +45,21 @@ def test_defaults_overrides_and_storage(path: str, tmp_path: Path) -> None:
         ("train.global_batch_size=9", ["global_batch_size 9", "multiple"]),
         ("dedup.threshold=1.5", ["dedup.threshold = 1.5", "1"]),
         ("nonsense", ["--set nonsense", "section.field=value"]),
+        ("tokenize..x=1", ["--set tokenize..x=1", "section.field=value"]),
+        ("name=[", ["--set name=[", "not valid YAML", "line 1, column 2"]),
+        ("sources.5.name=x", ["--set sources.5.name=x", "sources is a list", "from 0 to 0"]),
+        ("sources.first.name=x", ["sources is a list", "from 0 to 0"]),
+        ("sources.0.name.z=1", ["sources.0.name is 'books'", "no fields"]),
+        ("nothing.like=1", ["unknown key nothing", "known are name, storage, sources"]),
+        ("tokenize.vocab_size={a: 1}", ["tokenize.vocab_size = {'a': 1}", "integer"]),
+        ("tokenize=5", ["tokenize = 5", "mapping"]),
+        ("quality.rule_sets.verse=[basic]", ["quality.rule_sets.verse = 'verse'", "'prose'", "'law'"]),
+        ("mixture={books: -1}", ["mixture.books = -1", "not negative"]),
+        ("mixture={books: .nan}", ["mixture.books = nan", "finite"]),
+        ("mixture={books: 0}", ["mixture", "0"]),
+        ("sources.0.priority=3000000000", ["sources.0.priority = 3000000000", "2147483648"]),
+        ("sources.0.urls=['{storge}/raw']", ["{storge}", "did you mean {storage}?"]),
+        ("sources=[{name: a, urls: [x]}, {name: a, urls: [y]}]", ["named twice: a"]),
         ("sources=[]", ["sources", "at least 1"]),
     ],
 )
@@ -56,15 +71,25 @@ def test_mistakes_are_named(path: str, override: str, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "word"), [("a: [", "YAML"), ("just text", "mapping"), ("name: x", "storage is missing")]
+    ("content", "word"),
+    [
+        ("a: [", "YAML"),
+        ("just text", "mapping"),
+        ("name: x", "storage is missing"),
+        ("name: x\n\tstorage: y", "line 2, column 1"),
+        ("name: x\nname: y", "key name stands twice .*line 2"),
+        ("name: caf\udce9", "YAML"),
+    ],
 )
 def test_broken_files(tmp_path: Path, content: str, word: str) -> None:
     file = tmp_path / "c.yaml"
-    file.write_text(content)
+    file.write_text(content, errors="surrogateescape")
     with pytest.raises(UserError, match=word):
         load(str(file))
     with pytest.raises(UserError, match="does not exist"):
         load(str(tmp_path / "none.yaml"))
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        load(str(tmp_path))
 
 
 def test_every_field_of_every_section_is_documented() -> None:

@@ -134,6 +134,16 @@ def test_broken_csv_records_are_rejected_and_the_next_ones_read(
     assert total(documents, rejects, framing) == path.stat().st_size
 
 
+@pytest.mark.parametrize("batch_bytes", [2**16, 2**24])
+def test_a_quote_that_nothing_closes_costs_its_line(tmp_path: Path, batch_bytes: int) -> None:
+    rows = b"".join(b"%d,line %d of many\n" % (number, number) for number in range(10_000))
+    (tmp_path / "a.csv").write_bytes(b'id,text\nx,"open\n' + rows)
+    documents, rejects, framing = read_all(tmp_path / "a.csv", batch_bytes=batch_bytes)
+    assert [d["record"] for d in documents] == list(range(1, 10_001))
+    assert [(r["record"], r["reason"], r["sample"]) for r in rejects] == [(0, "invalid_csv", 'x,"open')]
+    assert total(documents, rejects, framing) == (tmp_path / "a.csv").stat().st_size
+
+
 def test_csv_headers(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"")
     assert read_all(tmp_path / "a.csv") == ([], [], 0)

@@ -309,6 +309,33 @@ def test_truncated_and_corrupt_files_keep_what_comes_before(tmp_path: Path, suff
         read_all(path, on_damaged_file="stop")
 
 
+def test_what_follows_a_gzip_member(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(CONTENT) + bytes(512))
+    documents, rejects, framing = read_all(path)
+    assert (len(documents), rejects) == (200, [])
+    assert total(documents, rejects, framing) == len(CONTENT)
+    # All of the content is there, but something else comes after it, or its checksum is another one.
+    for content in (gzip.compress(CONTENT) + b"something else", gzip.compress(CONTENT)[:-8] + bytes(8)):
+        path.write_bytes(content)
+        documents, rejects, _ = read_all(path)
+        assert len(documents) == 200
+        assert [(r["record"], r["reason"]) for r in rejects] == [(200, "corrupt_file")]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.txt", "a.jsonl.gz", "a.jsonl.zst"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_a_file_in_utf_16_is_one_reject_that_says_so(tmp_path: Path, name: str, encoding: str) -> None:
+    content = ("\ufeff" + "text\n" * name.endswith(".csv") + '{"text": "é"}\n' * 20).encode(encoding)
+    (tmp_path / name).write_bytes(COMPRESS.get(name[-4:], COMPRESS.get(name[-3:], bytes))(content))
+    documents, rejects, _ = read_all(tmp_path / name)
+    assert not documents
+    assert [(r["record"], r["reason"]) for r in rejects] == [(0, "not_utf8")]
+    assert "UTF-16 or UTF-32" in rejects[0]["detail"]
+    with pytest.raises(UserError, match=rf"{name} is damaged at record 0: it is UTF-16 or UTF-32"):
+        read_all(tmp_path / name, on_damaged_file="stop")
+
+
 def test_a_file_that_is_gone_or_of_unknown_format(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.jsonl"):
         read_all(tmp_path / "gone.jsonl")
@@ -317,7 +344,7 @@ def test_a_file_that_is_gone_or_of_unknown_format(tmp_path: Path) -> None:
         read_all(tmp_path / "a.dat")
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.jsonl.zst", "a.jsonl.gz"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.jsonl.zst", "a.jsonl.gz", "a.jsonl.xz"])
 def test_an_empty_file_has_no_records(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
     assert read_all(tmp_path / name) == ([], [], 0)
@@ -362,6 +389,31 @@ def test_parquet(tmp_path: Path) -> None:
             read_all(tmp_path / "a.parquet", SourceConfig(name="s", urls=["x"], text_field=field))
     (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-100])
     assert [r["reason"] for r in read_all(tmp_path / "b.parquet")[1]] == ["corrupt_file"]
+
+
+def test_parquet_loses_the_row_group_that_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    texts = [f"text {number}" for number in range(1000)]
+    pq.write_table(pa.table({"text": texts}), path, row_group_size=100, use_dictionary=False)
+    place = pq.read_metadata(path).row_group(3).column(0).data_page_offset
+    content = bytearray(path.read_bytes())
+    content[place + 40 : place + 140] = bytes(100)
+    path.write_bytes(content)
+    documents, rejects, _ = read_all(path)
+    assert [d["record"] for d in documents] == [*range(300), *range(400, 1000)]
+    assert [d["text"] for d in documents] == [texts[d["record"]] for d in documents]
+    assert [(r["record"], r["reason"]) for r in rejects] == [(300, "corrupt_file")]
+    assert "row group 3 to row 399" in rejects[0]["detail"]
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.dictionary(pa.int32(), pa.binary())])
+def test_a_column_of_bytes_is_text_where_it_is_utf8(tmp_path: Path, kind: pa.DataType) -> None:
+    column = pa.array(["é".encode(), b"\xff", None], pa.binary())
+    column = column.dictionary_encode() if pa.types.is_dictionary(kind) else column.cast(kind)
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    documents, rejects, _ = read_all(tmp_path / "a.parquet")
+    assert [d["text"] for d in documents] == ["é"]
+    assert [r["reason"] for r in rejects] == ["invalid_utf8", "missing_text"]
 
 
 REASONS = {
