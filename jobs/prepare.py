@@ -18,9 +18,9 @@ def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = 
 
     settings = load(config, set_)
     check_storage(settings.storage)
-    from pipelines.inputs import check_sources
+    from pipelines.precheck import check
 
-    check_sources(settings.sources)
+    check(settings)
     from jobs.progress import StageProgress
     from pipelines import cluster, prepare
     from pipelines.tracking import Tracking

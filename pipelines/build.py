@@ -26,7 +26,7 @@ from pipelines.measure import Count, Measure, count_part, measure_part, part_url
 from pipelines.text import quality, tokenizer
 from pipelines.text.decontaminate import load_benchmarks, write_benchmarks
 
-MEASURE_VERSION = 2
+MEASURE_VERSION = 3
 """Raised when the measuring code changes what it writes."""
 
 BUILD_SECTIONS = (

@@ -312,9 +312,9 @@ class CorpusConfig(Section):
     """Where the corpus is and how much of what was dropped is kept to look at."""
 
     keep_rejects: int = Field(1000, ge=0)
-    """Rejected records whose text is kept per source and reason; all are counted."""
-    reject_sample_bytes: int = Field(400, ge=0)
-    """Bytes of text kept of each reject."""
+    """Rejected records of each part and reason that are kept, with the start of their text; all count."""
+    reject_sample_characters: int = Field(400, ge=0, le=3000)
+    """Characters of text kept of each reject; personal data is replaced in them."""
 
 
 class EvaluateConfig(Section):
@@ -529,7 +529,9 @@ def _key(target: Any, name: str, override: str, above: str) -> str | int:
     if not isinstance(target, list):
         raise UserError(f"--set {override}: {above} is {target!r}, which has no fields")
     if not name.isdecimal() or int(name) >= len(target):
-        raise UserError(f"--set {override}: {above} is a list; give a place in it from 0 to {len(target) - 1}")
+        raise UserError(
+            f"--set {override}: {above} is a list; give a place in it from 0 to {len(target) - 1}"
+        )
     return int(name)
 
 

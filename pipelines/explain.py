@@ -15,7 +15,9 @@ from base import files
 from base.errors import UserError
 from pipelines import manifest as manifests
 from pipelines import shard
+from pipelines.config import RedactConfig
 from pipelines.manifest import Version
+from pipelines.text import redact
 
 DIFF_CHARACTERS = 200_000
 """Longer texts are compared up to here; difflib takes quadratic time in the worst case."""
@@ -273,14 +275,16 @@ def _cluster(chain: list[Version], kept: bytes, document: bytes) -> list[str]:
 
 
 def _diff(kept: str | None, text: str | None, limit: int) -> list[str]:
-    """A unified diff of two texts by line and sentence, `limit` lines of it."""
+    """A unified diff of two texts by line and sentence, `limit` lines of it, without personal data."""
     if kept is None or text is None:
         return ["no diff: the documents file of one of them is gone"]
     if " ".join(kept.split()) == " ".join(text.split()):
         return ["no diff: the two texts are the same but for white space"]
-    one, other = (re.split(r"\n|(?<=[.!?;]) +", side[:DIFF_CHARACTERS]) for side in (kept, text))
+    sides = pa.array([kept, text], pa.large_string())
+    shown = redact.excerpts(sides, DIFF_CHARACTERS, RedactConfig()).to_pylist()
+    one, other = (re.split(r"\n|(?<=[.!?;]) +", side) for side in shown)
     lines = list(difflib.unified_diff(one, other, "kept", "this document", n=1, lineterm=""))
     if not lines:
-        return [f"no diff: the texts are the same in their first {DIFF_CHARACTERS:,} characters"]
+        return [f"no diff: the first {DIFF_CHARACTERS:,} characters are the same but for personal data"]
     rest = [f"and {len(lines) - limit:,} more lines of the diff"] if len(lines) > limit else []
     return lines[:limit] + rest

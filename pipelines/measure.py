@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 from base import files
 from dedup import hashing, minhash
 from dedup.config import MinHashConfig
-from pipelines.config import CorpusConfig, IngestConfig, LanguageConfig, SourceConfig
+from pipelines.config import CorpusConfig, IngestConfig, LanguageConfig, RedactConfig, SourceConfig
 from pipelines.inputs import Input
 from pipelines.ledger import Ledger
 from pipelines.reading import ingest, records
-from pipelines.text import language, normalise, quality
+from pipelines.text import language, normalise, quality, redact
 
 DOCUMENTS = pa.schema([("document_id", pa.binary(16)), ("record", pa.int64()), ("text", pa.large_string())])
 REJECTS = pa.schema(
@@ -284,12 +284,13 @@ def _count_rejects(
 def _keep_rejects(
     table: pa.Table, task: Measure, reject_tables: list[pa.Table], kept: dict[str, int]
 ) -> None:
-    """Keep the first rejects of each reason, with a short sample of their text."""
-    samples = pc.utf8_slice_codeunits(table["sample"], 0, task.rejects.reject_sample_bytes)
-    table = table.set_column(table.schema.get_field_index("sample"), "sample", samples)
+    """Keep the first rejects of each reason, with a short sample of their text, without personal data."""
     for reason in pc.unique(table["reason"]).to_pylist():
         room = task.rejects.keep_rejects - kept.get(reason, 0)
         chosen = table.filter(pc.field("reason") == reason).slice(0, max(room, 0))
         kept[reason] = kept.get(reason, 0) + chosen.num_rows
         if chosen.num_rows:
-            reject_tables.append(chosen)
+            text = chosen["sample"].combine_chunks().cast(pa.large_string())
+            samples = redact.excerpts(text, task.rejects.reject_sample_characters, RedactConfig())
+            place = REJECTS.get_field_index("sample")
+            reject_tables.append(chosen.set_column(place, "sample", samples.cast(pa.string())))

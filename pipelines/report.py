@@ -79,8 +79,8 @@ def write_report(
 ) -> None:
     """Write the report of a corpus version to `url`, which lies in the version's folder.
 
-    `manifest` is the content of manifest.json; thresholds are by attribute column. Samples of text are
-    redacted as the corpus is.
+    `manifest` is the content of manifest.json; thresholds are by attribute column. Samples of text show no
+    personal data, even where the corpus keeps it.
     """
     ledger = Ledger.from_json(manifest["ledger"])
     names = sorted(ledger.sources, key=lambda name: (-_stage(ledger, name, "read").bytes_in, name))
@@ -313,30 +313,24 @@ def _examples(tables: Tables, origins: dict[str, str], redaction: RedactConfig) 
             )
     examples = dict(list(found.items())[:MAX_EXAMPLES])
     lines = [line for group in examples.values() for line in group if "document" in line]
-    texts = _texts([line["document"] for line in lines], tables.documents)
+    texts = _texts([line["document"] for line in lines], tables.documents, redaction)
     for line in lines:
         line["sample"] = texts.get(line["document"])
-    _redact([line for group in examples.values() for line in group], redaction)
     return examples
 
 
-def _texts(places: list[tuple[str, int]], documents: dict[str, str]) -> dict[tuple[str, int], str]:
-    """The beginnings of some documents, by (part, row)."""
+def _texts(
+    places: list[tuple[str, int]], documents: dict[str, str], redaction: RedactConfig
+) -> dict[tuple[str, int], str]:
+    """The beginnings of some documents without personal data, by (part, row)."""
     found: dict[tuple[str, int], str] = {}
     for part in sorted({part for part, _ in places if part in documents}):
         rows = np.unique([row for name, row in places if name == part])
         for positions, table in document_texts(documents[part], rows):
-            texts = pc.utf8_slice_codeunits(table["text"], 0, EXAMPLE_CHARACTERS).to_pylist()
+            texts = redact.excerpts(table["text"].combine_chunks(), EXAMPLE_CHARACTERS, redaction).to_pylist()
             for row, text in zip(rows[positions].tolist(), texts, strict=True):
                 found[part, row] = text
     return found
-
-
-def _redact(lines: list[dict[str, Any]], config: RedactConfig) -> None:
-    """Replace personal data in the samples of lines."""
-    samples = pa.array([line["sample"] or "" for line in lines], pa.large_string())
-    for line, text in zip(lines, redact.redact(samples, config)[0].to_pylist(), strict=True):
-        line["sample"] = text
 
 
 def _first_rows(found: Examples, stage: str, urls: list[str], columns: list[str]) -> Iterator[dict[str, Any]]:
@@ -524,10 +518,8 @@ def _cluster_samples(
         *(members[name].to_pylist() for name in ("cluster", "part", "row")), strict=True
     ):
         first.setdefault(cluster, (part, row))
-    texts = _texts(list(first.values()), documents)
-    lines = [{"sample": texts.get(first[cluster])} for cluster in clusters]
-    _redact(lines, redaction)
-    return [str(line["sample"]) for line in lines]
+    texts = _texts(list(first.values()), documents, redaction)
+    return [texts.get(first[cluster], "") for cluster in clusters]
 
 
 def _languages(counts: dict[str, dict[str, int]]) -> dict[str, Any] | None:

@@ -126,7 +126,10 @@ class Classifier:
 def check(config: ScoreConfig, storage: str) -> None:
     """Raise UserError if a configured model does not exist."""
     if config.model:
-        trained.check_fits(trained.find(storage, config.model))
+        try:
+            trained.check_fits(trained.find(storage, config.model))
+        except UserError as error:
+            raise UserError(f"score.model = {config.model!r}: {error}") from None
     if config.fasttext and not files.exists(config.fasttext):
         raise UserError(f"score.fasttext = {config.fasttext!r} does not exist")
 

@@ -123,8 +123,8 @@ class _Parser:
             seen.append(names)
         if not seen:
             return None
-        names = ", ".join(name[:40] for name in seen[0][:20])
-        raise UserError(f"input file {url} has no column {source.text_field}; it has {names}")
+        found = ", ".join(name[:40] for name in seen[0][:20])
+        raise UserError(f"input file {url} has no column {source.text_field}; it has {found}")
 
     def too_long(self, size: int, sample: bytes, framing: int) -> Batch:
         """The reject for a record that was never held whole."""

@@ -127,9 +127,7 @@ def _stream(file: _Range, codec: str | None) -> Any:
     return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec)
 
 
-def _recover(
-    url: str, codec: str, start: int, stop: int | None, skip: int
-) -> Generator[bytes, None, bool]:
+def _recover(url: str, codec: str, start: int, stop: int | None, skip: int) -> Generator[bytes, None, bool]:
     """What lies between `skip` decompressed bytes of a range and the damage.
 
     The fast reader loses what it had decompressed when it meets the damage, so the file is read again

@@ -12,6 +12,7 @@ N-grams are compared by their 64-bit hashes: of 10^12 words of text and 10^6 ben
 number of chance matches is 0.05, so a match is not looked at again.
 """
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -126,6 +127,13 @@ def load_benchmarks(config: DecontaminateConfig) -> Benchmarks:
     )
     passages = _without_boilerplate(passages, config.max_items)
     return _index(passages.filter(pa.compute.greater(pa.compute.list_value_length(passages["ngrams"]), 0)))
+
+
+def check(config: DecontaminateConfig) -> None:
+    """Raise UserError for a benchmark without files, or whose first record lacks a configured field."""
+    for benchmark in config.benchmarks:
+        for record in itertools.islice(_records(benchmark), 1):
+            _passages(benchmark, 0, record)
 
 
 def write_benchmarks(benchmarks: Benchmarks, url: str) -> None:

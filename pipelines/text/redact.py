@@ -32,6 +32,7 @@ import numba
 import numpy as np
 import phonenumbers
 import pyarrow as pa
+import pyarrow.compute as pc
 from detect_secrets.plugins import (
     artifactory,
     aws,
@@ -526,7 +527,7 @@ def _spans(text: pa.LargeStringArray, config: RedactConfig) -> np.ndarray:
 
 
 @functools.lru_cache(8)
-def _check(config: RedactConfig) -> None:
+def check(config: RedactConfig) -> None:
     """Raise UserError if a replacement would itself be replaced."""
     for kind in KINDS:
         replacement = getattr(config, kind)
@@ -545,7 +546,7 @@ def redact(
     is redacting once. Without anything to replace the result is `text` itself. Raises UserError for a
     replacement that is itself found.
     """
-    _check(config)
+    check(config)
     columns = {f"{kind}_{name}": np.zeros(len(text), np.int64) for name in KINDS for kind in ("n", "delta")}
     replacements = [getattr(config, kind) or "" for kind in KINDS]
     sizes = np.array([len(replacement.encode()) for replacement in replacements])
@@ -563,6 +564,16 @@ def redact(
         spans = _spans(pieces, config)
         spans[:, 0] = rows[spans[:, 0]]
     return (_put(text, rows, pieces) if len(rows) else text), columns
+
+
+def excerpts(text: pa.LargeStringArray, characters: int, config: RedactConfig) -> pa.LargeStringArray:
+    """The first characters of texts for people to look at: without personal data, whatever `config` keeps.
+
+    They are cut after the replacing, so that no half of an address is left at the end.
+    """
+    everything = RedactConfig(**config.model_dump(exclude_none=True))
+    start = pc.utf8_slice_codeunits(text, 0, characters + _WINDOW)
+    return pc.utf8_slice_codeunits(redact(start, everything)[0], 0, characters)
 
 
 def _put(text: pa.LargeStringArray, rows: np.ndarray, values: pa.LargeStringArray) -> pa.LargeStringArray:

@@ -26,6 +26,36 @@ from pipelines.text.pretokenize import UNASSIGNED
 log = logging.getLogger(__name__)
 
 
+def _content(url: str) -> bytes:
+    """The bytes of a tokenizer file."""
+    try:
+        return files.read_bytes(url)
+    except OSError as error:
+        reason = (
+            "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        )
+        raise UserError(f"tokenizer {url} {reason}") from None
+
+
+def _read(content: bytes, end_of_document: str, name: str) -> tuple[Reference, int]:
+    """(tokenizer without truncation and padding, id of the end-of-document token)."""
+    try:
+        reference = Reference.from_str(content.decode())
+    except Exception as error:  # `tokenizers` raises plain Exception
+        raise UserError(f"{name} is not a tokenizer in the JSON format of `tokenizers`: {error}") from None
+    reference.no_truncation()
+    reference.no_padding()
+    end = reference.token_to_id(end_of_document)
+    if end is None:
+        raise UserError(f"{name} has no token {end_of_document!r}, which tokenize.end_of_document names")
+    return reference, end
+
+
+def check(url: str, end_of_document: str) -> None:
+    """Raise UserError for a tokenizer file that is missing or unusable."""
+    _read(_content(url), end_of_document, f"tokenizer {url}")
+
+
 class Tokenizer:
     """A tokenizer file, ready to encode.
 
@@ -41,19 +71,8 @@ class Tokenizer:
         Raises UserError if it is not such a file or lacks the token `end_of_document`.
         """
         self._arguments = (content, end_of_document, name, cache_slots)
-        try:
-            specification = json.loads(content)
-            self._reference = Reference.from_str(content.decode())
-        except Exception as error:  # `tokenizers` raises plain Exception
-            raise UserError(
-                f"{name} is not a tokenizer in the JSON format of `tokenizers`: {error}"
-            ) from None
-        self._reference.no_truncation()
-        self._reference.no_padding()
-        end = self._reference.token_to_id(end_of_document)
-        if end is None:
-            raise UserError(f"{name} has no token {end_of_document!r}, which tokenize.end_of_document names")
-        self.end_of_document_id: int = end
+        self._reference, self.end_of_document_id = _read(content, end_of_document, name)
+        specification = json.loads(content)
         self.sha256 = hashlib.sha256(content).hexdigest()
         vocabulary = self._reference.get_vocab(with_added_tokens=True)
         self.vocab_size: int = max(vocabulary.values()) + 1
@@ -83,11 +102,7 @@ class Tokenizer:
     @classmethod
     def load(cls, url: str, end_of_document: str) -> "Tokenizer":
         """Read a tokenizer file from an fsspec URL; UserError if it is missing or unusable."""
-        try:
-            content = files.read_bytes(url)
-        except (FileNotFoundError, IsADirectoryError):
-            raise UserError(f"tokenizer {url} does not exist") from None
-        return cls(content, end_of_document, f"tokenizer {url}")
+        return cls(_content(url), end_of_document, f"tokenizer {url}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the file: every process builds its own tables and word cache."""

@@ -69,6 +69,32 @@ def test_sources_and_storage(path: Path) -> None:
     assert "ray.address" in mistake("prepare", path, "--set", "ray.address=127.0.0.1:1")
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("tokenize.tokenizer=/nowhere/t.json", ["tokenizer /nowhere/t.json does not exist"]),
+        ("tokenize.tokenizer=CONFIG", ["config.yaml is not a tokenizer"]),
+        ("decontaminate.benchmarks=[{name: gsm8k, urls: [/nowhere/b]}]", ["gsm8k", "no files at /nowhere/b"]),
+        (
+            "decontaminate.benchmarks=[{name: gsm8k, urls: [RAW], fields: [question]}]",
+            ["gsm8k", "no text field question", "text fields are text"],
+        ),
+        ("language.keep={prose: [english]}", ["language.keep.prose = 'english'", "allowed are", "en, "]),
+        ("score.model=nothing", ["score.model = 'nothing'", "neither a finished run"]),
+        ("redact.email=jane@firm.com", ["redact.email = 'jane@firm.com'", "personal data"]),
+        ("mixture={b: 1}", ["mixture.b", "no such source; they are a"]),
+        ("sources.0.urls=[s4://bucket/x]", ["s4://bucket/x cannot be opened", "s4"]),
+    ],
+)
+def test_what_a_build_needs_is_looked_for_before_it_starts(
+    path: Path, override: str, words: list[str]
+) -> None:
+    raw = str(path.parent / "raw" / "a.jsonl")
+    message = mistake("prepare", path, "--set", override.replace("CONFIG", str(path)).replace("RAW", raw))
+    for word in words:
+        assert word in message
+
+
 def test_a_corpus_that_is_not_one(path: Path, tmp_path: Path) -> None:
     for command in ("train", "refresh"):
         assert "holds no corpus version; run jobs.prepare first" in mistake(command, path)
