@@ -247,6 +247,15 @@ def test_numbers_names_and_examples_are_there(page):
     assert page.count("measured 3<") == report.EXAMPLES
 
 
+def test_examples_show_no_personal_data_that_the_corpus_keeps(tmp_path):
+    manifest, *arguments = make_version(str(tmp_path), np.random.default_rng(1), documents=100)
+    manifest["config"]["redact"] = {"email": None}
+    report.write_report(manifest, *arguments)
+    page = files.read_bytes(arguments[1]).decode()
+    assert "Sample 2 of email@example.com" in page
+    assert "a.person" not in page
+
+
 def test_equal_inputs_give_equal_bytes(tmp_path):
     arguments = make_version(str(tmp_path), np.random.default_rng(2), documents=500)
     report.write_report(*arguments)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from base.errors import UserError
 from pipelines.config import RedactConfig
-from pipelines.text.redact import KINDS, redact
+from pipelines.text.redact import KINDS, excerpts, redact
 
 CONFIG = RedactConfig(email="<E>", ipv4="<4>", ipv6="<6>", phone="<P>", secret="<S>")
 
@@ -156,3 +156,14 @@ def test_idempotent_and_bytes_add_up(texts, config):
         assert count > 0 or new == old
     again, more = redact(out, config)
     assert again is out and not any(values.any() for values in more.values())
+
+
+def test_excerpts_show_no_personal_data_whatever_the_corpus_keeps():
+    keeps_all = RedactConfig(**dict.fromkeys(KINDS))
+    text = "é" * 90 + f" jane.roe@corp.com {AWS} {'-----BEGIN RSA PRIVATE KEY-----'} {PEM_BODY * 40}"
+    for characters in range(80, 200):
+        (found,) = excerpts(column(text), characters, keeps_all).to_pylist()
+        assert len(found) <= characters
+        assert not any(piece in found for piece in ("jane", "corp", "AKIA", PEM_BODY[:8]))
+    assert excerpts(column(text), 109, CONFIG).to_pylist() == ["é" * 90 + " <E> <S> -----BEGIN"]
+    assert redacted(text, keeps_all) == text
