@@ -23,7 +23,7 @@ from pipelines.inputs import Input
 from pipelines.ledger import Ledger, Stage, add_counts
 from pipelines.manifest import Version
 from pipelines.measure import Count, Measure, count_part, measure_part, part_url
-from pipelines.text import quality, tokenizer
+from pipelines.text import language, quality, tokenizer
 from pipelines.text.decontaminate import load_benchmarks, write_benchmarks
 
 MEASURE_VERSION = 3
@@ -41,6 +41,7 @@ BUILD_SECTIONS = (
     "tokenize",
     "shard",
     "mixture",
+    "mixture_epochs",
     "corpus",
 )
 
@@ -198,7 +199,7 @@ class Build:
     def check_mixture(self) -> None:
         """Raise UserError if the mixture names a source that neither this build nor its parent has."""
         known = set(self.ledger.sources) | set(self.parent.manifest["sources"] if self.parent else ())
-        unknown = sorted(set(self.config.mixture) - known)
+        unknown = sorted({*self.config.mixture, *self.config.mixture_epochs} - known)
         if unknown:
             raise UserError(
                 f"mixture names {', '.join(unknown)}, but the sources are {', '.join(sorted(known))}"
@@ -573,7 +574,9 @@ class Build:
                 list(self.scores.values()),
             ),
             files.join(self.folder, "report.html"),
-            quality.thresholds(self.kinds(), self.config.quality) | score.thresholds(self.config.score),
+            quality.thresholds(self.kinds(), self.config.quality)
+            | language.thresholds(self.config.language)
+            | score.thresholds(self.config.score),
         )
         tables = ("rejects", "contamination", "lines", *(f"dropped/{name}" for name in dropped))
         written = ("tokenizer.json", *(f"{name}.parquet" for name in tables))
@@ -652,4 +655,7 @@ class Build:
             prefix = "heldout_" if line["split"] == "heldout" else ""
             for field in ("documents", "tokens", "text_bytes"):
                 fields[prefix + field] += line[field]
+        for name, fields in totals.items():
+            if self.config.mixture_epochs:
+                fields["weight"] = self.config.mixture_epochs.get(name, 0.0) * fields["tokens"]
         return dict(sorted(totals.items()))

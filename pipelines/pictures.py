@@ -52,6 +52,8 @@ _STYLE = {
     "savefig.facecolor": "none",
 }
 
+_SIDES = {"min": "≥", "max": "≤"}
+
 Format = Callable[[float], str]
 
 
@@ -187,8 +189,8 @@ def histogram(values: np.ndarray, low: float, high: float, label: str) -> str:
         return _svg(figure, f"Histogram of {label}")
 
 
-def distributions(columns: dict[str, np.ndarray], thresholds: dict[str, float]) -> str:
-    """A histogram of each column with logarithmic counts and, where there is one, its threshold."""
+def distributions(columns: dict[str, np.ndarray], thresholds: dict[str, list[tuple[str, float]]]) -> str:
+    """A histogram of each column with logarithmic counts and a line at each threshold ("min" or "max")."""
     with rc_context(_STYLE):
         rows = math.ceil(len(columns) / 3)
         # Margins by hand: laying out dozens of axes automatically takes seconds.
@@ -199,8 +201,8 @@ def distributions(columns: dict[str, np.ndarray], thresholds: dict[str, float]) 
         for axis in grid[len(columns) :]:
             axis.set_visible(False)
         for axis, (name, array) in zip(grid, columns.items(), strict=False):
-            limit = thresholds.get(name)
-            ends = np.append(array, limit) if limit is not None else array
+            limits = thresholds.get(name, [])
+            ends = np.append(array, [value for _, value in limits])
             low, high = float(ends.min()), float(ends.max())
             wide = low >= 0 and high > 100 and high > 50 * max(float(np.median(array)), 1)
             if wide:
@@ -219,9 +221,10 @@ def distributions(columns: dict[str, np.ndarray], thresholds: dict[str, float]) 
             _count_axis(axis)
             axis.set_ylim(0, float(heights.max()) * 1.6)
             title = name.removeprefix("q_").replace("_", " ")
-            if limit is not None:
-                axis.axvline(limit, color=_MARK, linewidth=1.4)
-                title += f"  (threshold {limit:g})"
+            for _, value in limits:
+                axis.axvline(value, color=_MARK, linewidth=1.4)
+            if limits:
+                title += f"  ({', '.join(f'{_SIDES[side]} {value:,.9g}' for side, value in limits)})"
             axis.set_title(title, fontsize=9)
         return _svg(figure, "Distributions of the measured quality columns")
 

@@ -49,7 +49,8 @@ def refresh_plan(config: Config, inputs: list[Input]) -> tuple[Version, list[Inp
     """
     parent = manifests.require(config.storage)
     now, then = build_configuration(config), parent.manifest["config"]
-    changed = sorted(name for name in now if now[name] != then[name] and name not in ("sources", "mixture"))
+    free = ("sources", "mixture", "mixture_epochs")
+    changed = sorted(name for name in now if now[name] != then.get(name) and name not in free)
     if changed:
         raise UserError(
             f"a refresh needs the configuration of {parent.name}, but {', '.join(changed)} changed; "

@@ -23,7 +23,7 @@ from pipelines.config import RedactConfig
 from pipelines.ledger import STAGES, Ledger, Stage
 from pipelines.pictures import short_bytes, short_count
 from pipelines.shard import document_texts
-from pipelines.text import redact
+from pipelines.text import quality, redact
 
 SAMPLE_ROWS = 200_000
 SAMPLE_FILES = 256
@@ -40,6 +40,8 @@ LARGEST_CLUSTERS = 15
 MAX_ITEMS = 200
 """Benchmark items that are shown."""
 MAX_LANGUAGES = 15
+MEASURED = ("q_", "language_score")
+"""How the columns begin of which distributions are shown."""
 ALL = "all sources"
 
 STAGE_TITLES = {
@@ -75,7 +77,10 @@ class Tables:
 
 
 def write_report(
-    manifest: dict[str, Any], tables: Tables, url: str, thresholds: dict[str, float] | None = None
+    manifest: dict[str, Any],
+    tables: Tables,
+    url: str,
+    thresholds: dict[str, list[quality.Limit]] | None = None,
 ) -> None:
     """Write the report of a corpus version to `url`, which lies in the version's folder.
 
@@ -291,7 +296,7 @@ def _examples(tables: Tables, origins: dict[str, str], redaction: RedactConfig) 
     """The first records of each source and reason that were rejected, and the first documents dropped."""
     found: Examples = {}
     columns = ["source", "file", "record", "reason", "detail", "sample"]
-    for row in _first_rows(found, STAGE_TITLES["read"], tables.rejects, columns):
+    for row in _first_rows(found, "read", tables.rejects, columns):
         row["lines"].append(
             {
                 "place": f"{row['file']}, record {row['record']}",
@@ -299,54 +304,74 @@ def _examples(tables: Tables, origins: dict[str, str], redaction: RedactConfig) 
                 "sample": (row["sample"] or "")[:EXAMPLE_CHARACTERS],
             }
         )
-    columns = ["part", "row", "record", "source", "stage", "reason", "value"]
-    columns += ["kept_id", "kept_version", "similarity"]
+    columns = ["part", "row", "source", "stage", "reason", "value", "kept_id", "kept_version", "similarity"]
     for stage, urls in tables.dropped.items():
-        for row in _first_rows(found, STAGE_TITLES.get(stage, stage), urls, columns):
-            number = f"record {row['record']}" if "record" in row else f"document {row['row']}"
+        for row in _first_rows(found, stage, urls, columns):
             row["lines"].append(
                 {
-                    "place": f"{origins.get(row['part'], row['part'])}, {number}",
+                    "place": origins.get(row["part"], row["part"]),
                     "detail": _evidence(row),
                     "document": (row["part"], row["row"]),
                 }
             )
-    examples = dict(list(found.items())[:MAX_EXAMPLES])
+    examples = _some_of_each(found)
     lines = [line for group in examples.values() for line in group if "document" in line]
     texts = _texts([line["document"] for line in lines], tables.documents, redaction)
     for line in lines:
-        line["sample"] = texts.get(line["document"])
+        record, line["sample"] = texts.get(line["document"], (None, ""))
+        number = f"document {line['document'][1]}" if record is None else f"record {record}"
+        line["place"] += f", {number}"
     return examples
+
+
+def _some_of_each(found: Examples) -> Examples:
+    """MAX_EXAMPLES of the pairs of source and reason, of every reason some before one has more of them."""
+    place: dict[str, int] = {}
+    ranks = {}
+    for key in found:
+        ranks[key] = place[key[2]] = place.get(key[2], -1) + 1
+    chosen = sorted(found, key=lambda key: ranks[key])[:MAX_EXAMPLES]
+    order = {title: number for number, title in enumerate(STAGE_TITLES.values())}
+    return {key: found[key] for key in sorted(chosen, key=lambda key: (order[key[0]], key[2], key[1]))}
+
+
+def _stage_of(table: str, row: dict[str, Any]) -> str:
+    """The title of the stage that dropped a row of a table."""
+    by_reason = {"empty_text": "normalise", "exact_duplicate": "exact", "near_duplicate": "fuzzy"}
+    return STAGE_TITLES[row.get("stage") or by_reason.get(row["reason"], table)]
 
 
 def _texts(
     places: list[tuple[str, int]], documents: dict[str, str], redaction: RedactConfig
-) -> dict[tuple[str, int], str]:
-    """The beginnings of some documents without personal data, by (part, row)."""
-    found: dict[tuple[str, int], str] = {}
+) -> dict[tuple[str, int], tuple[int, str]]:
+    """Record and beginning, without personal data, of some documents by (part, row)."""
+    found: dict[tuple[str, int], tuple[int, str]] = {}
     for part in sorted({part for part, _ in places if part in documents}):
         rows = np.unique([row for name, row in places if name == part])
         for positions, table in document_texts(documents[part], rows):
             texts = redact.excerpts(table["text"].combine_chunks(), EXAMPLE_CHARACTERS, redaction).to_pylist()
-            for row, text in zip(rows[positions].tolist(), texts, strict=True):
-                found[part, row] = text
+            numbers = table["record"].to_pylist()
+            for row, record, text in zip(rows[positions].tolist(), numbers, texts, strict=True):
+                found[part, row] = record, text
     return found
 
 
-def _first_rows(found: Examples, stage: str, urls: list[str], columns: list[str]) -> Iterator[dict[str, Any]]:
+def _first_rows(found: Examples, table: str, urls: list[str], columns: list[str]) -> Iterator[dict[str, Any]]:
     """The first EXAMPLES rows of each (source, reason); "lines" is the list of `found` they belong to."""
     for url in urls:
-        for table in _tables(url, columns):
-            for (source, reason), group in _groups(table):
-                lines = found.setdefault((stage, source, reason), [])
-                for row in group.slice(0, max(EXAMPLES - len(lines), 0)).to_pylist():
-                    yield {**row, "lines": lines}
+        for rows in _tables(url, columns):
+            for (source, reason), group in _groups(rows):
+                for row in group.slice(0, EXAMPLES).to_pylist():
+                    lines = found.setdefault((_stage_of(table, row), source, reason), [])
+                    if len(lines) < EXAMPLES:
+                        yield {**row, "lines": lines}
 
 
 def _evidence(row: dict[str, Any]) -> str:
     facts = []
     if row.get("value") is not None:
-        facts.append(f"measured {row['value']:.4g}")
+        what = "n-grams of a benchmark" if row["reason"] == "contaminated" else "measured"
+        facts.append(f"{what} {row['value']:.4g}")
     if row.get("similarity") is not None and row["reason"] != "exact_duplicate":
         facts.append(f"similarity {row['similarity']:.3f}")
     if row.get("kept_id") is not None:
@@ -398,7 +423,8 @@ def _sample_attributes(urls: list[str]) -> pa.Table | None:
         filesystem, path = files.split(url)
         with filesystem.open(path, "rb") as stream:
             reader = pq.ParquetFile(stream)
-            names = [n for n in reader.schema_arrow.names if n in ("source", "bytes") or n.startswith("q_")]
+            others = ("source", "bytes", "n_control")
+            names = [n for n in reader.schema_arrow.names if n in others or n.startswith(MEASURED)]
             for group in range(reader.num_row_groups):
                 table = reader.read_row_group(group, columns=names)
                 chosen = np.arange(-offset % step, table.num_rows, step)
@@ -519,7 +545,7 @@ def _cluster_samples(
     ):
         first.setdefault(cluster, (part, row))
     texts = _texts(list(first.values()), documents, redaction)
-    return [texts.get(first[cluster], "") for cluster in clusters]
+    return [texts[first[cluster]][1] if first[cluster] in texts else "" for cluster in clusters]
 
 
 def _languages(counts: dict[str, dict[str, int]]) -> dict[str, Any] | None:
@@ -603,13 +629,15 @@ def _cluster_keys(column: pa.Array) -> np.ndarray:
     return np.ascontiguousarray(rows[:, -8:]).view(np.uint64).ravel()
 
 
-def _quality(sample: pa.Table | None, thresholds: dict[str, float]) -> Markup | None:
+def _quality(sample: pa.Table | None, thresholds: dict[str, list[quality.Limit]]) -> Markup | None:
     if sample is None:
         return None
+    if "n_control" in sample.column_names:
+        sample = sample.append_column("q_control_fraction", pa.array(quality.control_fraction(sample)))
     columns = {}
     for name in sample.column_names:
         numeric = pa.types.is_floating(sample[name].type) or pa.types.is_integer(sample[name].type)
-        if name.startswith("q_") and numeric:
+        if name.startswith(MEASURED) and numeric:
             values = sample[name].drop_null().to_numpy().astype(float)
             values = values[np.isfinite(values)]
             if len(values):

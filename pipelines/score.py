@@ -17,6 +17,7 @@ from base import files
 from base.errors import UserError
 from pipelines import trained
 from pipelines.config import Kind, ScoreConfig
+from pipelines.text.quality import Limit
 from pipelines.text.tokenizer import Tokenizer
 
 BATCH_ROWS = 16
@@ -134,14 +135,13 @@ def check(config: ScoreConfig, storage: str) -> None:
         raise UserError(f"score.fasttext = {config.fasttext!r} does not exist")
 
 
-def thresholds(config: ScoreConfig) -> dict[str, float]:
-    """The strictest threshold on each column, for pictures."""
-    found = {}
-    if config.max_perplexity:
-        found["q_perplexity"] = min(config.max_perplexity.values())
-    if config.min_fasttext:
-        found["q_fasttext"] = max(config.min_fasttext.values())
-    return found
+def thresholds(config: ScoreConfig) -> dict[str, list[Limit]]:
+    """The thresholds on each column, for pictures."""
+    found = {
+        "q_perplexity": [("max", value) for value in sorted(set(config.max_perplexity.values()))],
+        "q_fasttext": [("min", value) for value in sorted(set(config.min_fasttext.values()))],
+    }
+    return {name: limits for name, limits in found.items() if limits}
 
 
 def decide_score(attributes: pa.Table, kind: Kind, config: ScoreConfig) -> tuple[pa.StringArray, np.ndarray]:

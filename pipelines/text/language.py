@@ -323,6 +323,11 @@ def check(config: LanguageConfig) -> None:
                 raise UserError(f"language.keep.{kind} = {name!r}: allowed are {', '.join(sorted(known))}")
 
 
+def thresholds(config: LanguageConfig) -> dict[str, list[tuple[str, float]]]:
+    """The threshold on language_score where there is one, for pictures."""
+    return {"language_score": [("min", config.min_score)]} if config.keep else {}
+
+
 def identify(text: pa.LargeStringArray, config: LanguageConfig) -> tuple[pa.DictionaryArray, np.ndarray]:
     """The most probable language of each document, of its first `config.max_characters` characters.
 

@@ -48,6 +48,9 @@ _COUNTS = (
     "c4_curly_bracket",
 )
 
+Limit = tuple[str, float]
+"""A threshold: "min" or "max", and the value."""
+
 # The measured column that a threshold acts on, where it is not the field's name without min_ or max_.
 _ACTS_ON = {
     "sentences": "c4_sentences",
@@ -95,30 +98,37 @@ def decide(attributes: pa.Table, source: SourceConfig, config: QualityConfig) ->
 
 def breaks(attributes: pa.Table, field: str, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """(measured values, which documents break the rule) of one rule, named min_ or max_ and the column."""
-    measured = _measured(attributes, field[4:])
+    measured = _measured(attributes, field)
     # Thresholds are compared as the columns store them, so that equality is equality.
     limit = np.float32(threshold)
     return measured, measured < limit if field.startswith("min_") else measured > limit
 
 
-def thresholds(kinds: list[str], config: QualityConfig) -> dict[str, float]:
-    """The threshold of each measured column that a rule set of these kinds acts on, for pictures.
-
-    Where several act on a column, it is the one of the first rule set of the first kind.
-    """
-    found: dict[str, float] = {}
+def thresholds(kinds: list[str], config: QualityConfig) -> dict[str, list[Limit]]:
+    """The thresholds that the rule sets of these kinds put on each measured column, for pictures."""
+    found: dict[str, set[Limit]] = {}
     for kind in kinds if config.enabled else []:
         for rules in config.rule_sets.get(kind, ["basic"]):  # type: ignore[call-overload]
             for field, threshold in getattr(config, rules):
-                found.setdefault(f"q_{_ACTS_ON.get(field[4:], field[4:])}", threshold)
-    return found
+                found.setdefault(column_of(field), set()).add((field[:3], threshold))
+    return {column: sorted(limits, key=lambda limit: limit[1]) for column, limits in found.items()}
 
 
-def _measured(attributes: pa.Table, name: str) -> np.ndarray:
-    column: np.ndarray
-    if name == "control_fraction":
-        control = attributes["n_control"].to_numpy()
-        column = control / np.maximum(attributes["q_characters"].to_numpy() + control, 1)
-    else:
-        column = attributes[f"q_{_ACTS_ON.get(name, name)}"].to_numpy()
+def column_of(field: str) -> str:
+    """The measured column that a threshold acts on; q_control_fraction is none of them (control_fraction)."""
+    return f"q_{_ACTS_ON.get(field[4:], field[4:])}"
+
+
+def control_fraction(attributes: pa.Table) -> np.ndarray:
+    """Share of control characters among the characters as read."""
+    control = attributes["n_control"].to_numpy()
+    share: np.ndarray = control / np.maximum(attributes["q_characters"].to_numpy() + control, 1)
+    return share
+
+
+def _measured(attributes: pa.Table, field: str) -> np.ndarray:
+    name = column_of(field)
+    if name == "q_control_fraction":
+        return control_fraction(attributes)
+    column: np.ndarray = attributes[name].to_numpy()
     return column

@@ -1,4 +1,5 @@
 import re
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -44,7 +45,7 @@ def make_version(folder, rng, documents=3000):
     """A version folder with shards and the tables of a build; returns write_report's arguments."""
     shards, sources = [], {}
     for number, source in enumerate(SOURCES):
-        lengths = rng.lognormal(5 + number, 1, 400).astype(int) + 1
+        lengths = rng.lognormal(5 + number % 3, 1, 400).astype(int) + 1
         column = pa.LargeListArray.from_arrays(
             np.concatenate([[0], lengths.cumsum()]), pa.array(np.zeros(lengths.sum(), np.uint16))
         )
@@ -57,7 +58,7 @@ def make_version(folder, rng, documents=3000):
             {"path": path, "source": source, "split": "train", "documents": 400, "version": "v0002"}
             | {"tokens": int(lengths.sum()), "bytes": 123_456, "text_bytes": 400_000, "digest": "ab" * 16}
         )
-        sources[source] = {"weight": [0.5, 0.2, 0.3][number], "documents": 400, "heldout_documents": 4}
+        sources[source] = {"weight": [0.5, 0.2, 0.3][number % 3], "documents": 400, "heldout_documents": 4}
         sources[source] |= {"tokens": int(lengths.sum()), "text_bytes": int(lengths.sum() * 4.2)}
     manifest = {
         "schema": 1,
@@ -86,7 +87,7 @@ def make_version(folder, rng, documents=3000):
         "contamination": {"quiz": {"items": 1319, "items_found": 2, "documents": 1}},
         "redacted": {"books": {"email": 4321, "phone": 2}},
     }
-    names = np.array(SOURCES)[rng.integers(0, 3, documents)]
+    names = np.array(SOURCES)[rng.integers(0, len(SOURCES), documents)]
     size = rng.lognormal(7, 1.5, documents).astype(np.int64)
     attributes = files.join(folder, "attributes.parquet")
     table = pa.table(
@@ -95,6 +96,8 @@ def make_version(folder, rng, documents=3000):
             "bytes": size,
             "q_characters": size,
             "q_words": size // 6,
+            "n_control": rng.integers(0, 9, documents),
+            "language_score": rng.beta(9, 1, documents).astype(np.float32),
             "q_alphabetic_word_fraction": rng.beta(9, 2, documents),
             "q_repeated_line_fraction": rng.beta(0.3, 6, documents),
         }
@@ -147,7 +150,7 @@ def make_version(folder, rng, documents=3000):
     files.write_parquet(rejects, table)
     texts = pa.array([f"Sample {number} of a.person@some-mail.net" for number in range(5)])
     books = files.join(folder, "books.arrow")
-    table = pa.table({"text": texts.cast(pa.large_string())})
+    table = pa.table({"record": np.arange(100, 105), "text": texts.cast(pa.large_string())})
     with files.atomic_writer(books) as stream, pa.ipc.new_file(stream, table.schema) as writer:
         writer.write_table(table)
     contamination = files.join(folder, "contamination.parquet")
@@ -177,7 +180,8 @@ def make_version(folder, rng, documents=3000):
         {"books-part": books},
     )
     url = files.join(folder, "v0002", "report.html")
-    return manifest, tables, url, {"q_words": 5, "q_alphabetic_word_fraction": 0.4}
+    limits = {"q_words": [("min", 5), ("max", 1e6)], "q_control_fraction": [("max", 0.05)]}
+    return manifest, tables, url, limits
 
 
 @pytest.fixture
@@ -213,6 +217,29 @@ def test_the_report_is_one_small_file_that_needs_no_network(page):
     assert elements.tags.count("svg") == 7
 
 
+def test_a_hundred_sources_and_long_samples_stay_below_five_megabytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "SOURCES", [f"source-{n:03}-of-a-crawl" for n in range(120)])
+    manifest, tables, *arguments = make_version(str(tmp_path), np.random.default_rng(5))
+    reject = files.read_parquet(tables.rejects[0]).to_pylist()[0]
+    many = [
+        {**reject, "source": source, "reason": f"reason_{number}", "sample": "𝔘<" * 2000}
+        for source in SOURCES
+        for number in range(8)
+    ]
+    files.write_parquet(tables.rejects[0], pa.Table.from_pylist(many))
+    manifest["languages"] = {source: {"en": 3, "de": 2, "fr": 1} for source in SOURCES}
+    manifest["redacted"] = {source: {"email": 3, "phone": 2} for source in SOURCES}
+    shard = manifest["shards"][0]
+    manifest["shards"] += [{**shard, "path": f"v0002/{'x' * 60}{number}"} for number in range(5000)]
+    manifest["inputs"] += [
+        {**manifest["inputs"][0], "file": f"s3://bucket/{'y' * 90}{number}"} for number in range(5000)
+    ]
+    report.write_report(manifest, tables, *arguments)
+    page = files.read_bytes(arguments[0])
+    assert len(page) < 5_000_000
+    assert page.count(b"source-119-of-a-crawl") > 3
+
+
 def test_hostile_text_is_escaped_and_shortened(page):
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in page
     assert "test &lt;b&gt;corpus&lt;/b&gt;" in page
@@ -230,6 +257,10 @@ def test_numbers_names_and_examples_are_there(page):
         "near_duplicate",
         "/data/books.jsonl.zst, record 100 · measured 3",
         "/data/books.jsonl.zst, record 2",
+        "words  (≥ 5, ≤ 1,000,000)",
+        "control fraction  (≤ 0.05)",
+        "language score",
+        '<span class="tag">fuzzy dedup</span>',
         "v0002/shards/code/train-00000.arrow",
         "min_words: 5",
         "50,277",
@@ -254,6 +285,30 @@ def test_examples_show_no_personal_data_that_the_corpus_keeps(tmp_path):
     page = files.read_bytes(arguments[1]).decode()
     assert "Sample 2 of email@example.com" in page
     assert "a.person" not in page
+
+
+def test_a_source_with_many_rejects_leaves_room_for_the_examples_of_others(tmp_path, monkeypatch):
+    manifest, tables, *arguments = make_version(str(tmp_path), np.random.default_rng(1), documents=100)
+    rejects = files.read_parquet(tables.rejects[0]).to_pylist()
+    many = [{**rejects[0], "source": f"s{number}", "sample": f"SAMPLE {number}"} for number in range(20)]
+    files.write_parquet(tables.rejects[0], pa.Table.from_pylist(many))
+    monkeypatch.setattr(report, "MAX_EXAMPLES", 9)
+    report.write_report(manifest, tables, *arguments)
+    page = files.read_bytes(arguments[0]).decode()
+    assert page.count("<article>") == 9
+    for reason in ("too_short", "exact_duplicate", "near_duplicate", "broken_json"):
+        assert f"</span> <code>{reason}</code>" in page
+    assert "SAMPLE 0<" in page
+
+
+def test_blank_samples_take_no_room(tmp_path):
+    manifest, tables, *arguments = make_version(str(tmp_path), np.random.default_rng(1), documents=10)
+    row = {**files.read_parquet(tables.rejects[0]).to_pylist()[0], "reason": "empty_text", "sample": " \n "}
+    files.write_parquet(tables.rejects[0], pa.Table.from_pylist([row]))
+    report.write_report(manifest, tables, *arguments)
+    page = files.read_bytes(arguments[0]).decode()
+    assert '<span class="tag">normalising</span> <code>empty_text</code>' in page
+    assert "<pre> \n </pre>" not in page
 
 
 def test_equal_inputs_give_equal_bytes(tmp_path):
