@@ -5,9 +5,9 @@
 The build has pile.yaml's kinds of text, languages, exact, near-duplicate, line and span deduplication,
 decontamination against GSM8K and HumanEval, redaction and the GPT-NeoX tokenizer. What it made of each record
 is then compared with `pile_messy/truth`, which knows what was put into the folder; Jaccard similarities and
-equal texts are counted again here, by Python sets over all texts. Every difference is listed with its document
-and the reason, found out from the measured columns; one without a reason makes the command fail. The result goes
-to results/ground_truth.json and, to be read, to docs/ground-truth.md.
+equal texts are counted again here, by Python sets over all texts. Every difference is listed with its
+document and the reason, found out from the measured columns; one without a reason makes the command fail. The
+result goes to results/ground_truth.json and, to be read, to docs/ground-truth.md.
 """
 
 import argparse
@@ -402,12 +402,13 @@ def page(result: dict[str, Any]) -> str:
         "",
         "Written by `python -m benchmarks.ground_truth`; do not edit.",
         "",
-        "One build of pile_sample, pile_sample_sharealike and pile_messy with everything on: languages, exact and",
-        f"near duplicates, repeated lines (in {settings['dedup.lines']['min_documents']} documents) and spans (of "
-        f"{settings['dedup.span_tokens']} tokens), GSM8K and HumanEval, personal",
-        "data, the GPT-NeoX tokenizer; the thresholds are the defaults. What became of each record is compared with",
-        "`pile_messy/truth`, which lists what was put into that folder. Commit "
-        f"{facts['commit']}, {facts['cores']} cores of {facts['processor']}.",
+        "One build of pile_sample, pile_sample_sharealike and pile_messy with everything on: languages,",
+        "exact and near duplicates, lines that stand in "
+        f"{settings['dedup.lines']['min_documents']} documents, "
+        f"spans of {settings['dedup.span_tokens']} tokens, GSM8K and",
+        "HumanEval, personal data, the GPT-NeoX tokenizer; thresholds are the defaults. What became of each",
+        "record is compared with `pile_messy/truth`, which lists what was put into that folder.",
+        f"Commit {facts['commit']}, {facts['cores']} cores of {facts['processor']}.",
         "",
         f"Documents left after each stage: {', '.join(f'{k} {v:,}' for k, v in result['stages'].items())}.",
         "",
@@ -423,8 +424,8 @@ def page(result: dict[str, Any]) -> str:
         if line["differences"]:
             lines += ["", f"**{line['what'][0].upper()}{line['what'][1:]}**", ""]
             lines += [
-                f"- {item['document']}: {item['build']}. {item['why'] or 'Not explained.'}"
-                + (f" Text: `{json.dumps(item['text'], ensure_ascii=False)}`" if item.get("text") else "")
+                f"- {item['document']}: {item['build']}: {item['why'] or 'not explained'}"
+                + (f": `{json.dumps(item['text'], ensure_ascii=False)}`" if item.get("text") else "")
                 for item in line["differences"]
             ]
     return "\n".join(lines) + "\n"

@@ -264,7 +264,7 @@ class Build:
             return
         model = trained.find(self.config.storage, settings.model) if settings.model else None
         self.score_key = files.key_of(
-            settings.model_dump(mode="json", exclude={"max_perplexity", "min_fasttext"}),
+            settings.model_dump(mode="json", exclude=score.RULES),
             trained.model_key(model) if model else None,
             files.digest(settings.fasttext) if settings.fasttext else None,
         )

@@ -273,12 +273,19 @@ class ScoreConfig(Section):
     """Largest perplexity, by kind of source; kinds that are not named keep all."""
     min_fasttext: dict[Kind, float] = {}
     """Smallest probability of the label, by kind of source; kinds that are not named keep all."""
+    pareto_alpha: dict[Kind, float] = {}
+    """By kind of source: a document stays where a Pareto variate of this alpha, drawn by its id, is above
+    1 - probability of the label, so that some with a low one stay. The Pile's rule for Common Crawl: 3."""
 
     @model_validator(mode="after")
     def _is_measured(self) -> "ScoreConfig":
-        for threshold, model in (("max_perplexity", "model"), ("min_fasttext", "fasttext")):
+        needs = {"max_perplexity": "model", "min_fasttext": "fasttext", "pareto_alpha": "fasttext"}
+        for threshold, model in needs.items():
             if getattr(self, threshold) and getattr(self, model) is None:
                 raise ValueError(f"score.{threshold} needs score.{model}")
+            for kind, value in getattr(self, threshold).items():
+                if not 0 < value < math.inf:
+                    raise ValueError(f"score.{threshold}.{kind} = {value}: it is a finite number above 0")
         return self
 
 

@@ -2,7 +2,8 @@
 
 They are columns beside the other attributes, in files of their own: thresholds on them change nothing else.
 (Perplexity filters: Wenzek et al. 2020, CCNet, arXiv 1911.00359; a fastText classifier: Li et al. 2024,
-DataComp-LM, arXiv 2406.11794.)
+DataComp-LM, arXiv 2406.11794; one whose threshold is drawn by chance: Brown et al. 2020, GPT-3, arXiv
+2005.14165, appendix A, and Gao et al. 2020, The Pile, arXiv 2101.00027, with EleutherAI's pile-cc-filtering.)
 """
 
 import tempfile
@@ -15,11 +16,14 @@ import pyarrow.compute as pc
 
 from base import files
 from base.errors import UserError
+from dedup import hashing
 from pipelines import trained
 from pipelines.config import Kind, ScoreConfig
 from pipelines.text.quality import Limit
 from pipelines.text.tokenizer import Tokenizer
 
+RULES = {"max_perplexity", "min_fasttext", "pareto_alpha"}
+"""Settings that act on scores and change none."""
 BATCH_ROWS = 16
 """Windows in one forward pass."""
 
@@ -125,14 +129,16 @@ class Classifier:
 
 
 def check(config: ScoreConfig, storage: str) -> None:
-    """Raise UserError if a configured model does not exist."""
+    """Raise UserError if a configured model does not exist, or lacks the label."""
     if config.model:
         try:
             trained.check_fits(trained.find(storage, config.model))
         except UserError as error:
             raise UserError(f"score.model = {config.model!r}: {error}") from None
-    if config.fasttext and not files.exists(config.fasttext):
-        raise UserError(f"score.fasttext = {config.fasttext!r} does not exist")
+    if config.fasttext:
+        if not files.exists(config.fasttext):
+            raise UserError(f"score.fasttext = {config.fasttext!r} does not exist")
+        Classifier(config.fasttext, config.fasttext_label)
 
 
 def thresholds(config: ScoreConfig) -> dict[str, list[Limit]]:
@@ -156,4 +162,11 @@ def decide_score(attributes: pa.Table, kind: Kind, config: ScoreConfig) -> tuple
         measured = attributes["q_fasttext"].to_numpy()
         low = (measured < np.float32(config.min_fasttext[kind])) & np.isnan(value)
         reason[low], value[low] = "score.min_fasttext", measured[low]
+    if kind in config.pareto_alpha:
+        measured = attributes["q_fasttext"].to_numpy().astype(np.float64)
+        # numpy's pareto(alpha) is above x with probability (1 + x) ** -alpha; the id stands for chance.
+        high, _ = hashing.id_words(attributes["document_id"])
+        unlucky = high / 2.0**64 >= (2 - measured) ** -config.pareto_alpha[kind]
+        low = unlucky & np.isnan(value)
+        reason[low], value[low] = "score.pareto_alpha", measured[low]
     return pa.array(reason, pa.string()), value

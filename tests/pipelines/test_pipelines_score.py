@@ -6,6 +6,7 @@ from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -91,6 +92,7 @@ def test_thresholds_on_scores_drop_documents_and_score_nothing_again(tmp_path: P
     ("settings", "message"),
     [
         ({"model": "no-such-run"}, "no-such-run is neither a finished run"),
+        ({"fasttext": LANGUAGES}, r"score.fasttext_label = '__label__hq': the model's labels are "),
         ({"fasttext": "/nowhere/model.bin"}, r"score.fasttext = '/nowhere/model.bin' does not exist"),
     ],
 )
@@ -109,3 +111,31 @@ def test_a_label_that_the_model_lacks_is_named() -> None:
 def test_a_threshold_needs_its_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"score.max_perplexity needs score.model"):
         config(tmp_path, max_perplexity={"prose": 10.0})
+    with pytest.raises(ValueError, match=r"score.pareto_alpha needs score.fasttext"):
+        config(tmp_path, pareto_alpha={"prose": 3})
+    with pytest.raises(ValueError, match=r"pareto_alpha.prose"):
+        config(tmp_path, fasttext=LANGUAGES, pareto_alpha={"prose": 0})
+
+
+@pytest.mark.parametrize("alpha", [3.0, 9.0])
+def test_documents_stay_by_chance_as_in_the_pile(tmp_path: Path, alpha: float) -> None:
+    choose = np.random.default_rng(1)
+    probability = np.repeat(np.array([0.0, 0.3, 0.9, 1.0], np.float32), 50_000)
+    ids = pa.array([choose.bytes(16) for _ in probability], pa.binary(16))
+    attributes = pa.table({"document_id": ids, "q_fasttext": probability})
+    settings = config(tmp_path, fasttext=LANGUAGES, pareto_alpha={"prose": alpha}).score
+    reason, value = score.decide_score(attributes, "prose", settings)
+    stays = reason.is_null().to_numpy(zero_copy_only=False)
+    # EleutherAI/pile-cc-filtering: a document stays if np.random.pareto(alpha) > 1 - score.
+    drawn = choose.pareto(alpha, len(probability)) > 1 - probability
+    for group in np.unique(probability):
+        mine = probability == group
+        assert stays[mine].mean() == pytest.approx(drawn[mine].mean(), abs=0.01)
+    assert stays[probability == 1].all()
+    assert set(reason.drop_null().to_pylist()) == {"score.pareto_alpha"}
+    assert np.array_equal(value[~stays], probability[~stays])
+    # The choice is the document's own: in any order and company it is the same.
+    some = choose.permutation(len(probability))[:1000]
+    again, _ = score.decide_score(attributes.take(pa.array(some)), "prose", settings)
+    assert np.array_equal(again.is_null().to_numpy(zero_copy_only=False), stays[some])
+    assert score.decide_score(attributes, "code", settings)[0].null_count == len(probability)
