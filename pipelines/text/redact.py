@@ -474,8 +474,12 @@ def _is_public(address: str) -> bool:
         return False
 
 
+@functools.lru_cache(2**16)
 def _phone_end(candidate: str) -> int:
-    """Length of the longest valid number made of whole digit groups at the start of `candidate`, or 0."""
+    """Length of the longest valid number made of whole digit groups at the start of `candidate`, or 0.
+
+    Cached, because numbers repeat, the replacement above all, and libphonenumber takes 0.1 ms for one.
+    """
     ends = [match.end() for match in re.finditer(r"\d+", candidate)]
     for end in reversed(ends):
         try:
