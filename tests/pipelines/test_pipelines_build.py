@@ -200,6 +200,21 @@ def test_refresh_reads_new_files_alone_and_keeps_the_old_documents(raw: Path, tm
     assert version_bytes(first) == version_bytes(manifest.open_version(first.url))
 
 
+def test_weights_of_the_mixture_or_epochs_times_tokens_are_in_manifest_and_report(
+    raw: Path, tmp_path: Path
+) -> None:
+    weighted = run(config(raw, tmp_path / "a", "mixture={books: 3, web: 1}")).version.manifest["sources"]
+    assert {name: facts["weight"] for name, facts in weighted.items()} == {"books": 3, "web": 1}
+    outcome = run(config(raw, tmp_path / "a", "mixture_epochs={books: 2, web: 0.5}"))
+    sources = outcome.version.manifest["sources"]
+    assert outcome.new
+    assert sources["books"]["weight"] == 2 * sources["books"]["tokens"]
+    assert sources["web"]["weight"] == 0.5 * sources["web"]["tokens"]
+    page = Path(outcome.version.url, "report.html").read_text()
+    assert "share of the mixture" in page
+    assert "No mixture is configured" not in page
+
+
 def test_a_source_that_loses_too_much_stops_the_build(raw: Path, tmp_path: Path) -> None:
     settings = config(raw, tmp_path / "a", "sources.1.max_loss=0.1")
     with pytest.raises(
