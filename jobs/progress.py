@@ -5,6 +5,7 @@ import threading
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from pipelines.pace import Pace
@@ -28,12 +29,20 @@ def clock(seconds: float | None) -> str:
 
 
 class _PaceColumn(ProgressColumn):
-    """Speed, and the time that a stage took or will take."""
+    """Speed, and the time that a stage took or will take, in what is left of a terminal of 80 characters."""
+
+    def __init__(self) -> None:
+        super().__init__(Column(no_wrap=True))
 
     def render(self, task: Task) -> Text:
         pace: Pace = task.fields["pace"]
-        left = "" if pace.end is not None else f"  ETA {clock(pace.remaining())}"
-        return Text(f"{clock(pace.seconds):>7} {speed_text(pace)}{left}")
+        parts = [f"{clock(pace.seconds):>5}"]
+        if pace.documents:
+            _, documents, size = pace.speeds()
+            parts.append(f"{documents:,.0f} docs/s {size / 1e6:.3g} MB/s")
+        if pace.end is None:
+            parts.append(f"ETA {clock(pace.remaining())}")
+        return Text("  ".join(parts))
 
 
 class StageProgress:
@@ -46,8 +55,8 @@ class StageProgress:
         self.stopped = threading.Event()
         if sys.stderr.isatty():
             self.progress = Progress(
-                TextColumn("{task.description:<22}"),
-                BarColumn(bar_width=20),
+                TextColumn("{task.description:<19}"),
+                BarColumn(bar_width=8),
                 MofNCompleteColumn(),
                 _PaceColumn(),
                 console=Console(stderr=True),

@@ -1,6 +1,12 @@
-"""What a person sees of a long command without a terminal."""
+"""What a person sees of a long command, with a terminal and without one."""
 
+import os
+import pty
+import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +34,28 @@ def test_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert "documents/s" in finished[0]
     assert finished[1].split()[:4] == ["dedup", "edges", "2", "tasks"]
     assert "documents/s" not in finished[1]
+
+
+def test_a_stage_is_one_line_of_a_terminal_of_80_characters() -> None:
+    code = """
+import time
+from jobs.progress import StageProgress
+progress = StageProgress()
+progress("dedup cluster-edges", 0, 1000)
+time.sleep(0.2)
+progress("dedup cluster-edges", 600, 1000, 100_000, 50_000_000)
+progress.close()
+"""
+    terminal, end = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm"}
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], stderr=end, cwd=root, env=environment, check=True)
+    os.close(end)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", os.read(terminal, 2**16).decode())
+    os.close(terminal)
+    lines = [line for line in re.split(r"[\r\n]+", shown) if line.strip()]
+    assert all(len(line) <= 80 and "dedup cluster-edges" in line for line in lines)
+    assert re.search(r"600/1000 .* docs/s .* MB/s  ETA 0:00", lines[-1])
 
 
 def test_clock() -> None:
