@@ -1,5 +1,7 @@
 """Verification of candidate pairs by the exact similarity of their shingle sets."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pyarrow as pa
 
@@ -8,41 +10,33 @@ from dedup import candidates, minhash, runs
 from dedup import catalog as catalogs
 from dedup.catalog import Catalog
 from dedup.config import DedupConfig
-
-BATCH_BYTES = 32 * 2**20
-"""Text that is compared at a time; its shingles need up to about twice as much."""
+from dedup.spool import spooled
 
 
 def similarities(catalog: Catalog, left: np.ndarray, right: np.ndarray, config: DedupConfig) -> np.ndarray:
-    """`config.similarity` float32 of the pairs of refs, which must be sorted by (left, right)."""
+    """`config.similarity` float32 of the pairs of refs, in their order.
+
+    Every text is read and shingled once, one record batch of the documents files in memory at a time; the
+    sets go through a temporary file of 8 bytes a shingle. Pairs sorted by left read it mostly in order.
+    """
+    refs = np.unique(np.concatenate([left, right]))
     result = np.empty(len(left), np.float32)
-    for first, end in batches(catalog, left, right):
-        one, other = left[first:end], right[first:end]
-        refs = np.unique(np.concatenate([one, other]))
-        offsets, values = minhash.shingle_sets(catalogs.fetch_texts(catalog, refs), config.minhash)
+
+    def sets() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for texts in catalogs.text_batches(catalog, refs):
+            offsets, values = minhash.shingle_sets(texts, config.minhash)
+            yield values, offsets
+
+    with spooled(sets(), len(refs), np.uint64) as (values, offsets):
         minhash.compare_sets(
             offsets,
             values,
-            np.searchsorted(refs, one),
-            np.searchsorted(refs, other),
+            np.searchsorted(refs, left),
+            np.searchsorted(refs, right),
             config.similarity == "containment",
-            result[first:end],
+            result,
         )
     return result
-
-
-def batches(catalog: Catalog, left: np.ndarray, right: np.ndarray) -> list[tuple[int, int]]:
-    """Ranges of pairs, sorted by left, whose texts have about BATCH_BYTES; a left text counts once."""
-    if len(left) == 0:
-        return []
-    known = np.unique(np.concatenate([left, right]))
-    lengths = catalogs.lookup(catalog, known, ["length"])["length"].to_numpy()
-    cost = lengths[np.searchsorted(known, right)]
-    starts = np.append(True, left[1:] != left[:-1])
-    cost = cost + np.where(starts, lengths[np.searchsorted(known, left)], 0)
-    batch = np.cumsum(cost) // BATCH_BYTES
-    bounds = np.flatnonzero(np.append(True, batch[1:] != batch[:-1])).tolist()
-    return list(zip(bounds, [*bounds[1:], len(left)], strict=True))
 
 
 def verify(catalog: Catalog, run_urls: list[str], group: int, config: DedupConfig, output: str) -> None:
