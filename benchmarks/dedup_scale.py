@@ -234,7 +234,10 @@ def cluster_start() -> None:
             exact.drop_duplicates(catalog, [f"{folder}/exact-run"], [0], f"{folder}/exact")
             candidates.write_run(catalog, 0, [f"{folder}/exact"], 0, f"{folder}/run")
             candidates.find(catalog, [f"{folder}/run"], list(range(14)), 0, f"{folder}/pairs")
-            verify.verify(catalog, [f"{folder}/pairs"], 0, config, f"{folder}/edges")
+            pairs, wanted, sets = [f"{folder}/pairs"], [f"{folder}/wanted"], [f"{folder}/sets"]
+            verify.write_wanted(catalog, pairs, 0, *wanted)
+            verify.write_sets(catalog, wanted, 0, config, *sets)
+            verify.verify(catalog, pairs, sets, 0, config, f"{folder}/edges")
             components.forest(catalog, [f"{folder}/edges"], f"{folder}/forest")
             components.write_members(catalog, [f"{folder}/forest"], 0, f"{folder}/members")
             edges = f"{folder}/cluster-edges"

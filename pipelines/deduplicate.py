@@ -35,10 +35,12 @@ GONE_FILES = 16
 
 
 PHASES = (
-    *("exact-runs", "exact", "band-runs", "candidates", "edges", "forest", "members", "cluster-edges"),
-    *("near", "kept-runs", "followed", "dropped"),
+    *("exact-runs", "exact", "band-runs", "candidates", "wanted", "sets", "edges"),
+    *("forest", "members", "cluster-edges", "near", "kept-runs", "followed", "dropped"),
 )
-"""Phases of `deduplicate` in order, a folder of parquet files each; stars-N follow forest if needed."""
+"""Phases of `deduplicate` in order, a folder of parquet files each; stars-N follow forest if needed.
+
+The sets, about as large as the texts of candidates, are removed when all edges are there."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,23 @@ class _Runner:
     workers: int
     progress: Progress
 
-    def phase(self, name: str, function: Callable[..., None], arguments: list[tuple[Any, ...]]) -> list[str]:
+    def phase(
+        self,
+        name: str,
+        function: Callable[..., None],
+        arguments: list[tuple[Any, ...]],
+        until: str | None = None,
+    ) -> list[str]:
         """One task `function(catalog, *arguments[i], output)` for each i; returns their outputs.
 
-        The folder of the outputs is the phase's name below `work`.
+        The folder of the outputs is the phase's name below `work`. until: the phase of as many tasks that
+        alone reads the outputs; once it is finished nothing is run, and the outputs are not there.
         """
         folder = files.join(self.work, name)
         outputs = [files.join(folder, f"{i:05d}.parquet") for i in range(len(arguments))]
-        done = {url.rsplit("/", 1)[-1] for url in files.list_files(folder)}
+        done = self._names(folder)
+        if until is not None and len(self._names(files.join(self.work, until))) == len(outputs):
+            done = {url.rsplit("/", 1)[-1] for url in outputs}
         tasks = [
             _Task(output, function, self.catalog, values)
             for output, values in zip(outputs, arguments, strict=True)
@@ -95,6 +106,10 @@ class _Runner:
         count = cluster.counter(self.progress, f"dedup {name}", finished, len(outputs))
         cluster.run_tasks(_run, tasks, self.workers, count)
         return outputs
+
+    def _names(self, folder: str) -> set[str]:
+        """Names of the files of a folder."""
+        return {url.rsplit("/", 1)[-1] for url in files.list_files(folder)}
 
 
 def _run(task: _Task) -> None:
@@ -143,7 +158,14 @@ def deduplicate(
         )
         tasks = _partition_groups(config.minhash.bands << bits, total >> bits)
         pair_urls = runner.phase("candidates", candidates.find, [(routed, task, bits) for task in tasks])
-        edge_urls = runner.phase("edges", verify.verify, [(pair_urls, group, config) for group in groups])
+        wanted = runner.phase("wanted", verify.write_wanted, [(pair_urls, group) for group in groups])
+        sets = runner.phase(
+            "sets", verify.write_sets, [(wanted, group, config) for group in groups], until="edges"
+        )
+        edge_urls = runner.phase(
+            "edges", verify.verify, [(pair_urls, sets, group, config) for group in groups]
+        )
+        files.remove(files.join(work, "sets"))
         labels = _components(runner, edge_urls)
         members = runner.phase("members", components.write_members, [(labels, group) for group in groups])
         inside = runner.phase(
