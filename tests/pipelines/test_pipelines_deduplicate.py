@@ -233,7 +233,8 @@ def test_restart_finishes_with_the_same_bytes_for_any_number_of_workers(tmp_path
     assert any(0 < done < total for _, done, total in seen)
     assert again.counts == outcome.counts and again.cluster_sizes == outcome.cluster_sizes
     seen.clear()
-    deduplicate(entries, urls, str(tmp_path / "two"), THOROUGH, [], lambda *progress: seen.append(progress), 2)
+    note = lambda *progress: seen.append(progress)  # noqa: E731
+    deduplicate(entries, urls, str(tmp_path / "two"), THOROUGH, [], note, 2)
     # The sets that edges are made of are gone, and not made again.
     assert not (tmp_path / "two" / "sets").exists()
     assert all(done == total for _, done, total in seen) and "dedup sets" in {stage for stage, *_ in seen}
