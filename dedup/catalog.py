@@ -6,6 +6,7 @@ New parts come first, sorted by name, so that a ref does not depend on the order
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -203,13 +204,7 @@ def _texts_of(url: str, rows: np.ndarray) -> Iterator[pa.Array]:
     filesystem, path = files.split(url)
     with pa.memory_map(local) if local else filesystem.open(path, "rb") as file:
         # Only a batch knows how many rows it has: of those that are passed over, one short column is read.
-        schema = pa.ipc.open_file(file).schema
-        counts, texts = (
-            pa.ipc.open_file(
-                file, options=pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(name)])
-            )
-            for name in ("document_id", "text")
-        )
+        counts, texts = _reader(file, "document_id"), _reader(file, "text")
         start = 0
         for i in range(counts.num_record_batches):
             if start > rows[-1]:
@@ -219,3 +214,9 @@ def _texts_of(url: str, rows: np.ndarray) -> Iterator[pa.Array]:
             if last > first:
                 yield texts.get_batch(i).column("text").take(pa.array(rows[first:last] - start))
             start = end
+
+
+def _reader(file: pa.NativeFile | IO[bytes], column: str) -> pa.ipc.RecordBatchFileReader:
+    """A reader of one column of an Arrow file."""
+    field = pa.ipc.open_file(file).schema.get_field_index(column)
+    return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=[field]))

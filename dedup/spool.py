@@ -27,7 +27,7 @@ def spooled(
             more = len(ends) - 1
             offsets[at + 1 : at + more + 1] = offsets[at] + ends[1:] - ends[0]
             at += more
-            file.write(memoryview(values[ends[0] : ends[-1]]).cast("B"))
+            file.write(values[ends[0] : ends[-1]].data.cast("B"))
         assert at == count
         file.flush()
         if offsets[-1] == 0:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 
 from base import files
@@ -115,6 +116,8 @@ class _Runner:
 def _run(task: _Task) -> None:
     if not files.exists(task.output):
         task.function(ray.get(task.catalog), *task.arguments, task.output)
+        # Arrow keeps what it freed: a worker would grow with the number of tasks that it has had.
+        pa.default_memory_pool().release_unused()
 
 
 def deduplicate(
@@ -310,8 +313,7 @@ def entries_of_index(
 ) -> tuple[list[str], dict[str, str]]:
     """(entries, documents) of an index, as `deduplicate` takes them, without reading any text.
 
-    To merge two corpora is to deduplicate the entries of one against the index of the other: only texts of
-    candidate pairs are read then. Routing writes a row group for each part and partition of the index.
+    Routing writes a row group for each part and partition of the index.
     """
     catalog = open_catalog([], {}, [url])
     if not catalog.parts:
@@ -328,6 +330,26 @@ def entries_of_index(
     arguments = [(number, texts, bands, width) for number in range(len(catalog.parts))]
     entries = runner.phase("entries", index.write_entries, arguments)
     return entries, {part.name: part.documents for part in catalog.parts}
+
+
+def deduplicate_indexes(
+    indexes: list[str],
+    others: list[str],
+    work: str,
+    config: DedupConfig,
+    progress: Progress,
+    workers: int,
+) -> DedupOutcome:
+    """Which documents of one corpus, by its `indexes`, another one with the indexes `others` holds too.
+
+    The outcome is that of `deduplicate`: kept documents are of the other corpus. Only texts of candidate
+    pairs are read. Raises UserError if an index was made with other MinHash settings.
+    """
+    _check_indexes([*indexes, *others], config)
+    whole = files.join(work, "index")
+    compact_indexes(indexes, whole, workers, progress)
+    entries, documents = entries_of_index(whole, files.join(work, "entries"), workers, progress)
+    return deduplicate(entries, documents, files.join(work, "pairs"), config, others, progress, workers)
 
 
 def find_repeated_lines(

@@ -151,8 +151,8 @@ def _by_record(chain: list[Version], file: str, record: int) -> Decision | list[
 def _documents(chain: list[Version], part: str) -> str | None:
     """URL of a part's documents file, if it is there."""
     corpus = chain[0].url.rsplit("/", 2)[0]
-    for path in chain[0].manifest["indexes"]:
-        index = files.join(corpus, path, "index.json")
+    for url in manifests.indexes(chain[0]):
+        index = files.join(url, "index.json")
         if files.exists(index):
             for name, url, _ in files.read_json(index)["parts"]:
                 if name == part and files.exists(url):
