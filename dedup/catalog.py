@@ -81,7 +81,7 @@ class Catalog:
 
 
 def open_catalog(
-    entries: list[str], documents: dict[str, str], indexes: list[str], group_rows: int = 500_000
+    entries: list[str], documents: dict[str, str], indexes: list[str], group_rows: int = 250_000
 ) -> Catalog:
     """Number the parts of `entries` (one part a file; empty files are left out) and of `indexes`.
 

@@ -21,7 +21,7 @@ from dedup.config import DedupConfig
 from pipelines import cluster
 from pipelines.cluster import Progress
 
-GROUP_ROWS = 500_000
+GROUP_ROWS = 250_000
 """Entries of a group of parts (dedup/catalog.py), about."""
 PARTITION_ROWS = 1_000_000
 """Entries for each prefix of a band, about, until `DedupConfig.partitions` is reached."""
