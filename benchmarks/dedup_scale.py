@@ -229,6 +229,19 @@ def reading_speed() -> float:
         return 5 * pc.sum(pc.binary_length(text)).as_py() / 1e6 / (time.process_time() - start)
 
 
+def routing_speed() -> float:
+    """MB of shingle sets a CPU second that are written to a run and read again."""
+    values = np.random.default_rng(0).bytes(2**25)
+    sets = pa.array([values[at : at + 4096] for at in range(0, len(values), 4096)], pa.large_binary())
+    table = pa.table({"ref": np.arange(len(sets), dtype=np.uint64), "shingles": sets})
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.process_time()
+        chunks = [(table, np.zeros(len(sets), np.int64))] * 10
+        runs.write_run(f"{folder}/run", chunks, compression="none")
+        assert sum(len(piece) for piece in runs.row_groups([f"{folder}/run"], 0)) == 10 * len(sets)
+        return 10 * len(values) / 1e6 / (time.process_time() - start)
+
+
 def cluster_start() -> None:
     """A Ray cluster of one worker, with compiled kernels and what tasks import."""
     ray.init(
@@ -276,9 +289,13 @@ def extrapolate(
     phases_hours = full["CPU seconds"] / line["documents"] * documents / 3600
     pairs = full["candidates"] / line["documents"] * documents
     document_megabytes = megabytes / documents
-    verify_hours = 2 * pairs * document_megabytes / kernel_speeds()["shingle sets"]["median"] / 3600
-    # The texts of a group's pairs are anywhere, and a record batch is decompressed whole.
-    reading_hours = MAX_GROUPS * megabytes / reading_speed() / 3600
+    compared = min(2 * pairs, documents)
+    verify_hours = compared * document_megabytes / kernel_speeds()["shingle sets"]["median"] / 3600
+    # The documents of pairs are anywhere, and a record batch is decompressed whole.
+    reading_hours = megabytes / reading_speed() / 3600
+    # A set is routed to each group that compares it, 8 bytes a word of 6.
+    sets = 2 * pairs * document_megabytes / 6 * 8
+    routing_hours = sets / routing_speed() / 3600
     config = DedupConfig()
     bits = config.partitions.bit_length() - 1
     partitions = config.minhash.bands << bits
@@ -292,23 +309,26 @@ def extrapolate(
             "signatures and text hashes": round(hashing_hours),
             "phases and index": round(phases_hours),
             "shingles of candidate pairs": round(verify_hours),
-            "reading texts of candidate pairs, at most": round(reading_hours),
+            "reading texts of candidate pairs": round(reading_hours),
+            "routing shingle sets": round(routing_hours),
             "opening the larger number of runs": round(opening_hours),
-            "all, at most": round(
-                hashing_hours + phases_hours + verify_hours + reading_hours + opening_hours
+            "all": round(
+                hashing_hours + phases_hours + verify_hours + reading_hours + routing_hours + opening_hours
             ),
         },
         "terabytes of work files": round(work / line["documents"] * documents / 1e12, 2),
+        "terabytes of shingle sets, until they are compared": round(sets / 1e6, 2),
         "terabytes of index": round(index / line["documents"] * documents / 1e12, 2),
-        "files of work": 12 * MAX_GROUPS + (config.minhash.bands << bits) + (2 << bits),
+        "files of work": 14 * MAX_GROUPS + (config.minhash.bands << bits) + (2 << bits),
         "files of index": MAX_GROUPS + ((config.minhash.bands + 1) << bits),
         "largest partition, rows": documents >> bits,
         "largest partition, MB of columns": round((documents >> bits) * 24 / 1e6),
         "assumptions": [
             "750 tokens and 3,000 bytes a document: 1.5T tokens",
             "copies as in the synthetic corpus; candidate pairs a document as there",
-            "each text of a pair is shingled once a pair, which is once more than most are",
-            f"each of {MAX_GROUPS} groups decompresses every record batch once, for pairs anywhere in it",
+            "every record batch holds a document of a candidate pair, and each of them is shingled once",
+            "every set is routed once for each of its pairs: no two of them are of one group",
+            "texts that are read again, of clusters whose members LSH did not pair, are few",
             "CPU time of the phases grows in proportion to documents; storage is not the limit",
             f"a group has {documents // MAX_GROUPS:,} documents: routing takes about 500 bytes for each",
             f"dedup.partitions = {config.partitions}, {MAX_GROUPS} groups",

@@ -3,7 +3,7 @@
 Who compares a pair needs the sets of two documents of any two groups. So that a text is read once, and not
 by every group that compares it, groups ask for documents (`write_wanted`), the task of a document's own group
 reads and shingles it (`write_sets`), and the sets are routed to the groups that asked (`verify`). Sets go
-through temporary files: memory holds a record batch of text or a row group of sets, and some 100 bytes a pair.
+through temporary files: memory holds a record batch of text or a row group of sets, and 100 bytes a pair.
 """
 
 from collections.abc import Iterator
