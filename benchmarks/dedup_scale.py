@@ -7,7 +7,8 @@ one, with half of its bands. Texts are six words, so that verification runs but 
 texts: benchmarks/dedup_speed.py measures that. One worker. For each size: the deduplication, its index, and a
 refresh with 5 % new documents (1 in 3 a copy of an old one) against that index, with its own index.
 CPU seconds are those of the worker processes, after their start; peak memory is the largest resident set of
-one, in all and by phase (pages of mapped files included). 30 million documents need about 30 GB in --folder.
+one, in all and by phase (pages of mapped files included). Files of phases are removed before the index is
+written; 30 million documents need about 25 GB in --folder.
 
 The extrapolation multiplies the CPU seconds a document of the largest corpus by the documents, adds
 signatures, text hashes and shingles of real texts at the speeds that benchmarks/dedup_speed.py measured, and
@@ -33,7 +34,7 @@ import ray
 from ray._private import worker as ray_worker
 
 from base import files
-from benchmarks.dedup_inputs import ROOT, circumstances, record
+from benchmarks.dedup_inputs import DATA, ROOT, circumstances, read_texts, record
 from dedup import hashing, runs
 from dedup.catalog import MAX_GROUPS
 from dedup.config import DedupConfig
@@ -163,6 +164,10 @@ def scale(documents: int, folder: str) -> dict[str, Any]:
         cluster_start()
         with Watch() as watch:
             outcome = deduplicate(entries, urls, f"{folder}/{name}", config, indexes, watch.progress, 1)
+            work = size_of(f"{folder}/{name}")
+            for phase in Path(folder, name).iterdir():
+                if phase.name != "dropped":
+                    shutil.rmtree(phase)
             index = f"{folder}/{name}-index"
             write_index(entries, urls, outcome.dropped, name, index, config, 1, watch.progress)
         ray.shutdown()
@@ -172,7 +177,7 @@ def scale(documents: int, folder: str) -> dict[str, Any]:
             "edges": outcome.edges,
             "dropped": outcome.counts,
             "largest cluster": max(outcome.cluster_sizes),
-            "work bytes and files": size_of(f"{folder}/{name}"),
+            "work bytes and files": work,
             "index bytes and files": size_of(index),
         }
         print(name, documents, result[name], flush=True)
@@ -210,6 +215,33 @@ def opening_seconds(partitions: int) -> float:
         return (time.process_time() - start) / 10
 
 
+def reading_speed() -> float:
+    """MB of text a CPU second that are decompressed from a documents file."""
+    text = pa.array(list(read_texts(DATA / "pile_sample").values())[:1000], pa.large_string())
+    table = pa.table({"document_id": hashing.hash128(text), "text": text})
+    with tempfile.TemporaryDirectory() as folder:
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_file(f"{folder}/documents", table.schema, options=options) as writer:
+            writer.write_table(table)
+        start = time.process_time()
+        for _ in range(5):
+            pa.ipc.open_file(f"{folder}/documents").get_batch(0)
+        return 5 * pc.sum(pc.binary_length(text)).as_py() / 1e6 / (time.process_time() - start)
+
+
+def routing_speed() -> float:
+    """MB of shingle sets a CPU second that are written to a run and read again."""
+    values = np.random.default_rng(0).bytes(2**25)
+    sets = pa.array([values[at : at + 4096] for at in range(0, len(values), 4096)], pa.large_binary())
+    table = pa.table({"ref": np.arange(len(sets), dtype=np.uint64), "shingles": sets})
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.process_time()
+        chunks = [(table, np.zeros(len(sets), np.int64))] * 10
+        runs.write_run(f"{folder}/run", chunks, compression="none")
+        assert sum(len(piece) for piece in runs.row_groups([f"{folder}/run"], 0)) == 10 * len(sets)
+        return 10 * len(values) / 1e6 / (time.process_time() - start)
+
+
 def cluster_start() -> None:
     """A Ray cluster of one worker, with compiled kernels and what tasks import."""
     ray.init(
@@ -234,7 +266,10 @@ def cluster_start() -> None:
             exact.drop_duplicates(catalog, [f"{folder}/exact-run"], [0], f"{folder}/exact")
             candidates.write_run(catalog, 0, [f"{folder}/exact"], 0, f"{folder}/run")
             candidates.find(catalog, [f"{folder}/run"], list(range(14)), 0, f"{folder}/pairs")
-            verify.verify(catalog, [f"{folder}/pairs"], 0, config, f"{folder}/edges")
+            pairs, wanted, sets = [f"{folder}/pairs"], [f"{folder}/wanted"], [f"{folder}/sets"]
+            verify.write_wanted(catalog, pairs, 0, *wanted)
+            verify.write_sets(catalog, wanted, 0, config, *sets)
+            verify.verify(catalog, pairs, sets, 0, config, f"{folder}/edges")
             components.forest(catalog, [f"{folder}/edges"], f"{folder}/forest")
             components.write_members(catalog, [f"{folder}/forest"], 0, f"{folder}/members")
             edges = f"{folder}/cluster-edges"
@@ -254,7 +289,13 @@ def extrapolate(
     phases_hours = full["CPU seconds"] / line["documents"] * documents / 3600
     pairs = full["candidates"] / line["documents"] * documents
     document_megabytes = megabytes / documents
-    verify_hours = 2 * pairs * document_megabytes / kernel_speeds()["shingle sets"]["median"] / 3600
+    compared = min(2 * pairs, documents)
+    verify_hours = compared * document_megabytes / kernel_speeds()["shingle sets"]["median"] / 3600
+    # The documents of pairs are anywhere, and a record batch is decompressed whole.
+    reading_hours = megabytes / reading_speed() / 3600
+    # A set is routed to each group that compares it, 8 bytes a word of 6.
+    sets = 2 * pairs * document_megabytes / 6 * 8
+    routing_hours = sets / routing_speed() / 3600
     config = DedupConfig()
     bits = config.partitions.bit_length() - 1
     partitions = config.minhash.bands << bits
@@ -268,21 +309,28 @@ def extrapolate(
             "signatures and text hashes": round(hashing_hours),
             "phases and index": round(phases_hours),
             "shingles of candidate pairs": round(verify_hours),
+            "reading texts of candidate pairs": round(reading_hours),
+            "routing shingle sets": round(routing_hours),
             "opening the larger number of runs": round(opening_hours),
-            "all": round(hashing_hours + phases_hours + verify_hours + opening_hours),
+            "all": round(
+                hashing_hours + phases_hours + verify_hours + reading_hours + routing_hours + opening_hours
+            ),
         },
         "terabytes of work files": round(work / line["documents"] * documents / 1e12, 2),
+        "terabytes of shingle sets, until they are compared": round(sets / 1e6, 2),
         "terabytes of index": round(index / line["documents"] * documents / 1e12, 2),
-        "files of work": 12 * MAX_GROUPS + (config.minhash.bands << bits) + (2 << bits),
+        "files of work": 14 * MAX_GROUPS + (config.minhash.bands << bits) + (2 << bits),
         "files of index": MAX_GROUPS + ((config.minhash.bands + 1) << bits),
         "largest partition, rows": documents >> bits,
         "largest partition, MB of columns": round((documents >> bits) * 24 / 1e6),
         "assumptions": [
             "750 tokens and 3,000 bytes a document: 1.5T tokens",
             "copies as in the synthetic corpus; candidate pairs a document as there",
-            "each text of a pair is shingled once a pair; texts are read at the speed they are shingled",
+            "every record batch holds a document of a candidate pair, and each of them is shingled once",
+            "every set is routed once for each of its pairs: no two of them are of one group",
+            "texts that are read again, of clusters whose members LSH did not pair, are few",
             "CPU time of the phases grows in proportion to documents; storage is not the limit",
-            f"a group has {documents // MAX_GROUPS:,} documents: routing takes about 700 bytes for each",
+            f"a group has {documents // MAX_GROUPS:,} documents: routing takes about 500 bytes for each",
             f"dedup.partitions = {config.partitions}, {MAX_GROUPS} groups",
         ],
     }

@@ -26,22 +26,23 @@ def write_run(catalog: Catalog, group: int, dropped: list[str], bits: int, outpu
         table = table.filter(pa.array(keep))
     refs = table["ref"].to_numpy()
     keys = hashing.id_words(table["document_id"])[0]
-    bands = band_matrix(table["bands"])
-    del table
+    # Chunks as they are: joined, this column alone would be twice as much as all else here.
+    column = table["bands"]
+    bands = [np.empty((0, column.type.list_size), np.uint64), *map(band_matrix, column.chunks)]
+    del table, column
 
     def chunks() -> Iterator[tuple[pa.Table, np.ndarray]]:
-        for band in range(bands.shape[1]):
-            hashes = np.ascontiguousarray(bands[:, band])
+        for band in range(bands[0].shape[1]):
+            hashes = np.concatenate([matrix[:, band] for matrix in bands])
             partition = exact.prefix(hashes, bits) + (band << bits)
             yield pa.table({"hash": hashes, "ref": refs, "key": keys}), partition
 
     runs.write_run(output, chunks())
 
 
-def band_matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """A fixed_size_list<uint64>[B] column as an (n, B) array."""
-    array = hashing.one_array(column)
-    matrix: np.ndarray = array.flatten().to_numpy().reshape(len(array), array.type.list_size)
+def band_matrix(column: pa.FixedSizeListArray) -> np.ndarray:
+    """A fixed_size_list<uint64>[B] array as (n, B), not copied."""
+    matrix: np.ndarray = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
     return matrix
 
 

@@ -6,6 +6,7 @@ New parts come first, sorted by name, so that a ref does not depend on the order
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -80,7 +81,7 @@ class Catalog:
 
 
 def open_catalog(
-    entries: list[str], documents: dict[str, str], indexes: list[str], group_rows: int = 500_000
+    entries: list[str], documents: dict[str, str], indexes: list[str], group_rows: int = 250_000
 ) -> Catalog:
     """Number the parts of `entries` (one part a file; empty files are left out) and of `indexes`.
 
@@ -142,8 +143,8 @@ def refs_of(part: int, rows: pa.ChunkedArray | np.ndarray) -> np.ndarray:
 def _by_part(refs: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """(part number, rows uint64) of sorted refs."""
     numbers, starts = np.unique(refs >> np.uint64(32), return_index=True)
-    for number, rows in zip(numbers, np.split(refs & np.uint64(0xFFFFFFFF), starts[1:]), strict=True):
-        yield int(number), rows
+    for number, start, end in zip(numbers.tolist(), starts, np.append(starts, len(refs))[1:], strict=True):
+        yield number, refs[start:end] & np.uint64(0xFFFFFFFF)
 
 
 def lookup(catalog: Catalog, refs: np.ndarray, columns: list[str]) -> pa.Table:
@@ -189,14 +190,11 @@ def policy_order(catalog: Catalog, refs: np.ndarray, table: pa.Table) -> np.ndar
     return np.lexsort((refs, low, high, -length, -quality, -rank, place, ~old))
 
 
-def fetch_texts(catalog: Catalog, refs: np.ndarray) -> pa.Array:
-    """The text of each of the sorted `refs`, large_string; local files are memory-mapped."""
-    chunks = list(text_batches(catalog, refs))
-    return pa.concat_arrays(chunks) if chunks else pa.array([], pa.large_string())
-
-
 def text_batches(catalog: Catalog, refs: np.ndarray) -> Iterator[pa.Array]:
-    """The texts of the sorted `refs` in their order, one array for each record batch that holds some."""
+    """The texts of the sorted `refs` in their order, one array for each record batch that holds some.
+
+    Record batches that hold none are not decompressed; local files are memory-mapped.
+    """
     for number, rows in _by_part(refs):
         yield from _texts_of(catalog.parts[number].documents, rows.astype(np.int64))
 
@@ -205,13 +203,20 @@ def _texts_of(url: str, rows: np.ndarray) -> Iterator[pa.Array]:
     local = files.local_path(url)
     filesystem, path = files.split(url)
     with pa.memory_map(local) if local else filesystem.open(path, "rb") as file:
-        reader = pa.ipc.open_file(file)
+        # Only a batch knows how many rows it has: of those that are passed over, one short column is read.
+        counts, texts = _reader(file, "document_id"), _reader(file, "text")
         start = 0
-        for i in range(reader.num_record_batches):
+        for i in range(counts.num_record_batches):
             if start > rows[-1]:
                 break
-            batch = reader.get_batch(i)
-            inside = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + batch.num_rows)]
-            if len(inside):
-                yield batch.column("text").take(pa.array(inside - start))
-            start += batch.num_rows
+            end = start + counts.get_batch(i).num_rows
+            first, last = np.searchsorted(rows, [start, end])
+            if last > first:
+                yield texts.get_batch(i).column("text").take(pa.array(rows[first:last] - start))
+            start = end
+
+
+def _reader(file: pa.NativeFile | IO[bytes], column: str) -> pa.ipc.RecordBatchFileReader:
+    """A reader of one column of an Arrow file."""
+    field = pa.ipc.open_file(file).schema.get_field_index(column)
+    return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=[field]))

@@ -107,13 +107,10 @@ def decide(
         lead, other = lead[unknown], other[unknown]
         if len(lead) == 0:
             continue
-        one, two = refs[policy[lead]], refs[policy[other]]
-        a, b = np.minimum(one, two), np.maximum(one, two)
-        by = np.lexsort((b, a))
-        found = verify.similarities(catalog, a[by], b[by], config)
+        found = verify.similarities(catalog, refs[policy[lead]], refs[policy[other]], config)
         enough = found >= np.float32(config.threshold)
-        left = np.concatenate([left, lead[by][enough]])
-        right = np.concatenate([right, other[by][enough]])
+        left = np.concatenate([left, lead[enough]])
+        right = np.concatenate([right, other[enough]])
         similarity = np.concatenate([similarity, found[enough]])
     first, neighbour, strength = _adjacency(len(refs), left, right, similarity)
     edge = _greedy(first, neighbour, old, keeper)

@@ -168,11 +168,18 @@ def write_run(
         mine = (refs >> np.uint64(32)) == number
         if not mine.any():
             continue
-        counts, found = document_keys(catalogs.fetch_texts(catalog, refs[mine]), salt[mine], config)
+        wanted, salted = refs[mine], salt[mine]
+        found, owners = [keys], [firsts]
+        for texts in catalogs.text_batches(catalog, wanted):
+            counts, more = document_keys(texts, salted[: len(texts)], config)
+            found.append(more)
+            owners.append(np.repeat(wanted[: len(texts)], counts))
+            wanted, salted = wanted[len(texts) :], salted[len(texts) :]
+        new = sum(map(len, found[1:]))
         keys, documents, firsts = _combine(
-            np.concatenate([keys, found]),
-            np.concatenate([documents, np.ones(len(found), np.int64)]),
-            np.concatenate([firsts, np.repeat(refs[mine], counts)]),
+            np.concatenate(found),
+            np.concatenate([documents, np.ones(new, np.int64)]),
+            np.concatenate(owners),
         )
     result = pa.table({"key": keys, "documents": documents, "ref": firsts})
     runs.write_run(output, [(result, exact.prefix(keys, bits))])

@@ -188,6 +188,47 @@ def _signatures(data, offsets, n, character, table, ascii_words, a, b, rows, ban
             bands[document, band] = h
 
 
+@numba.njit(cache=True)
+def _sort(values, scratch, places):  # type: ignore[no-untyped-def]
+    """Sort hashes: into buckets by their upper bits, few in each since hashes are even, then each bucket.
+
+    scratch: as long as values. places: a power of two of int64, and one.
+    """
+    count = len(values)
+    if count < 64:
+        values.sort()
+        return
+    bits = 6
+    while (2 << bits) <= count and (1 << bits) < len(places) - 1:
+        bits += 1
+    shift = np.uint64(64 - bits)
+    places[: (1 << bits) + 1] = 0
+    for i in range(count):
+        places[(values[i] >> shift) + np.uint64(1)] += 1
+    for i in range(1 << bits):
+        places[i + 1] += places[i]
+    for i in range(count):
+        bucket = values[i] >> shift
+        scratch[places[bucket]] = values[i]
+        places[bucket] += 1
+    # Each place is now the end of its bucket.
+    start = 0
+    for bucket in range(1 << bits):
+        end = places[bucket]
+        if end - start > 32:
+            scratch[start:end].sort()
+        else:
+            for i in range(start + 1, end):
+                value = scratch[i]
+                j = i
+                while j > start and scratch[j - 1] > value:
+                    scratch[j] = scratch[j - 1]
+                    j -= 1
+                scratch[j] = value
+        start = end
+    values[:] = scratch[:count]
+
+
 @numba.njit(cache=True, nogil=True)
 def _shingle_sets(data, offsets, n, character, table, ascii_words, set_offsets):  # type: ignore[no-untyped-def]
     ring = np.zeros(n, np.uint64)
@@ -195,6 +236,8 @@ def _shingle_sets(data, offsets, n, character, table, ascii_words, set_offsets):
     power = _power(n)
     hashes = np.empty(_BUFFER, np.uint64)
     values = np.empty(1024, np.uint64)
+    scratch = np.empty(1024, np.uint64)
+    places = np.empty((1 << 16) + 1, np.int64)
     used = 0
     for document in range(len(offsets) - 1):
         start = offsets[document]
@@ -209,7 +252,9 @@ def _shingle_sets(data, offsets, n, character, table, ascii_words, set_offsets):
                 values = grown
             values[used : used + filled] = hashes[:filled]
             used += filled
-        values[first:used].sort()
+        if used - first > len(scratch):
+            scratch = np.empty(2 * (used - first), np.uint64)
+        _sort(values[first:used], scratch, places)
         last = used
         used = first
         for i in range(first, last):

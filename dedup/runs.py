@@ -5,7 +5,7 @@ number of files is the number of writers, whatever the number of partitions.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,10 @@ _PARTITIONS = b"partitions"
 
 
 def write_run(
-    url: str, chunks: Iterable[tuple[pa.Table, np.ndarray]], metadata: dict[str, str] | None = None
+    url: str,
+    chunks: Iterable[tuple[pa.Table, np.ndarray]],
+    metadata: dict[str, str] | None = None,
+    compression: str = "zstd",
 ) -> None:
     """Write tables grouped by partition (int, one a row), the order of rows kept within each.
 
@@ -35,7 +38,7 @@ def write_run(
             writer = writer or pq.ParquetWriter(
                 file,
                 table.schema,
-                compression="zstd",
+                compression=compression,
                 use_dictionary=[name for name in table.column_names if name == "source"] or False,
                 write_statistics=False,
             )
@@ -60,6 +63,16 @@ def read_partitions(urls: list[str], partitions: list[int]) -> pa.Table:
             groups = [i for i, partition in enumerate(present) if partition in wanted]
             tables.append(run.read_row_groups(groups).replace_schema_metadata())
     return pa.concat_tables(tables)
+
+
+def row_groups(urls: list[str], partition: int) -> Iterator[pa.Table]:
+    """The rows of a partition in all runs, in order of run, one row group in memory at a time."""
+    for url in urls:
+        filesystem, path = files.split(url)
+        with filesystem.open(path, "rb") as file, pq.ParquetFile(file) as run:
+            present = json.loads(run.metadata.metadata[_PARTITIONS])
+            for number in np.flatnonzero(np.array(present, np.int64) == partition).tolist():
+                yield run.read_row_group(number).replace_schema_metadata()
 
 
 def read_metadata(url: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ always repeated. All that is repeated is found as long as no fingerprint has mor
 larger buckets each place is compared with the first and the previous `NEIGHBOURS`.
 
 Memory: 20 bytes a fingerprint of a group when routing, about 60 of a partition when pairing, and when
-comparing 40 bytes a pair of a group and `verify.BATCH_BYTES` of text or its two largest documents.
+comparing 40 bytes a pair of a group; the texts that are compared go through a temporary file.
 """
 
 import numba
@@ -22,10 +22,11 @@ import pyarrow as pa
 
 from base import files
 from dedup import catalog as catalogs
-from dedup import exact, hashing, runs, verify
+from dedup import exact, hashing, runs
 from dedup.candidates import ALL_PAIRS, NEIGHBOURS
 from dedup.catalog import Catalog
 from dedup.hashing import mix64, xxh3_128
+from dedup.spool import spooled
 
 _BASE = np.uint64(0xD6E8FEB86659FD93)
 
@@ -277,19 +278,19 @@ def find(catalog: Catalog, pair_urls: list[str], group: int, tokens: int, output
     order = np.lexsort((other_places, places, others, refs))
     refs, places, others, other_places = (c[order] for c in (refs, places, others, other_places))
     starts, ends = np.zeros(len(refs), np.int64), np.zeros(len(refs), np.int64)
-    for first, end in verify.batches(catalog, refs, others):
-        known = np.unique(np.concatenate([refs[first:end], others[first:end]]))
-        data, offsets = hashing.string_buffers(catalogs.fetch_texts(catalog, known))
+    known = np.unique(np.concatenate([refs, others]))
+    texts = (hashing.string_buffers(batch) for batch in catalogs.text_batches(catalog, known))
+    with spooled(texts, len(known), np.uint8) as (data, offsets):
         _matches(
             data,
             offsets,
-            np.searchsorted(known, refs[first:end]),
-            places[first:end].astype(np.int64),
-            np.searchsorted(known, others[first:end]),
-            other_places[first:end].astype(np.int64),
+            np.searchsorted(known, refs),
+            places.astype(np.int64),
+            np.searchsorted(known, others),
+            other_places.astype(np.int64),
             tokens,
-            starts[first:end],
-            ends[first:end],
+            starts,
+            ends,
         )
     real = ends > starts
     refs, starts, ends = _union(refs[real], starts[real], ends[real])

@@ -17,7 +17,13 @@ from pipelines import report, score, shard, trained
 from pipelines.cluster import Progress, counter, map_actors, map_files, run_tasks
 from pipelines.config import Config
 from pipelines.decide import IDS_PER_TASK, Decide, Ordinals, count_dropped, decide_part, number_identical
-from pipelines.deduplicate import deduplicate, find_repeated_lines, find_repeated_spans, write_index
+from pipelines.deduplicate import (
+    compact_indexes,
+    deduplicate,
+    find_repeated_lines,
+    find_repeated_spans,
+    write_index,
+)
 from pipelines.edit import EDIT_STAGES, EDIT_VERSION, Edits
 from pipelines.inputs import Input
 from pipelines.ledger import Ledger, Stage, add_counts
@@ -26,6 +32,8 @@ from pipelines.measure import Count, Measure, count_part, measure_part, part_url
 from pipelines.text import language, quality, tokenizer
 from pipelines.text.decontaminate import load_benchmarks, write_benchmarks
 
+MAX_INDEXES = 8
+"""Dedup indexes of a version; one more, and they become one: a refresh opens every file of each."""
 MEASURE_VERSION = 3
 """Raised when the measuring code changes what it writes."""
 
@@ -312,8 +320,7 @@ class Build:
 
     def indexes(self) -> list[str]:
         """Dedup index folders of the ancestors, oldest first."""
-        paths = self.parent.manifest["indexes"] if self.parent else []
-        return [files.join(self.corpus, path) for path in paths]
+        return manifests.indexes(self.parent) if self.parent else []
 
     def check_losses(self, *stages: str) -> None:
         """Raise SourceLossError if one of the stages dropped more of a source than it may."""
@@ -502,18 +509,28 @@ class Build:
         return [{**line, "path": f"{self.version}/{line['path']}", "version": self.version} for line in facts]
 
     def write_index(self) -> None:
-        """Write the dedup index of the documents that this version adds."""
-        self.index = f"index/{self.version}-{self.dedup_key[:8]}"
+        """Write the dedup index of the documents that this version adds; many indexes become one."""
+
+        def progress(stage: str, *counts: int) -> None:
+            self.progress(stage.replace("dedup", "index"), *counts)
+
+        own = f"index/{self.version}-{self.dedup_key[:8]}"
+        workers = self.config.ray.workers
         write_index(
             self.entries,
             self.documents_files(),
             self.dropped,
             self.version,
-            files.join(self.corpus, self.index),
+            files.join(self.corpus, own),
             self.config.dedup,
-            self.config.ray.workers,
-            lambda stage, *counts: self.progress(stage.replace("dedup", "index"), *counts),
+            workers,
+            progress,
         )
+        self.index_paths = [*(self.parent.manifest["indexes"] if self.parent else []), own]
+        if len(self.index_paths) > MAX_INDEXES:
+            urls = [*self.indexes(), files.join(self.corpus, own)]
+            compact_indexes(urls, files.join(self.corpus, f"{own}-all"), workers, progress)
+            self.index_paths = [f"{own}-all"]
 
     def write_files(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
         """Write the version's files besides shards and manifest; returns the manifest."""
@@ -546,7 +563,7 @@ class Build:
             "tokenizer": self.tokenizer_facts,
             "sources": self._source_totals(every),
             "shards": every,
-            "indexes": [*(self.parent.manifest["indexes"] if self.parent else []), self.index],
+            "indexes": self.index_paths,
             "inputs": sorted(
                 [
                     *(self.parent.manifest["inputs"] if self.parent else []),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 
 from base import files
@@ -20,7 +21,7 @@ from dedup.config import DedupConfig
 from pipelines import cluster
 from pipelines.cluster import Progress
 
-GROUP_ROWS = 500_000
+GROUP_ROWS = 250_000
 """Entries of a group of parts (dedup/catalog.py), about."""
 PARTITION_ROWS = 1_000_000
 """Entries for each prefix of a band, about, until `DedupConfig.partitions` is reached."""
@@ -35,10 +36,12 @@ GONE_FILES = 16
 
 
 PHASES = (
-    *("exact-runs", "exact", "band-runs", "candidates", "edges", "forest", "members", "cluster-edges"),
-    *("near", "kept-runs", "followed", "dropped"),
+    *("exact-runs", "exact", "band-runs", "candidates", "wanted", "sets", "edges"),
+    *("forest", "members", "cluster-edges", "near", "kept-runs", "followed", "dropped"),
 )
-"""Phases of `deduplicate` in order, a folder of parquet files each; stars-N follow forest if needed."""
+"""Phases of `deduplicate` in order, a folder of parquet files each; stars-N follow forest if needed.
+
+The sets, about as large as the texts of candidates, are removed when all edges are there."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +81,23 @@ class _Runner:
     workers: int
     progress: Progress
 
-    def phase(self, name: str, function: Callable[..., None], arguments: list[tuple[Any, ...]]) -> list[str]:
+    def phase(
+        self,
+        name: str,
+        function: Callable[..., None],
+        arguments: list[tuple[Any, ...]],
+        until: str | None = None,
+    ) -> list[str]:
         """One task `function(catalog, *arguments[i], output)` for each i; returns their outputs.
 
-        The folder of the outputs is the phase's name below `work`.
+        The folder of the outputs is the phase's name below `work`. until: the phase of as many tasks that
+        alone reads the outputs; once it is finished nothing is run, and the outputs are not there.
         """
         folder = files.join(self.work, name)
         outputs = [files.join(folder, f"{i:05d}.parquet") for i in range(len(arguments))]
-        done = {url.rsplit("/", 1)[-1] for url in files.list_files(folder)}
+        done = self._names(folder)
+        if until is not None and len(self._names(files.join(self.work, until))) == len(outputs):
+            done = {url.rsplit("/", 1)[-1] for url in outputs}
         tasks = [
             _Task(output, function, self.catalog, values)
             for output, values in zip(outputs, arguments, strict=True)
@@ -96,10 +108,16 @@ class _Runner:
         cluster.run_tasks(_run, tasks, self.workers, count)
         return outputs
 
+    def _names(self, folder: str) -> set[str]:
+        """Names of the files of a folder."""
+        return {url.rsplit("/", 1)[-1] for url in files.list_files(folder)}
+
 
 def _run(task: _Task) -> None:
     if not files.exists(task.output):
         task.function(ray.get(task.catalog), *task.arguments, task.output)
+        # Arrow keeps what it freed: a worker would grow with the number of tasks that it has had.
+        pa.default_memory_pool().release_unused()
 
 
 def deduplicate(
@@ -143,7 +161,14 @@ def deduplicate(
         )
         tasks = _partition_groups(config.minhash.bands << bits, total >> bits)
         pair_urls = runner.phase("candidates", candidates.find, [(routed, task, bits) for task in tasks])
-        edge_urls = runner.phase("edges", verify.verify, [(pair_urls, group, config) for group in groups])
+        wanted = runner.phase("wanted", verify.write_wanted, [(pair_urls, group) for group in groups])
+        sets = runner.phase(
+            "sets", verify.write_sets, [(wanted, group, config) for group in groups], until="edges"
+        )
+        edge_urls = runner.phase(
+            "edges", verify.verify, [(pair_urls, sets, group, config) for group in groups]
+        )
+        files.remove(files.join(work, "sets"))
         labels = _components(runner, edge_urls)
         members = runner.phase("members", components.write_members, [(labels, group) for group in groups])
         inside = runner.phase(
@@ -288,8 +313,7 @@ def entries_of_index(
 ) -> tuple[list[str], dict[str, str]]:
     """(entries, documents) of an index, as `deduplicate` takes them, without reading any text.
 
-    To merge two corpora is to deduplicate the entries of one against the index of the other: only texts of
-    candidate pairs are read then. Routing writes a row group for each part and partition of the index.
+    Routing writes a row group for each part and partition of the index.
     """
     catalog = open_catalog([], {}, [url])
     if not catalog.parts:
@@ -306,6 +330,26 @@ def entries_of_index(
     arguments = [(number, texts, bands, width) for number in range(len(catalog.parts))]
     entries = runner.phase("entries", index.write_entries, arguments)
     return entries, {part.name: part.documents for part in catalog.parts}
+
+
+def deduplicate_indexes(
+    indexes: list[str],
+    others: list[str],
+    work: str,
+    config: DedupConfig,
+    progress: Progress,
+    workers: int,
+) -> DedupOutcome:
+    """Which documents of one corpus, by its `indexes`, another one with the indexes `others` holds too.
+
+    The outcome is that of `deduplicate`: kept documents are of the other corpus. Only texts of candidate
+    pairs are read. Raises UserError if an index was made with other MinHash settings.
+    """
+    _check_indexes([*indexes, *others], config)
+    whole = files.join(work, "index")
+    compact_indexes(indexes, whole, workers, progress)
+    entries, documents = entries_of_index(whole, files.join(work, "entries"), workers, progress)
+    return deduplicate(entries, documents, files.join(work, "pairs"), config, others, progress, workers)
 
 
 def find_repeated_lines(

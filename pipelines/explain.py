@@ -153,8 +153,8 @@ def _by_record(chain: list[Version], file: str, record: int) -> Decision | list[
 def _documents(chain: list[Version], part: str) -> str | None:
     """URL of a part's documents file, if it is there."""
     corpus = chain[0].url.rsplit("/", 2)[0]
-    for path in chain[0].manifest["indexes"]:
-        index = files.join(corpus, path, "index.json")
+    for url in manifests.indexes(chain[0]):
+        index = files.join(url, "index.json")
         if files.exists(index):
             for name, url, _ in files.read_json(index)["parts"]:
                 if name == part and files.exists(url):
@@ -205,7 +205,7 @@ def _describe(chain: list[Version], decision: Decision, diff_lines: int) -> list
         return lines
     kept_version = row["kept_version"] or decision.version.name
     lines.append(
-        f"dropped in {decision.version.name} as {row['reason']} of document {row['kept_id'].hex()}"
+        f"dropped in {decision.version.name} as {_relation(row)} of document {row['kept_id'].hex()}"
         f" of {kept_version}, similarity {row['similarity']:.4f}"
     )
     lines += _cluster(chain, row["kept_id"], row["document_id"])
@@ -223,6 +223,12 @@ def _describe(chain: list[Version], decision: Decision, diff_lines: int) -> list
             diff_lines,
         )
     return lines
+
+
+def _relation(row: dict[str, Any]) -> str:
+    """What a dropped document is of the kept one; its text may equal that of a near-duplicate of it."""
+    twice = row["reason"] == "exact_duplicate" and row["similarity"] < 1
+    return "exact_duplicate of a near_duplicate" if twice else str(row["reason"])
 
 
 def _passages(decision: Decision) -> list[str]:
@@ -262,12 +268,13 @@ def _cluster(chain: list[Version], kept: bytes, document: bytes) -> list[str]:
         return ["no document of these versions was dropped as a duplicate of it"]
     members.sort(key=lambda member: (-member[0]["similarity"], member[0]["document_id"]))
     lines = [f"cluster {kept.hex()}: the kept document and {len(members)} dropped, by similarity with it"]
+    inputs = {item["part"]: item["file"] for item in chain[0].manifest["inputs"]}
     shown = members[:20]
     for row, name in shown:
         mark = "  (this document)" if row["document_id"] == document else ""
         lines.append(
             f"  {row['similarity']:.4f}  {row['document_id'].hex()}  {row['reason']}  {row['source']}  "
-            f"{name}{mark}"
+            f"{name}  {inputs.get(row['part'], row['part'])}{mark}"
         )
     if len(members) > len(shown):
         lines.append(f"  and {len(members) - len(shown):,} more")

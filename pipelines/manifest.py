@@ -99,3 +99,9 @@ def require(storage: str, name: str | None = None) -> Version:
 def package_versions() -> dict[str, str]:
     """Versions of the packages that outputs depend on."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def indexes(version: Version) -> list[str]:
+    """URLs of the dedup indexes that hold the documents of a version, oldest first."""
+    corpus = version.url.rsplit("/", 2)[0]
+    return [files.join(corpus, path) for path in version.manifest["indexes"]]

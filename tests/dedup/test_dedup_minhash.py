@@ -118,3 +118,18 @@ def test_similarity_of_sets(texts):
     assert out[0] == np.float32(len(one & other) / max(len(one | other), 1))
     minhash.compare_sets(offsets, values, np.array([0]), np.array([1]), True, out)
     assert out[0] == np.float32(len(one & other) / max(min(len(one), len(other)), 1))
+
+
+def test_sets_of_texts_of_any_length_are_sorted_and_distinct():
+    generator = np.random.default_rng(3)
+    words = [f"w{number}" for number in range(500)]
+    # The last has as few different shingles as one can have of many: they share a bucket of the sort.
+    texts = [" ".join(generator.choice(words, count)) for count in (0, 1, 63, 64, 65, 1000, 200_000)]
+    texts.append("a b " * 50_000)
+    config = MinHashConfig(ngram=2)
+    offsets, values = minhash.shingle_sets(pa.array(texts, pa.large_string()), config)
+    for number, text in enumerate(texts):
+        tokens = text.split()
+        found = values[offsets[number] : offsets[number + 1]]
+        expected = {" ".join(tokens[i : i + 2]) for i in range(max(len(tokens) - 1, min(len(tokens), 1)))}
+        assert len(found) == len(expected) and (found[1:] > found[:-1]).all()

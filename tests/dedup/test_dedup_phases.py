@@ -94,15 +94,13 @@ def test_candidates_are_the_pairs_that_agree_in_a_band(tmp_path):
 
 
 @pytest.mark.parametrize("measure", ["jaccard", "containment"])
-@pytest.mark.parametrize("batch", [1, 100, 2**25])
-def test_similarities_do_not_depend_on_the_batches(tmp_path, monkeypatch, batch, measure):
-    monkeypatch.setattr(verify, "BATCH_BYTES", batch)
+def test_similarities_are_those_of_the_sets(tmp_path, measure):
     config = DedupConfig(minhash=MinHashConfig(ngram=1), similarity=measure)
     generator = np.random.default_rng(5)
     texts = [" ".join(map(str, generator.integers(0, 12, generator.integers(1, 9)))) for _ in range(20)]
     url, documents = make_part(tmp_path, "p", texts, config.minhash)
     catalogue = catalog.open_catalog([url], documents, [])
-    pairs = list(itertools.combinations(range(20), 2))
+    pairs = np.random.default_rng(6).permutation(list(itertools.combinations(range(20), 2))).tolist()
     left, right = (np.array(side, np.uint64) for side in zip(*pairs, strict=True))
     result = verify.similarities(catalogue, left, right, config)
     sets = [set(text.split()) for text in texts]
@@ -112,6 +110,45 @@ def test_similarities_do_not_depend_on_the_batches(tmp_path, monkeypatch, batch,
     }[measure]
     expected = [np.float32(len(sets[a] & sets[b]) / total(sets[a], sets[b])) for a, b in pairs]
     assert result.tolist() == expected
+
+
+@pytest.mark.parametrize("chunk", [64, 2**20])
+def test_routed_sets_give_the_edges_of_brute_force(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(verify, "CHUNK_BYTES", chunk)
+    config = DedupConfig(minhash=MinHashConfig(ngram=1), threshold=0.3)
+    generator = np.random.default_rng(8)
+    texts = [" ".join(map(str, generator.integers(0, 12, generator.integers(0, 9)))) for _ in range(30)]
+    made = [make_part(tmp_path, f"p{i}", texts[10 * i : 10 * i + 10], config.minhash) for i in range(3)]
+    documents = {name: url for _, part in made for name, url in part.items()}
+    opened = catalog.open_catalog([url for url, _ in made], documents, [])
+    # A group a part, and the last as if it were of an earlier version.
+    catalogue = catalog.Catalog(opened.parts, 2, np.array([0, 1, 1]), 2, [])
+    refs = np.array([(i // 10) << 32 | i % 10 for i in range(30)], np.uint64)
+    pairs = generator.permutation(list(itertools.combinations(range(30), 2)))[:200].tolist()
+    pairs = [(a, b) for a, b in pairs if a < 20]
+    left, right = (refs[list(side)] for side in zip(*(pairs + pairs[:20]), strict=True))
+    run = str(tmp_path / "pairs")
+    runs.write_run(run, [(pa.table({"left": left, "right": right}), catalogue.group_of(left))])
+    url = lambda name, group: str(tmp_path / f"{name}{group}")  # noqa: E731
+    for group in (0, 1):
+        verify.write_wanted(catalogue, [run], group, url("wanted", group))
+    wanted = [url("wanted", group) for group in (0, 1)]
+    for group in (0, 1):
+        verify.write_sets(catalogue, wanted, group, config, url("sets", group))
+    sets = [url("sets", group) for group in (0, 1)]
+    for group in (0, 1):
+        verify.verify(catalogue, [run], sets, group, config, url("edges", group))
+    tables = [files.read_parquet(url("edges", group)) for group in (0, 1)]
+    found = {(row["left"], row["right"]): row["similarity"] for table in tables for row in table.to_pylist()}
+    words = [set(text.split()) for text in texts]
+    expected = {}
+    for a, b in pairs:
+        union = len(words[a] | words[b])
+        similarity = np.float32(len(words[a] & words[b]) / union) if union else np.float32(0)
+        if similarity >= np.float32(0.3):
+            expected[int(refs[a]), int(refs[b])] = similarity
+    assert found == expected and len(found) > 20
+    assert sum(int(table.schema.metadata[b"candidates"]) for table in tables) == len(pairs)
 
 
 @settings(max_examples=50, deadline=None)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ import pytest
 
 from base import files
 from base.errors import UserError
-from pipelines import manifest, prepare
+from pipelines import explain, manifest, prepare
 from pipelines.build import SourceLossError
 from pipelines.config import Config, load
 from pipelines.ledger import Ledger, LedgerError
@@ -213,6 +214,28 @@ def test_weights_of_the_mixture_or_epochs_times_tokens_are_in_manifest_and_repor
     page = Path(outcome.version.url, "report.html").read_text()
     assert "share of the mixture" in page
     assert "No mixture is configured" not in page
+
+
+def test_many_indexes_become_one_that_finds_the_same(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {}
+    for most in (8, 1):
+        monkeypatch.setattr("pipelines.build.MAX_INDEXES", most)
+        storage = tmp_path / f"most-{most}"
+        settings = config(tmp_path / f"raw-{most}", storage)
+        shutil.copytree(raw, tmp_path / f"raw-{most}")
+        run(settings)
+        for number in (8, 9):
+            texts = documents(number, 20) + documents(number - 1, 9) + documents(1, 9)
+            write(tmp_path / f"raw-{most}" / "web" / f"{number}.jsonl", texts)
+            version = prepare.refresh(settings, prepare.inputs_of(settings), lambda *_: None).version
+            assert len(version.manifest["indexes"]) == (1 if most == 1 else number - 6)
+        rows = pq.read_table(f"{version.url}/dropped/duplicates.parquet").to_pylist()
+        names = ("document_id", "kept_id", "kept_version", "similarity")
+        found[most] = sorted([row[name] or "" for name in names[:3]] + [row["similarity"]] for row in rows)
+        assert explain.explain(version, rows[0]["document_id"].hex())[-1]
+    assert found[1] == found[8] and {row[2] for row in found[1]} >= {"v0001", "v0002"}
 
 
 def test_a_source_that_loses_too_much_stops_the_build(raw: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pipelines.cluster import worker_environment
 from pipelines.deduplicate import (
     compact_indexes,
     deduplicate,
-    entries_of_index,
+    deduplicate_indexes,
     find_repeated_lines,
     find_repeated_spans,
     write_index,
@@ -232,6 +232,12 @@ def test_restart_finishes_with_the_same_bytes_for_any_number_of_workers(tmp_path
     assert content(tmp_path / "two") == expected
     assert any(0 < done < total for _, done, total in seen)
     assert again.counts == outcome.counts and again.cluster_sizes == outcome.cluster_sizes
+    seen.clear()
+    note = lambda *progress: seen.append(progress)  # noqa: E731
+    deduplicate(entries, urls, str(tmp_path / "two"), THOROUGH, [], note, 2)
+    # The sets that edges are made of are gone, and not made again.
+    assert not (tmp_path / "two" / "sets").exists()
+    assert all(done == total for _, done, total in seen) and "dedup sets" in {stage for stage, *_ in seen}
     one_folder, one_rows = run(
         *write_parts(tmp_path / "whole", corpus_of(1, 200), THOROUGH), tmp_path / "w", THOROUGH
     )
@@ -314,12 +320,16 @@ def test_two_corpora_are_merged_from_their_indexes(tmp_path, monkeypatch):
     other = [{**d, "name": f"other {d['name']}"} for d in corpus_of(5, 20, 60)] + corpus_of(8, 30, 60)
     first, _ = indexed(tmp_path, "a", old)
     second, gone = indexed(tmp_path, "b", other, parts=2)
-    entries, urls = entries_of_index(second, str(tmp_path / "entries"), 2)
-    _, merged = run(entries, urls, tmp_path / "merged", THOROUGH, [first])
+    work = str(tmp_path / "merged")
+    outcome = deduplicate_indexes([second], [first], work, THOROUGH, lambda *_: None, 2)
+    tables = [files.read_parquet(url).to_pylist() for url in outcome.dropped]
+    merged = {row["document_id"]: row for row in itertools.chain.from_iterable(tables)}
     # As if the survivors of the second corpus had been read again.
     left = [document for document in other if document_id(document) not in gone]
     again, where = write_parts(tmp_path / "again", left, THOROUGH)
     _, read = run(again, where, tmp_path / "read", THOROUGH, [first])
+    with pytest.raises(UserError, match="dedup.minhash.ngram = 5, but the index"):
+        deduplicate_indexes([second], [first], work, DedupConfig(), lambda *_: None, 2)
     assert {i: (row["kept_id"], row["similarity"], row["source"]) for i, row in merged.items()} == {
         i: (row["kept_id"], row["similarity"], row["source"]) for i, row in read.items()
     }

@@ -21,6 +21,8 @@ BASE = [
     for i, word in enumerate(["quick", "brown", "lazy", "red", "old", "new", "big", "small", "tall"] * 3)
 ]
 
+SHIPS = [f"Ship {i} sails past island {i * 7} and anchors near reef {i * 13} at night." for i in range(27)]
+
 
 def near(text: str) -> str:
     return text.replace("fox number 3", "cat number 3")
@@ -38,6 +40,10 @@ def corpus(tmp_path_factory):
         {"text": "x"},
         {"text": "Something else altogether, about boats. " + " ".join(BASE[::-1])[:300]},
         {"text": 5},
+        # The last stays; the second, of the same words, would, and so the first is its twin.
+        {"text": " ".join(SHIPS)},
+        {"text": "  ".join(SHIPS)},
+        {"text": " ".join(SHIPS) + " The captain writes all of it down in the log of the ship."},
     ]
     (folder / "one.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     config = Config.model_validate(
@@ -87,6 +93,16 @@ def test_an_exact_duplicate_and_a_kept_document_show_the_cluster(corpus):
     assert "kept in v0001, in v0001/shards/a/" in kept and "and 3 dropped" in kept
     alone = "\n".join(explain.explain(version, "one.jsonl:4"))
     assert "kept in v0001" in alone and "no document of these versions was dropped" in alone
+
+
+def test_the_twin_of_a_near_duplicate_is_told_as_such(corpus):
+    _, version = corpus
+    twin = "\n".join(explain.explain(version, "one.jsonl:6"))
+    assert "dropped in v0001 as exact_duplicate of a near_duplicate of document" in twin
+    assert "-The captain writes" in twin and "one.jsonl, record 8" in twin
+    assert "dropped in v0001 as near_duplicate of document" in "\n".join(
+        explain.explain(version, "one.jsonl:7")
+    )
 
 
 def test_a_duplicate_of_an_older_version(corpus):
