@@ -304,10 +304,10 @@ def extrapolate(
         "assumptions": [
             "750 tokens and 3,000 bytes a document: 1.5T tokens",
             "copies as in the synthetic corpus; candidate pairs a document as there",
-            "each text of a pair is shingled once a pair, which is once more than most are",
+            "each text of a pair is shingled once a pair",
             f"each of {MAX_GROUPS} groups decompresses every record batch once, for pairs anywhere in it",
             "CPU time of the phases grows in proportion to documents; storage is not the limit",
-            f"a group has {documents // MAX_GROUPS:,} documents: routing takes about 500 bytes for each",
+            f"a group has {documents // MAX_GROUPS:,} documents: routing takes about 700 bytes for each",
             f"dedup.partitions = {config.partitions}, {MAX_GROUPS} groups",
         ],
     }
