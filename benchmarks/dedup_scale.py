@@ -330,7 +330,7 @@ def extrapolate(
             "every set is routed once for each of its pairs: no two of them are of one group",
             "texts that are read again, of clusters whose members LSH did not pair, are few",
             "CPU time of the phases grows in proportion to documents; storage is not the limit",
-            f"a group has {documents // MAX_GROUPS:,} documents: routing takes about 500 bytes for each",
+            f"a group has {documents // MAX_GROUPS:,} documents: routing takes about 700 bytes for each",
             f"dedup.partitions = {config.partitions}, {MAX_GROUPS} groups",
         ],
     }
