@@ -39,10 +39,12 @@ def main(
 
     chosen = name or pretrain.run_name(settings, version)
     pretrain.check_fits(settings, version, chosen)
+    from jobs.progress import TrainingProgress
     from pipelines import cluster
 
     cluster.start(settings.ray, verbose)
-    result = pretrain.pretrain(settings, version, chosen)
+    progress = TrainingProgress(settings.train.steps)
+    result = pretrain.pretrain(settings, version, chosen, progress)
     speed = result["tokens_per_second"]
     print(
         f"run {chosen}: {result['step']} steps, {result['tokens']:,} tokens; loss {result['first_loss']:.4f} "
