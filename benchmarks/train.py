@@ -3,9 +3,10 @@
     python -m benchmarks.train                        everything, small shapes
     python -m benchmarks.train --quick                one round, not two: about six minutes on two cores
     python -m benchmarks.train --parts steps ray      only these, of steps, ray and checkpoint
-    python -m benchmarks.train --parts recipe --layers 4 --micro-batch 8 --precision fp16 bf16 \\
-        --trace /tmp/step                             on a GPU: four layers of the recipe, both models
-    python -m benchmarks.train --parts recipe --precision fp16      the whole recipe, where it fits
+    python -m benchmarks.train --parts recipe --layers 4 --micro-batch 8 --precision fp16 bf16 --trace step
+    python -m benchmarks.train --parts recipe --micro-batch 8 --precision fp16
+
+The last two are for a GPU: four layers of the recipe, and the whole recipe where it fits.
 
 steps: model.neox against Hugging Face GPTNeoX, both on DeepSpeed with the same shape, batch, optimizer and
 settings. Each measurement has a process of its own, and the two models take turns. On a CPU, speed is in
@@ -17,7 +18,7 @@ ray: the whole loop below Ray Train against the bare one, in turns, and how long
 checkpoint: seconds that a checkpoint stops the loop, written behind it and not.
 
 recipe (needs a GPU to be of use): steps and checkpoints of the shape of --recipe, by default StableLM's 3B;
---trace writes Chrome traces of a step (<trace>-<precision>.json). Checkpoints need room for two on the local disk.
+--trace writes Chrome traces of a step (<trace>-<precision>.json). Checkpoints need room for two on the disk.
 
 Results go to benchmarks/results/train.json, those of a recipe to train_recipe_<layers>.json.
 """
@@ -40,7 +41,7 @@ from typing import Any
 from benchmarks.dedup_inputs import ROOT, circumstances, record
 from benchmarks.plan import peaks
 from model.config import ModelConfig, TrainConfig
-from model.plan import H200_PEAK_TFLOPS, flops_per_token, memory, parameters
+from model.plan import H200_PEAK_TFLOPS, checkpoint_bytes, flops_per_token, memory
 from pipelines.config import load
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -325,12 +326,9 @@ def stall(asynchronous: bool, shape: dict[str, Any]) -> dict[str, float]:
 
 def checkpoints(rounds: int, shape: dict[str, Any]) -> dict[str, Any]:
     """Stalls of checkpoints that are written behind training, and of those that are not; the best rounds."""
-    model, _, vocab_size = settings(shape, "fp16")
-    # Weights in half precision; in float32 weights and two moments. A new one is whole before the old one goes.
-    needed, free = (
-        2 * 14 * parameters(model, vocab_size).unique,
-        shutil.disk_usage(tempfile.gettempdir()).free,
-    )
+    # The old one goes when the new one is whole.
+    needed = 2 * checkpoint_bytes(*settings(shape, "fp16"))
+    free = shutil.disk_usage(tempfile.gettempdir()).free
     if needed > free:
         return {"not_measured": f"two checkpoints need {needed / 1e9:.0f} GB, there are {free / 1e9:.0f}"}
     found: dict[str, list[dict[str, float]]] = {"asynchronous": [], "synchronous": []}

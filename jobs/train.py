@@ -45,11 +45,12 @@ def main(
     cluster.start(settings.ray, verbose)
     progress = TrainingProgress(settings.train.steps)
     result = pretrain.pretrain(settings, version, chosen, progress)
-    speed = result["tokens_per_second"]
+    speed, before = result["tokens_per_second"], result["resumed_from"]
     print(
         f"run {chosen}: {result['step']} steps, {result['tokens']:,} tokens; loss {result['first_loss']:.4f} "
         f"→ {result['last_loss']:.4f}; unigram entropy {result['unigram_entropy']:.4f} nats"
         + (f"; {speed:,.0f} tokens/s" if speed else "")
+        + (f"; continued from step {before}" if before and result["new"] else "")
     )
     print(f"model {result['model']}" + ("" if result["new"] else " (already finished)"))
 
