@@ -138,6 +138,7 @@ class Saver:
             free = shutil.disk_usage(temporary).free
             fits = free > needed * 1.05
             if not fits:
+                os.rmdir(temporary)
                 logger.warning(
                     "no checkpoint at step %d: %s has %d free bytes, %d are needed",
                     step,

@@ -120,6 +120,11 @@ def pretrain(
         weights = mixture(config, version)
         settled = config.model_copy(update={"mixture": weights, "mixture_epochs": {}})
         summary = run_training(settled, version.manifest_url, url, ship, on_line)
+        if "hf_url" not in summary:
+            raise UserError(
+                f"run {run} is at its last step, but the checkpoint there could not be written below {url}; "
+                "make room and run the same command again"
+            )
         result = {
             **summary,
             "version": version.name,

@@ -196,7 +196,8 @@ def test_no_space_keeps_the_last_checkpoint_and_goes_on(
     with caplog.at_level(logging.WARNING):
         result = run_here(manifest, steps=5, **run)
     assert "no checkpoint at step 4" in caplog.text
-    assert result["step"] == 5 and checkpoint.steps(run["run_url"]) == [2]
+    assert result["step"] == 5 and checkpoint.steps(run["run_url"]) == [2] and "hf_url" not in result
+    assert [path.name for path in Path(run["run_url"], "checkpoints").iterdir()] == ["step_00000002"]
 
 
 CONSTANT = {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 2}
