@@ -196,7 +196,7 @@ class TrainConfig(Section):
     activation_checkpointing: bool = False
     """Recompute each layer's activations in the backward pass."""
     compile: bool = False
-    """Run the model through torch.compile."""
+    """Run the model through torch.compile; on a CPU in fp32 alone."""
     loss_chunk: int = Field(1024, ge=1)
     """Positions whose logits exist at one time in the chunked cross-entropy."""
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -137,10 +137,11 @@ def train(
     """Train to the last step, from the newest whole checkpoint if the run has one. Every rank calls it.
 
     The process group is taken from the environment (torchrun) or is there already (Ray Train). on_metrics
-    gets each journal line, on rank 0. After the last step the model is written to <run>/hf. Returns the run's
-    summary (also written to <run>/summary.json): step, first and last loss, tokens, tokens per second over
-    this launch, skipped steps, rollbacks, evaluation, checkpoint_url, best_checkpoint_url, checkpoint_stall
-    (seconds), hf_url; other ranks get an empty one.
+    gets each journal line, on rank 0, and those of steps that are repeated after a kill. After the last step
+    the model is written to <run>/hf. Returns the run's summary (also written to <run>/summary.json): step,
+    first and last loss, tokens, tokens per second over this launch, skipped steps, rollbacks, evaluation,
+    checkpoint_url, best_checkpoint_url, checkpoint_stall (seconds), and, when the last checkpoint could be
+    written, hf_url; other ranks get an empty one.
     Raises UserError for settings that do not fit the corpus or an earlier part of the run.
     """
     rank, world = initialize_distributed()
@@ -357,9 +358,11 @@ class _Loop:
         }
 
     def log(self, line: dict[str, Any]) -> None:
-        """Journal a line, on rank 0."""
-        if self.journal and self.journal.append(line) and self.on_metrics:
-            self.on_metrics(line)
+        """Journal a line and tell it, on rank 0."""
+        if self.journal:
+            self.journal.append(line)
+            if self.on_metrics:
+                self.on_metrics(line)
 
     def save(self, step: int, evaluation: dict[str, dict[str, float]]) -> None:
         """Begin a checkpoint; all ranks call it."""

@@ -29,7 +29,7 @@ SETTLE = 10.0
 OnStart = Callable[[str], AbstractContextManager[Any]]
 """Given the journal's URL, what rank 0 does around training (shipping the journal); it must be picklable."""
 OnLine = Callable[[dict[str, Any]], None]
-"""Gets each line of the journal soon after it is written."""
+"""Gets each line of the journal soon after it is written, and lines of steps that are repeated."""
 
 
 def run_training(

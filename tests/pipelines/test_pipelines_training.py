@@ -68,8 +68,9 @@ def test_two_workers_survive_the_death_of_one_with_the_same_losses(cluster: None
     assert float(starts[1].split()[1]) - float((tmp_path / "killed").read_text()) < 30
     lines = journal.read(run_url)
     assert [line["step"] for line in lines] == list(range(1, 41))
-    # The line that is written when the process dies may not be told.
-    assert [line for line in lines if line in told] == told and len(told) >= 39
+    # The line that is written when the process dies may not be told; repeated steps are.
+    assert len([line for line in lines if line in told]) >= 39
+    assert told[-1]["step"] == 40 and result["resumed_from"] + 1 in [line["step"] for line in told]
     curve = MlflowClient(place.uri).get_metric_history(str(tracked.id), "loss")
     assert [(point.step, point.value) for point in curve] == [(line["step"], line["loss"]) for line in lines]
     reference = [line["loss"] for line in journal.read(str(tmp_path / "alone"))]
