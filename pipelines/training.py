@@ -12,7 +12,7 @@ import pyarrow.fs
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.util.queue import Empty, Queue
+from ray.util.queue import Queue
 
 from base import files
 from base.errors import UserError
@@ -150,36 +150,27 @@ def _user_error(error: BaseException) -> UserError | None:
 @contextlib.contextmanager
 def _listen(messages: Queue, on_line: OnLine | None) -> Iterator[None]:
     """Pass on what workers send during the block: journal lines to `on_line`, warnings to the log."""
-    stop = threading.Event()
+    heard: set[str] = set()
 
     def work() -> None:
-        heard: set[str] = set()
-        while True:
-            ending = stop.is_set()
-            try:
-                message = messages.get(timeout=0.5)
-            except Empty:
-                if ending:
-                    return
-            except Exception as error:  # the cluster is gone, and training says so
-                logger.debug("no more messages of the workers: %s", error)
-                return
-            else:
-                if isinstance(message, dict):
-                    if on_line is not None:
-                        on_line(message)
-                elif message not in heard:  # ranks may say the same
-                    heard.add(message)
-                    logger.warning("%s", message)
+        with contextlib.suppress(ray.exceptions.RayError):  # the cluster is gone, and training says so
+            while (message := messages.get()) is not None:
+                if isinstance(message, str):
+                    if message not in heard:  # ranks may say the same
+                        heard.add(message)
+                        logger.warning("%s", message)
+                elif on_line is not None:
+                    on_line(message)
 
     thread = threading.Thread(target=work, name="messages", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        stop.set()
-        thread.join(timeout=10)
-        messages.shutdown()
+        with contextlib.suppress(ray.exceptions.RayError):
+            messages.put(None)
+            thread.join(timeout=10)
+            messages.shutdown()
 
 
 class _Warnings(logging.Handler):
