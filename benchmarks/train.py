@@ -3,7 +3,10 @@
     python -m benchmarks.train                        everything, small shapes
     python -m benchmarks.train --quick                one round, not two: about six minutes on two cores
     python -m benchmarks.train --parts steps ray      only these, of steps, ray and checkpoint
-    python -m benchmarks.train --parts recipe --layers 4 --precision fp16 bf16 --trace /tmp/step.json
+    python -m benchmarks.train --parts recipe --layers 4 --micro-batch 8 --precision fp16 bf16 --trace step
+    python -m benchmarks.train --parts recipe --micro-batch 8 --precision fp16
+
+The last two are for a GPU: four layers of the recipe, and the whole recipe where it fits.
 
 steps: model.neox against Hugging Face GPTNeoX, both on DeepSpeed with the same shape, batch, optimizer and
 settings. Each measurement has a process of its own, and the two models take turns. On a CPU, speed is in
@@ -15,28 +18,30 @@ ray: the whole loop below Ray Train against the bare one, in turns, and how long
 checkpoint: seconds that a checkpoint stops the loop, written behind it and not.
 
 recipe (needs a GPU to be of use): steps and checkpoints of the shape of --recipe, by default StableLM's 3B;
---trace writes a Chrome trace of a step.
+--trace writes Chrome traces of a step (<trace>-<precision>.json). Checkpoints need room for two on the disk.
 
-Results go to benchmarks/results/train.json, those of a recipe to train_recipe.json.
+Results go to benchmarks/results/train.json, those of a recipe to train_recipe_<layers>.json.
 """
 
 import argparse
 import itertools
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.dedup_inputs import ROOT, circumstances, record
 from benchmarks.plan import peaks
 from model.config import ModelConfig, TrainConfig
-from model.plan import H200_PEAK_TFLOPS, flops_per_token, memory
+from model.plan import H200_PEAK_TFLOPS, checkpoint_bytes, flops_per_token, memory
 from pipelines.config import load
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -157,6 +162,8 @@ def measure(which: str, shape: dict[str, Any], precision: str, steps: int, trace
     loss = 0.0
     for _ in range(2):
         loss = step(tokens)
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
     clock = time.perf_counter if cuda else time.process_time
     seconds = []
     for _ in range(steps):
@@ -201,7 +208,7 @@ def compare(shape: dict[str, Any], precision: str, steps: int, rounds: int, trac
     found: dict[str, list[dict[str, float]]] = {"piledriver": [], "hugging_face": []}
     for _ in range(rounds):
         for name, results in found.items():
-            place = trace if name == "piledriver" else ""
+            place = f"{trace}-{precision}.json" if trace and name == "piledriver" else ""
             try:
                 results.append(alone("measure", name, json.dumps(shape), precision, str(steps), place))
             except RuntimeError as error:
@@ -319,6 +326,11 @@ def stall(asynchronous: bool, shape: dict[str, Any]) -> dict[str, float]:
 
 def checkpoints(rounds: int, shape: dict[str, Any]) -> dict[str, Any]:
     """Stalls of checkpoints that are written behind training, and of those that are not; the best rounds."""
+    # The old one goes when the new one is whole.
+    needed = 2 * checkpoint_bytes(*settings(shape, "fp16"))
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if needed > free:
+        return {"not_measured": f"two checkpoints need {needed / 1e9:.0f} GB, there are {free / 1e9:.0f}"}
     found: dict[str, list[dict[str, float]]] = {"asynchronous": [], "synchronous": []}
     for _ in range(rounds):
         for name, results in found.items():
@@ -359,7 +371,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="configs/stablelm-base-alpha-3b.yaml")
     parser.add_argument("--layers", type=int, help="layers of the recipe's shape; all of them when absent")
     parser.add_argument("--micro-batch", type=int, help="sequences of the recipe's micro batch")
-    parser.add_argument("--trace", default="", help="file for a Chrome trace of one step")
+    parser.add_argument("--trace", default="", help="where Chrome traces of one step go, without suffix")
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--quick", action="store_true", help="one round instead of two")
@@ -376,6 +388,7 @@ def main() -> None:
         return
     rounds = 1 if options.quick else 2
     result = circumstances()
+    result["packages"] = {name: version(name) for name in ("torch", "deepspeed", "transformers", "ray")}
     result["unit"] = "tokens a second of wall-clock time on a GPU, of CPU time of one thread else"
     if "recipe" in options.parts:
         shapes = recipe(options.recipe, options.layers)
@@ -384,7 +397,8 @@ def main() -> None:
                 shape["train"]["micro_batch_size"] = options.micro_batch
         result["steps"] = steps_of(shapes, options, rounds)
         result["checkpoint"] = {name: checkpoints(rounds, shape) for name, shape in shapes.items()}
-        record("train_recipe", result)
+        layers = next(iter(shapes.values()))["model"]["num_layers"]
+        record(f"train_recipe_{layers}", result)
         return
     if "steps" in options.parts:
         result["steps"] = steps_of(SHAPES, options, rounds)

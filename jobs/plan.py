@@ -15,6 +15,7 @@ def main(
     peak_tflops: Annotated[float | None, typer.Option(help="Peak TFLOP/s of one GPU; default: H200.")] = None,
     gpu_memory: Annotated[float, typer.Option(help="Memory of one GPU in GiB; default: H200.")] = 131,
     price: Annotated[float | None, typer.Option(help="Price of one GPU-hour.")] = None,
+    days: Annotated[float | None, typer.Option(help="Choose the fewest GPUs that take no longer.")] = None,
 ) -> None:
     r"""Print parameters, memory by part, FLOPs, time and cost of a training configuration.
 
@@ -22,14 +23,21 @@ def main(
     Examples:
       python -m jobs.plan --config configs/stablelm-base-alpha-3b.yaml
       python -m jobs.plan --config configs/stablelm-base-alpha-7b.yaml --workers 256 --mfu 0.5 --price 2.5
+      python -m jobs.plan --config configs/stablelm-base-alpha-3b.yaml --days 7
     """
     from rich.console import Console
     from rich.table import Table
 
-    from model.plan import plan
+    from base.errors import UserError
+    from model.plan import plan, workers_for
     from pipelines.config import load
 
+    if days is not None and workers is not None:
+        raise UserError("give either --workers or --days")
     settings = load(config, set_)
+    if days is not None:
+        tokens = settings.tokenize.vocab_size
+        workers = workers_for(settings.model, settings.train, tokens, days, mfu=mfu, peak_tflops=peak_tflops)
     found = plan(
         settings.model,
         settings.train,
@@ -69,7 +77,9 @@ def main(
         ("memory a worker in the optimizer's step", f"{memory.update / gib:.2f} GiB"),
         ("memory a worker, peak", f"{memory.total / gib:.2f} GiB"),
         (f"fits in {gpu_memory:g} GiB", "yes" if memory.total < gpu_memory * gib else "no"),
+        ("checkpoint", f"{found.checkpoint_bytes / gib:.2f} GiB"),
         ("workers", f"{found.workers:,}"),
+        (f"hardware FLOPs utilisation at {mfu:.0%} MFU", f"{mfu * found.recomputation:.0%}"),
         (f"tokens a second at {mfu:.0%} MFU", f"{found.tokens_per_second:,.0f}"),
         ("seconds a step", f"{found.step_seconds:.2f}"),
         ("days", f"{found.days:.2f}"),

@@ -1,7 +1,11 @@
-"""Progress of long work: bars on a terminal; elsewhere a line every ten seconds and one a finished stage."""
+"""Progress of long work: bars on a terminal; elsewhere a line every ten seconds and one a finished stage.
+
+Of training: a line every ten seconds, and one of each evaluation and of each step that was skipped.
+"""
 
 import sys
 import threading
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
@@ -96,3 +100,38 @@ class StageProgress:
         self.stopped.set()
         if self.progress:
             self.progress.stop()
+
+
+class TrainingProgress:
+    """Shows a training run as it goes; call it with each line of its journal."""
+
+    def __init__(self, steps: int, every: float = EVERY) -> None:
+        """`steps`: of the whole run. A line is shown every so many seconds."""
+        self.steps, self.every = steps, every
+        self.first: tuple[int, float] | None = None
+        """Step and time of the first line."""
+        self.shown = 0.0
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        """Note a line of the journal, and show it if it is time or it tells something."""
+        step, now = line["step"], line["time"]
+        self.first = self.first or (step, now)
+        evaluation = line.get("evaluation")
+        skipped = f"  skipped: {line['reason']}" if line.get("skipped") else ""
+        if not (evaluation or skipped or step == self.steps or now >= self.shown + self.every):
+            return
+        self.shown = now
+        text = f"  step {step:>{len(str(self.steps))}} of {self.steps}"
+        if line["loss"] is not None:
+            text += f"  loss {line['loss']:.4f}"
+        text += f"{skipped}  {line['tokens_per_second']:,.0f} tokens/s  MFU {line['mfu']:.0%}"
+        if step > self.first[0] and step < self.steps:
+            left = (now - self.first[1]) / (step - self.first[0]) * (self.steps - step)
+            text += f"  ETA {clock(left)}"
+        if "rollback" in line:
+            text += f"  back to the weights of step {line['rollback']['step']}"
+        if evaluation:
+            losses = [values["loss"] for values in evaluation.values()]
+            text += f"  held-out loss {sum(losses) / len(losses):.4f}"
+            text += f" (mean of {len(losses)} sources)" if len(losses) > 1 else ""
+        print(text, flush=True)

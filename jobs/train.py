@@ -39,15 +39,18 @@ def main(
 
     chosen = name or pretrain.run_name(settings, version)
     pretrain.check_fits(settings, version, chosen)
+    from jobs.progress import TrainingProgress
     from pipelines import cluster
 
     cluster.start(settings.ray, verbose)
-    result = pretrain.pretrain(settings, version, chosen)
-    speed = result["tokens_per_second"]
+    progress = TrainingProgress(settings.train.steps)
+    result = pretrain.pretrain(settings, version, chosen, progress)
+    speed, before = result["tokens_per_second"], result["resumed_from"]
     print(
         f"run {chosen}: {result['step']} steps, {result['tokens']:,} tokens; loss {result['first_loss']:.4f} "
         f"→ {result['last_loss']:.4f}; unigram entropy {result['unigram_entropy']:.4f} nats"
         + (f"; {speed:,.0f} tokens/s" if speed else "")
+        + (f"; continued from step {before}" if before and result["new"] else "")
     )
     print(f"model {result['model']}" + ("" if result["new"] else " (already finished)"))
 

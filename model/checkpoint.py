@@ -138,6 +138,7 @@ class Saver:
             free = shutil.disk_usage(temporary).free
             fits = free > needed * 1.05
             if not fits:
+                os.rmdir(temporary)
                 logger.warning(
                     "no checkpoint at step %d: %s has %d free bytes, %d are needed",
                     step,
@@ -197,6 +198,9 @@ class Saver:
                     os.unlink(path)
         except Exception as error:
             report = {"error": f"{type(error).__name__}: {error}"}
+            for _, path in captured:  # what is half written must not fill the disk
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
         try:
             if self.rank:
                 files.write_json(files.join(place, f"rank_{self.rank}.json"), report)
@@ -204,6 +208,9 @@ class Saver:
                 self._complete(report, place, target, content)
         except Exception as error:  # training goes on, and the last checkpoint stays
             logger.warning("no checkpoint at step %d: %s: %s", content["step"], type(error).__name__, error)
+            if self.rank == 0 and self.saved != content["step"]:
+                with contextlib.suppress(OSError):
+                    files.remove(place)
 
     def _complete(self, report: dict[str, Any], place: str, target: str, content: dict[str, Any]) -> None:
         reports = [report]
@@ -290,12 +297,15 @@ def latest(run_url: str) -> str | None:
 def check_description(checkpoint_url: str, expected: dict[str, Any]) -> dict[str, Any]:
     """The description of a checkpoint, if it continues what `expected` describes.
 
-    Raises UserError naming the first value that differs.
+    A precision that `expected` does not name may be any one. Raises UserError naming the first value that
+    differs.
     """
     content: dict[str, Any] = files.read_json(files.join(checkpoint_url, DESCRIPTION))
     for section in ("model", "data"):
         for name in [*expected[section], *(set(content[section]) - set(expected[section]))]:
             before, value = content[section].get(name), expected[section].get(name)
+            if name == "precision" and value is None:
+                continue
             if before != value:
                 raise UserError(
                     f"checkpoint {checkpoint_url} has {section}.{name} = {before!r}, this run has {value!r}; "
@@ -404,7 +414,7 @@ def load(engine: Any, checkpoint_url: str, zero_stage: int, tensor_parallel: int
 @contextlib.contextmanager
 def _universal(path: str, zero_stage: int, engine: Any, leads: bool) -> Iterator[str]:
     """A temporary universal checkpoint for `engine`, made of the one of `zero_stage` in the folder `path`."""
-    target = path.rstrip("/") + ".universal"
+    target = str(Path(path).with_name(f"{files.TEMPORARY}{Path(path).name}.universal"))
     if leads:
         universal.convert(Path(path, STATE), Path(target, STATE), zero_stage, engine)
     _barrier()

@@ -180,6 +180,12 @@ def build_engine(
         )
     precision = precision_of(config)
     accelerator = get_accelerator()
+    if config.compile and precision != "fp32" and accelerator.device_name() == "cpu":
+        # Two biases that are added have one gradient: inductor then declares a C++ variable twice.
+        raise UserError(
+            f"train.compile: on a CPU torch {torch.__version__} compiles train.precision fp32 alone, "
+            f"not {precision}"
+        )
     if precision == "fp16" and accelerator.device_name() == "cpu":
         # torch computes float16 on any CPU, slowly; DeepSpeed only asks whether it is fast there.
         accelerator.is_fp16_supported = MethodType(lambda self: True, accelerator)

@@ -9,7 +9,7 @@ from typing import Any
 
 from base import files
 from model.config import ModelConfig, TrainConfig
-from model.loader import Corpus, Loader
+from model.loader import Corpus, Loader, ShardCache
 
 SUMMARY = "summary.json"
 RUN = "run.json"
@@ -47,7 +47,8 @@ def check(job: TrainJob) -> Loader:
         from model.deepspeed_keys import check_keys
 
         check_keys(job.train.deepspeed)
-    corpus = Corpus.open(job.manifest_url, verify=job.train.verify_shards)
+    cache = ShardCache(job.train.cache_folder, int(job.train.cache_gib * 2**30))
+    corpus = Corpus.open(job.manifest_url, cache, verify=job.train.verify_shards)
     vocab_size = corpus.tokenizer["vocab_size"]
     loader = Loader(
         corpus,
@@ -64,7 +65,10 @@ def check(job: TrainJob) -> Loader:
 
     found = checkpoint.steps(job.run_url)
     if found:
-        checkpoint.check_description(checkpoint.folder(job.run_url, found[-1]), describe(job, loader))
+        expected = describe(job, loader)
+        if job.train.precision == "auto":  # the workers decide it: their machines may be other ones
+            del expected["model"]["precision"]
+        checkpoint.check_description(checkpoint.folder(job.run_url, found[-1]), expected)
     return loader
 
 

@@ -71,6 +71,8 @@ class _Shard:
     tokens: NDArray[Any]
     offsets: NDArray[np.int64]
     table: pa.RecordBatch
+    copy: str | None
+    """Path in the cache of a remote shard; None for a local one."""
 
 
 class ShardCache:
@@ -98,7 +100,7 @@ class ShardCache:
         return path
 
     def _shrink(self, keep: str) -> None:
-        """Mapped files may go: their pages stay until the mapping is closed."""
+        """Mapped files may go: their pages stay until the mapping is closed, see `Corpus.close_removed`."""
         entries = []
         for entry in os.scandir(self.folder):
             if entry.name.endswith(".arrow") and not entry.name.startswith(files.TEMPORARY):
@@ -180,11 +182,28 @@ class Corpus:
             self._open[number] = self._read(number)
         return self._open[number]
 
+    def close_removed(self, keep: NDArray[np.int64]) -> list[int]:
+        """Close the shards whose copies the cache has removed, so that the disk gets their room; which.
+
+        keep: positions in the manifest of those that stay open.
+        """
+        removed = [
+            number
+            for number, shard in list(self._open.items())
+            if shard.copy and number not in keep and not os.path.exists(shard.copy)
+        ]
+        for number in removed:
+            del self._open[number]
+        return removed
+
     def _read(self, number: int) -> _Shard:
         entry = self.shards[number]
         url = files.join(self.base, entry["path"])
+        copy = None
         try:
-            path = files.local_path(url) or self._cache.fetch(url, entry["digest"])
+            path = files.local_path(url)
+            if path is None:
+                path = copy = self._cache.fetch(url, entry["digest"])
             if self._verify and files.digest(path) != entry["digest"]:
                 raise pa.ArrowInvalid("its digest is not the one in the manifest")
             batches = pa.ipc.open_file(pa.memory_map(path))
@@ -203,7 +222,7 @@ class Corpus:
                 f"shard {url} is damaged: it holds {len(tokens)} {tokens.dtype} tokens, "
                 f"the manifest says {entry['tokens']} {self.dtype}"
             )
-        return _Shard(tokens, offsets, batch)
+        return _Shard(tokens, offsets, batch, copy)
 
     def verify(self) -> None:
         """Compare every shard with its digest (xxh3-128). Raises UserError naming the first that differs."""
@@ -216,16 +235,28 @@ class Corpus:
             if digest != entry["digest"]:
                 raise UserError(f"shard {url} is damaged: its digest is not the one in the manifest")
 
-    def heldout(self, source: str, max_documents: int | None = None) -> Heldout:
-        """The first held-out documents of a source, in shard order; none when it has none."""
+    def heldout(
+        self, source: str, max_documents: int | None = None, max_tokens: int | None = None
+    ) -> Heldout:
+        """The first held-out documents of a source, in shard order; none when it has none.
+
+        With max_tokens, as many documents as begin within so many tokens; shards beyond are not read.
+        """
         pieces: list[NDArray[Any]] = []
         lengths: list[NDArray[np.int64]] = []
         documents: list[bytes] = []
+        read = 0
         for number in self.shard_numbers(source, "heldout"):
+            if max_tokens is not None and read >= max_tokens:
+                break
             shard = self.shard(number)
             count = len(shard.offsets) - 1
             if max_documents is not None:
                 count = min(count, max_documents - len(documents))
+            if max_tokens is not None:
+                begins = shard.offsets[:-1] - shard.offsets[0]
+                count = min(count, int(np.searchsorted(begins, max_tokens - read)))
+                read += int(shard.offsets[count] - shard.offsets[0])
             pieces.append(shard.tokens[: shard.offsets[count] - shard.offsets[0]])
             lengths.append(np.diff(shard.offsets[: count + 1]))
             documents += shard.table.column("document_id").slice(0, count).to_pylist()
@@ -443,6 +474,8 @@ class Loader:
                 self._addresses[index] = self.corpus.shard(int(self._numbers[index])).tokens.ctypes.data
             except UserError as error:
                 self._damage(index, error)
+        removed = self.corpus.close_removed(self._numbers[needed])
+        self._addresses[np.isin(self._numbers, removed)] = 0
 
     def _strange(self, index: int) -> UserError:
         """The error of a shard that holds tokens outside the vocabulary."""

@@ -25,4 +25,5 @@ def machine() -> dict[str, float]:
         free, total = torch.cuda.mem_get_info()
         found["gpu_0_memory_usage_megabytes"] = (total - free) / MEGABYTE
         found["gpu_0_memory_usage_percentage"] = 100 * (1 - free / total)
+        found["process_gpu_peak_megabytes"] = torch.cuda.max_memory_allocated() / MEGABYTE
     return found

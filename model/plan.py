@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from base.errors import UserError
 from model.config import ModelConfig, TrainConfig
 
 BUCKET = 500_000_000
@@ -81,6 +82,13 @@ class Plan:
     days: float
     cost: float | None
     """In the currency of the price, if there is one."""
+    checkpoint_bytes: int
+    """Of one checkpoint on storage."""
+
+    @property
+    def recomputation(self) -> float:
+        """FLOPs that the device computes for each one that MFU counts."""
+        return self.hardware_flops_per_token / self.flops_per_token
 
 
 def parameters(config: ModelConfig, vocab_size: int) -> Parameters:
@@ -267,6 +275,17 @@ def memory(
     )
 
 
+def checkpoint_bytes(config: ModelConfig, train: TrainConfig, vocab_size: int) -> int:
+    """Bytes of one checkpoint: Adam's two moments and master weights in float32, and the model's weights.
+
+    ZeRO 3 leaves those out, ZeRO 0 in float32 has no others.
+    """
+    width = 4 if train.precision == "fp32" else 2
+    weights = 0 if train.zero_stage == 3 else width
+    master = 0 if train.zero_stage == 0 and width == 4 else 4
+    return (8 + master + weights) * parameters(config, vocab_size).unique
+
+
 def plan(
     config: ModelConfig,
     train: TrainConfig,
@@ -311,4 +330,33 @@ def plan(
         step_seconds=tokens_per_step / rate,
         days=seconds / SECONDS_PER_DAY,
         cost=None if price_per_hour is None else price_per_hour * workers * seconds / 3600,
+        checkpoint_bytes=checkpoint_bytes(config, train, vocab_size),
+    )
+
+
+def workers_for(
+    config: ModelConfig,
+    train: TrainConfig,
+    vocab_size: int,
+    days: float,
+    *,
+    mfu: float = 0.45,
+    peak_tflops: float | None = None,
+) -> int:
+    """The fewest workers that take at most `days`, of the numbers among which the global batch divides.
+
+    Arguments as in `plan`. Raises UserError when even the most of them take longer.
+    """
+    split = train.tensor_parallel
+    most = train.global_batch_size // train.micro_batch_size
+    for replicas in range(1, most + 1):
+        if most % replicas == 0:
+            found = plan(
+                config, train, vocab_size, workers=replicas * split, mfu=mfu, peak_tflops=peak_tflops
+            )
+            if found.days <= days:
+                return found.workers
+    raise UserError(
+        f"{most * split} workers, the most for train.global_batch_size = {train.global_batch_size} and "
+        f"micro_batch_size = {train.micro_batch_size}, take {found.days:.1f} days, not {days:g}"
     )

@@ -61,7 +61,8 @@ def measure_peak(precision: str) -> float:
 
 def heldout_batches(corpus: Corpus, source: str, length: int, rows: int) -> NDArray[np.int64]:
     """The first windows of a source's held-out stream, [rows, length + 1]; IGNORE where there is no token."""
-    tokens = corpus.heldout(source).input_ids[: rows * length + 1].astype(np.int64)
+    wanted = rows * length + 1
+    tokens = corpus.heldout(source, max_tokens=wanted).input_ids[:wanted].astype(np.int64)
     windows = np.full((rows, length + 1), IGNORE, np.int64)
     for row in range(rows):
         part = tokens[row * length : (row + 1) * length + 1]
@@ -136,10 +137,11 @@ def train(
     """Train to the last step, from the newest whole checkpoint if the run has one. Every rank calls it.
 
     The process group is taken from the environment (torchrun) or is there already (Ray Train). on_metrics
-    gets each journal line, on rank 0. After the last step the model is written to <run>/hf. Returns the run's
-    summary (also written to <run>/summary.json): step, first and last loss, tokens, tokens per second over
-    this launch, skipped steps, rollbacks, evaluation, checkpoint_url, best_checkpoint_url, checkpoint_stall
-    (seconds), hf_url; other ranks get an empty one.
+    gets each journal line, on rank 0, and those of steps that are repeated after a kill. After the last step
+    the model is written to <run>/hf. Returns the run's summary (also written to <run>/summary.json): step,
+    first and last loss, tokens, tokens per second over this launch, skipped steps, rollbacks, evaluation,
+    checkpoint_url, best_checkpoint_url, checkpoint_stall (seconds), and, when the last checkpoint could be
+    written, hf_url; other ranks get an empty one.
     Raises UserError for settings that do not fit the corpus or an earlier part of the run.
     """
     rank, world = initialize_distributed()
@@ -220,10 +222,11 @@ class _Loop:
         if self.journal:
             self.journal.close()
 
-    def batch(self, step: int) -> NDArray[np.int64]:
-        """The rows of a step that are this rank's."""
+    def batch(self, step: int) -> Tensor:
+        """The rows of a step that are this rank's, [rows, length + 1], ready to be copied to the device."""
         begin, end = self.samples(step, step + 1)
-        return self.loader.batch(begin, end - begin, self.share, self.shares)
+        rows = torch.from_numpy(self.loader.batch(begin, end - begin, self.share, self.shares))
+        return rows.pin_memory() if torch.cuda.is_available() else rows
 
     def run(self, step: int) -> dict[str, Any]:
         """Train from after `step` steps to the end."""
@@ -315,10 +318,10 @@ class _Loop:
         logger.warning("%s; going back to the weights of step %d", where, target)
         return {"step": target, "samples": self.samples(target, step)}
 
-    def accumulate(self, step: int, rows: NDArray[np.int64]) -> float:
+    def accumulate(self, step: int, rows: Tensor) -> float:
         """Forward and backward passes of one step; the mean loss of all ranks."""
         size = self.job.train.micro_batch_size
-        tokens = torch.from_numpy(rows).to(self.engine.device, non_blocking=True)
+        tokens = rows.to(self.engine.device, non_blocking=True)
         total = torch.zeros((), device=self.engine.device)
         passes = len(rows) // size
         self.engine.set_train_batch_size(len(rows) * self.shares)
@@ -355,9 +358,11 @@ class _Loop:
         }
 
     def log(self, line: dict[str, Any]) -> None:
-        """Journal a line, on rank 0."""
-        if self.journal and self.journal.append(line) and self.on_metrics:
-            self.on_metrics(line)
+        """Journal a line and tell it, on rank 0."""
+        if self.journal:
+            self.journal.append(line)
+            if self.on_metrics:
+                self.on_metrics(line)
 
     def save(self, step: int, evaluation: dict[str, dict[str, float]]) -> None:
         """Begin a checkpoint; all ranks call it."""

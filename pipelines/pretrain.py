@@ -1,6 +1,8 @@
 """jobs.train below the command line: name the run, launch it, export the model, record all in MLflow."""
 
 import functools
+import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from pipelines.config import Config
 from pipelines.manifest import Version
 
 ENTROPY_TOKENS = 20_000_000
+RECORDED = "recorded"
+"""A file of a finished run that MLflow holds all of."""
 CURVE_FIELDS = {
     "steps",
     "global_batch_size",
@@ -58,6 +62,7 @@ def check_fits(config: Config, version: Version, run: str) -> None:
     """Raise UserError if the corpus cannot train this model, or the run was begun with another one."""
     from model.job import TrainJob, check
 
+    _check_tokenizer(config, version)
     check(
         TrainJob(
             config.model,
@@ -69,8 +74,27 @@ def check_fits(config: Config, version: Version, run: str) -> None:
     )
 
 
-def pretrain(config: Config, version: Version, run: str) -> dict[str, Any]:
-    """Train to the last step, or find the finished run.
+def _check_tokenizer(config: Config, version: Version) -> None:
+    """Raise UserError if the version has another tokenizer than the one that the configuration gives."""
+    given, facts = config.tokenize, version.manifest["tokenizer"]
+    if "vocab_size" in given.model_fields_set and facts["vocab_size"] > given.vocab_size:
+        raise UserError(
+            f"corpus {version.name} has a vocabulary of {facts['vocab_size']} tokens, "
+            f"tokenize.vocab_size is {given.vocab_size}; give the former or build the corpus again"
+        )
+    if given.tokenizer and "sha256" in facts and files.exists(given.tokenizer):
+        digest = hashlib.sha256(files.read_bytes(given.tokenizer)).hexdigest()
+        if digest != facts["sha256"]:
+            raise UserError(
+                f"corpus {version.name} was not tokenized by tokenize.tokenizer = {given.tokenizer!r}: "
+                "its tokenizer.json is another file; leave the setting out or build the corpus again"
+            )
+
+
+def pretrain(
+    config: Config, version: Version, run: str, on_line: Callable[[dict[str, Any]], None] | None = None
+) -> dict[str, Any]:
+    """Train to the last step, or find the finished run; on_line gets each line of the journal.
 
     Returns the training summary with `version`, `manifest_hash`, `model` (the Hugging Face folder),
     `unigram_entropy` (nats a token, of the training mixture) and `new`.
@@ -79,46 +103,83 @@ def pretrain(config: Config, version: Version, run: str) -> dict[str, Any]:
     if found:
         if found["manifest_hash"] != version.hash:
             raise UserError(f"run {run} was trained on another corpus version ({found['version']})")
-        _deliver_rest(config, run)
+        if not files.exists(files.join(trained.run_url(config.storage, run), RECORDED)):
+            place = tracking.Tracking.of(config)
+            with tracking.run(place, "train", run, _tags(config, version, run), again=True) as opened:
+                _record(opened, place, config, version, run, found)
         return {**found, "new": False}
-    # Imported here because Ray Train and matplotlib take seconds, and check_fits should not.
-    from pipelines import charts, shipping
+    # Imported here because Ray Train takes seconds, and check_fits should not.
+    from pipelines import shipping
     from pipelines.training import run_training
 
     url = trained.run_url(config.storage, run)
     place = tracking.Tracking.of(config)
-    tags = {"training_run": run, "corpus": version.hash, "version": version.name}
-    command = "refresh" if version.manifest["parent"] else "prepare"
-    tags |= tracking.upstream(place, command, corpus=version.hash)
-    with tracking.run(place, "train", run, tags) as opened:
-        opened.params({"model": config.model.model_dump(), "train": config.train.model_dump()})
-        opened.dataset(
-            version.manifest["name"], version.hash, version.manifest_url, profile(version), "training"
-        )
+    with tracking.run(place, "train", run, _tags(config, version, run)) as opened:
+        _record_start(opened, config, version)
         ship = functools.partial(shipping.ship_journal, place, opened.id) if opened.id else None
         weights = mixture(config, version)
         settled = config.model_copy(update={"mixture": weights, "mixture_epochs": {}})
-        summary = run_training(settled, version.manifest_url, url, ship)
-        if opened.id:
-            shipping.deliver(place, opened.id, files.join(url, NAME))
-        entropy = unigram_entropy(version, weights)
-        picture = files.join(url, "training.png")
-        title = f"{config.name} {run}"
-        files.write_bytes(picture, charts.training(read(url), title, entropy))
-        opened.artifact(picture)
-        opened.metrics({"unigram_entropy": entropy})
+        summary = run_training(settled, version.manifest_url, url, ship, on_line)
+        if "hf_url" not in summary:
+            raise UserError(
+                f"run {run} is at its last step, but the checkpoint there could not be written below {url}; "
+                "make room and run the same command again"
+            )
         result = {
             **summary,
             "version": version.name,
             "manifest_hash": version.hash,
             "model": summary["hf_url"],
-            "unigram_entropy": entropy,
+            "unigram_entropy": unigram_entropy(version, weights),
         }
-        losses = [values["loss"] for values in summary["evaluation"].values()]
-        opened.model(config.name, result["model"], sum(losses) / len(losses) if losses else None)
         trained.record(config.storage, run, result)
-        opened.artifact(files.join(url, "result.json"))
+        _record(opened, place, config, version, run, result)
     return {**result, "new": True}
+
+
+def _tags(config: Config, version: Version, run: str) -> dict[str, str]:
+    tags = {"training_run": run, "corpus": version.hash, "version": version.name}
+    command = "refresh" if version.manifest["parent"] else "prepare"
+    return tags | tracking.upstream(tracking.Tracking.of(config), command, corpus=version.hash)
+
+
+def _record_start(opened: tracking.Run, config: Config, version: Version) -> None:
+    """Put into MLflow what is known before the first step: settings and corpus."""
+    opened.params({"model": config.model.model_dump(), "train": config.train.model_dump()})
+    facts = version.manifest["name"], version.hash, version.manifest_url
+    opened.dataset(*facts, profile(version), "training")
+
+
+def _record(
+    opened: tracking.Run,
+    place: tracking.Tracking,
+    config: Config,
+    version: Version,
+    run: str,
+    result: dict[str, Any],
+) -> None:
+    """Draw the report of a finished run and put all of it into MLflow, whatever is there already.
+
+    After an outage the next command of the run does it again.
+    """
+    # Imported here because matplotlib takes seconds, and check_fits should not.
+    from pipelines import charts, shipping
+
+    url = trained.run_url(config.storage, run)
+    picture = files.join(url, "training.png")
+    title = f"{config.name} {run}"
+    files.write_bytes(picture, charts.training(read(url), title, result["unigram_entropy"]))
+    if opened.id is None:
+        return
+    delivered = shipping.deliver(place, opened.id, files.join(url, NAME))
+    _record_start(opened, config, version)
+    opened.artifact(picture)
+    opened.artifact(files.join(url, "result.json"))
+    opened.metrics({"unigram_entropy": result["unigram_entropy"]}, result["step"])
+    losses = [values["loss"] for values in result["evaluation"].values()]
+    opened.model(config.name, result["model"], sum(losses) / len(losses) if losses else None)
+    if delivered and not opened.warned:
+        files.write_bytes(files.join(url, RECORDED), b"")
 
 
 def profile(version: Version) -> dict[str, Any]:
@@ -126,23 +187,6 @@ def profile(version: Version) -> dict[str, Any]:
     fields = ("tokens", "heldout_tokens", "documents", "text_bytes")
     sources = version.manifest["sources"]
     return {field: {name: facts.get(field) for name, facts in sources.items()} for field in fields}
-
-
-def _deliver_rest(config: Config, run: str) -> None:
-    """Send to MLflow what an outage has kept back of a finished run."""
-    from pipelines import shipping
-
-    journal = files.join(trained.run_url(config.storage, run), NAME)
-    if shipping.is_delivered(journal):
-        return
-    place = tracking.Tracking.of(config)
-    found = tracking.find(place, "train", key=run)
-    if found is not None:
-        shipping.deliver(place, found.info.run_id, journal)
-        return
-    with tracking.run(place, "train", run, {"training_run": run}) as opened:
-        if opened.id:
-            shipping.deliver(place, opened.id, journal)
 
 
 def unigram_entropy(version: Version, mixture: dict[str, float]) -> float:

@@ -47,11 +47,6 @@ def deliver(tracking: Tracking, run_id: str, journal_url: str) -> bool:
     return _Shipper(tracking, run_id, journal_url).send()
 
 
-def is_delivered(journal_url: str) -> bool:
-    """Whether all of a journal was sent."""
-    return not files.exists(journal_url) or _sent(journal_url) >= files.size(journal_url)
-
-
 def _sent(journal_url: str) -> int:
     mark = journal_url + MARK
     return int(files.read_bytes(mark)) if files.exists(mark) else 0

@@ -71,12 +71,31 @@ class Run:
             self._try("set_tag", PREFIX + name, value)
 
     def params(self, values: dict[str, Any]) -> None:
-        """Log nested configuration values as flat parameters."""
+        """Log nested configuration values as flat parameters.
+
+        MLflow's parameters cannot change. A continued run keeps the former value, and the tag
+        `piledriver.now.<name>` has the new one.
+        """
         from mlflow.entities import Param
 
-        flat = [Param(name, str(value)[:500]) for name, value in flatten(values)]
-        for start in range(0, len(flat), 100):
-            self._try("log_batch", params=flat[start : start + 100])
+        flat = {name: str(value)[:500] for name, value in flatten(values)}
+        before = self._params()
+        self.tags(
+            {f"now.{name}": flat[name] for name in before if flat.get(name, before[name]) != before[name]}
+        )
+        fresh = [Param(name, value) for name, value in flat.items() if name not in before]
+        for start in range(0, len(fresh), 100):
+            self._try("log_batch", params=fresh[start : start + 100])
+
+    def _params(self) -> dict[str, str]:
+        """The parameters that the run has already; none when MLflow does not tell."""
+        if self.id is None:
+            return {}
+        try:
+            return dict(self.client.get_run(self.id).data.params)
+        except Exception as error:
+            log.debug("MLflow did not give the parameters: %s", error)
+            return {}
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:
         """Log metrics of one step."""
@@ -119,6 +138,7 @@ class Run:
             _register(self.client, self.id, name, url, loss)
         except Exception as error:
             log.warning("MLflow did not register the model %s: %s", url, error)
+            self.warned.add("model")
 
 
 def _register(client: Any, run_id: str, name: str, url: str, loss: float | None) -> None:
@@ -149,12 +169,15 @@ def client_of(tracking: Tracking) -> Any:
 
 
 @contextlib.contextmanager
-def run(tracking: Tracking, command: str, key: str, tags: dict[str, str]) -> Iterator[Run]:
+def run(
+    tracking: Tracking, command: str, key: str, tags: dict[str, str], again: bool = False
+) -> Iterator[Run]:
     """The MLflow run of one command and one piece of work.
 
-    `key` names the work: a run of the same command and key that did not finish is continued.
+    `key` names the work: a run of the same command and key that did not finish is continued; with `again`
+    one that did, too.
     """
-    opened = _open(tracking, command, key, tags)
+    opened = _open(tracking, command, key, tags, again)
     try:
         yield opened
     except BaseException:
@@ -163,7 +186,7 @@ def run(tracking: Tracking, command: str, key: str, tags: dict[str, str]) -> Ite
     opened._try("set_terminated", "FINISHED")
 
 
-def _open(tracking: Tracking, command: str, key: str, tags: dict[str, str]) -> Run:
+def _open(tracking: Tracking, command: str, key: str, tags: dict[str, str], again: bool) -> Run:
     try:
         client = client_of(tracking)
         experiment = client.get_experiment_by_name(tracking.experiment)
@@ -172,7 +195,7 @@ def _open(tracking: Tracking, command: str, key: str, tags: dict[str, str]) -> R
         else:
             experiment_id = client.create_experiment(tracking.experiment, tracking.artifacts)
         found = find(tracking, command, key=key)
-        if found and found.info.status != "FINISHED":
+        if found and (again or found.info.status != "FINISHED"):
             client.update_run(found.info.run_id, status="RUNNING")
             opened = Run(client, found.info.run_id)
         else:

@@ -1,8 +1,10 @@
 """Training on a Ray cluster: Ray Train places, starts, watches and restarts the workers of model.train."""
 
+import contextlib
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -10,6 +12,7 @@ import pyarrow.fs
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.queue import Queue
 
 from base import files
 from base.errors import UserError
@@ -25,15 +28,22 @@ SETTLE = 10.0
 
 OnStart = Callable[[str], AbstractContextManager[Any]]
 """Given the journal's URL, what rank 0 does around training (shipping the journal); it must be picklable."""
+OnLine = Callable[[dict[str, Any]], None]
+"""Gets each line of the journal soon after it is written, and lines of steps that are repeated."""
 
 
 def run_training(
-    config: Config, manifest_url: str, run_url: str, on_start: OnStart | None = None
+    config: Config,
+    manifest_url: str,
+    run_url: str,
+    on_start: OnStart | None = None,
+    on_line: OnLine | None = None,
 ) -> dict[str, Any]:
     """Train on the corpus version `manifest_url` into the folder `run_url`, continuing what is there.
 
-    Ray must be initialised. Returns the summary that model.train.train describes. Raises UserError for
-    settings that do not fit the corpus, an earlier part of the run or the cluster.
+    Ray must be initialised. Warnings of the workers become warnings here, each once. Returns the summary that
+    model.train.train describes. Raises UserError for settings that do not fit the corpus, an earlier part of
+    the run or the cluster.
     """
     train = config.train
     job = TrainJob(config.model, train, manifest_url, run_url, config.mixture)
@@ -43,9 +53,11 @@ def run_training(
     use_gpu = train.use_gpu == "yes" or (train.use_gpu == "auto" and available.get("GPU", 0) >= least)
     _check_resources(config, available, use_gpu)
     per_worker = {"CPU": float(train.cpus_per_worker), **({"GPU": 1.0} if use_gpu else {})}
+    messages = Queue(actor_options={"num_cpus": 0})
+    settings = {"job": job, "on_start": on_start, "threads": train.cpus_per_worker, "messages": messages}
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"job": job, "on_start": on_start, "threads": train.cpus_per_worker},
+        train_loop_config=settings,
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=(
@@ -61,10 +73,13 @@ def run_training(
             name="ray",
             **_storage(run_url),
             failure_config=FailureConfig(max_failures=train.max_failures),
+            # Ray shows workers without a GPU all those of their machine.
+            worker_runtime_env={} if use_gpu else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}},
         ),
     )
     try:
-        trainer.fit()
+        with _listen(messages, on_line):
+            trainer.fit()
     except Exception as error:
         mistake = _user_error(error)
         if mistake is not None:
@@ -132,6 +147,46 @@ def _user_error(error: BaseException) -> UserError | None:
     return None
 
 
+@contextlib.contextmanager
+def _listen(messages: Queue, on_line: OnLine | None) -> Iterator[None]:
+    """Pass on what workers send during the block: journal lines to `on_line`, warnings to the log."""
+    heard: set[str] = set()
+
+    def work() -> None:
+        with contextlib.suppress(ray.exceptions.RayError):  # the cluster is gone, and training says so
+            while (message := messages.get()) is not None:
+                if isinstance(message, str):
+                    if message not in heard:  # ranks may say the same
+                        heard.add(message)
+                        logger.warning("%s", message)
+                elif on_line is not None:
+                    on_line(message)
+
+    thread = threading.Thread(target=work, name="messages", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ray.exceptions.RayError):
+            messages.put(None)
+            thread.join(timeout=10)
+            messages.shutdown()
+
+
+class _Warnings(logging.Handler):
+    """Sends a worker's warnings to the driver."""
+
+    def __init__(self, messages: Queue) -> None:
+        """`messages` is what the driver listens to."""
+        super().__init__(logging.WARNING)
+        self.messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a warning, and wait until it has arrived: the process may be about to end."""
+        with contextlib.suppress(Exception):
+            ray.get(self.messages.actor.put_nowait.remote(record.getMessage()), timeout=5)
+
+
 def _worker(settings: dict[str, Any]) -> None:
     """One worker of a training run."""
     import torch
@@ -139,10 +194,15 @@ def _worker(settings: dict[str, Any]) -> None:
     from model.train import train
 
     logging.basicConfig(level=logging.INFO)
+    job, on_start, messages = settings["job"], settings["on_start"], settings["messages"]
+    logging.getLogger("piledriver").addHandler(_Warnings(messages))
     if not torch.cuda.is_available():
         torch.set_num_threads(settings["threads"])
-    job, on_start = settings["job"], settings["on_start"]
     leads = ray.train.get_context().get_world_rank() == 0
     journal_url = files.join(job.run_url, NAME)
+
+    def tell(line: dict[str, Any]) -> None:
+        messages.actor.put_nowait.remote(line)
+
     with on_start(journal_url) if on_start is not None and leads else nullcontext():
-        train(job)
+        train(job, on_metrics=tell)

@@ -159,6 +159,18 @@ class Starts:
         yield
 
 
+class Sees:
+    """Writes down which GPUs rank 0 may see."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @contextmanager
+    def __call__(self, journal_url: str) -> Iterator[None]:
+        Path(self.path).write_text(repr(os.environ.get("CUDA_VISIBLE_DEVICES")))
+        yield
+
+
 class SlowFirst(Starts):
     """Starts, the first of which takes a second longer for every step: time to change what it runs on."""
 

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from base.errors import UserError
 from jobs.plan import main
 
 CONFIG = Path(__file__).parents[2] / "configs" / "stablelm-base-alpha-3b.yaml"
@@ -16,6 +17,7 @@ def test_a_recipe_in_numbers(capsys: pytest.CaptureFixture[str]) -> None:
             rows[cells[0]] = cells[1]
     assert rows["parameters, unique"] == "3,637,321,728"
     assert rows["parameters, as GPT-NeoX counts them"] == "3,638,525,952"
+    assert rows["hardware FLOPs utilisation at 50% MFU"] == "66%"
     assert rows["workers"] == "256" and rows["fits in 131 GiB"] == "yes"
     peak = float(rows["memory a worker, peak"].removesuffix(" GiB"))
     assert peak == max(
@@ -26,3 +28,10 @@ def test_a_recipe_in_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     days, cost = float(rows["days"]), float(rows["cost"].replace(",", ""))
     assert cost == pytest.approx(days * 24 * 256 * 2, rel=0.01)
     assert float(rows["seconds a step"]) * 180_000 / 86_400 == pytest.approx(days, rel=0.01)
+
+
+def test_workers_for_a_number_of_days(capsys: pytest.CaptureFixture[str]) -> None:
+    main(str(CONFIG), days=20.0)
+    assert "│ workers                                 │                64 │" in capsys.readouterr().out
+    with pytest.raises(UserError, match="give either --workers or --days"):
+        main(str(CONFIG), workers=2, days=20.0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.progress import StageProgress, clock
+from jobs.progress import StageProgress, TrainingProgress, clock
 
 
 def test_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,3 +60,21 @@ progress.close()
 
 def test_clock() -> None:
     assert [clock(seconds) for seconds in (None, 0.4, 61, 3723)] == ["-:--", "0:00", "1:01", "1:02:03"]
+
+
+def test_lines_of_a_training_run(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = TrainingProgress(100, every=10)
+    common = {"tokens_per_second": 5000.0, "mfu": 0.4}
+    for step in range(1, 101):
+        line = {"step": step, "time": 1e9 + step, "loss": 8 - step / 50, **common}
+        if step == 30:
+            line |= {"evaluation": {"a": {"loss": 4.0}, "b": {"loss": 5.0}}}
+        if step == 37:
+            line |= {"loss": None, "skipped": True, "reason": "loss is not finite", "rollback": {"step": 20}}
+        progress(line)
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(line.split()[1]) for line in lines] == [1, 11, 21, 30, 37, 47, 57, 67, 77, 87, 97, 100]
+    assert lines[1] == "  step  11 of 100  loss 7.7800  5,000 tokens/s  MFU 40%  ETA 1:29"
+    assert lines[3].endswith("held-out loss 4.5000 (mean of 2 sources)")
+    assert "skipped: loss is not finite" in lines[4] and lines[4].endswith("back to the weights of step 20")
+    assert lines[-1] == "  step 100 of 100  loss 6.0000  5,000 tokens/s  MFU 40%"

@@ -12,7 +12,7 @@ from training_runs import MODEL, SOURCES, run_here, run_processes, run_with_kill
 
 from base.errors import UserError
 from model import checkpoint, journal
-from model.job import TrainJob
+from model.job import TrainJob, check
 from model.train import train
 
 
@@ -145,9 +145,9 @@ def test_a_checkpoint_that_cannot_be_written_costs_only_itself(
     save = torch.save
 
     def full(state: Any, path: Any, *rest: Any) -> None:
+        save(state, path, *rest)
         if "step_00000004" in str(path):
             raise OSError(28, "No space left on device")
-        save(state, path, *rest)
 
     monkeypatch.setattr(torch, "save", full)
     with caplog.at_level(logging.WARNING):
@@ -156,6 +156,11 @@ def test_a_checkpoint_that_cannot_be_written_costs_only_itself(
     assert (
         checkpoint.steps(result["run_url"]) == [2, 6] and checkpoint.damage(result["checkpoint_url"]) is None
     )
+    # What was half written takes no room any more.
+    assert {path.name for path in Path(result["run_url"], "checkpoints").iterdir()} == {
+        "step_00000002",
+        "step_00000006",
+    }
 
 
 def test_another_model_or_corpus_is_refused_by_name(manifest: str, tmp_path: Path) -> None:
@@ -171,6 +176,16 @@ def test_another_model_or_corpus_is_refused_by_name(manifest: str, tmp_path: Pat
         run_here(other, run_url)
 
 
+def test_a_precision_that_the_workers_choose_is_not_checked_before(manifest: str, tmp_path: Path) -> None:
+    run_url = str(tmp_path / "run")
+    run_here(manifest, run_url, steps=2, precision="fp16")  # as workers with GPUs would
+    check(TrainJob(MODEL, settings(precision="auto"), manifest, run_url))
+    with pytest.raises(UserError, match="model.precision = 'fp16', this run has 'fp32'"):
+        check(TrainJob(MODEL, settings(precision="fp32"), manifest, run_url))
+    with pytest.raises(UserError, match="model.precision = 'fp16', this run has 'bf16'"):
+        run_here(manifest, run_url, precision="auto")
+
+
 def test_no_space_keeps_the_last_checkpoint_and_goes_on(
     manifest: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,7 +196,8 @@ def test_no_space_keeps_the_last_checkpoint_and_goes_on(
     with caplog.at_level(logging.WARNING):
         result = run_here(manifest, steps=5, **run)
     assert "no checkpoint at step 4" in caplog.text
-    assert result["step"] == 5 and checkpoint.steps(run["run_url"]) == [2]
+    assert result["step"] == 5 and checkpoint.steps(run["run_url"]) == [2] and "hf_url" not in result
+    assert [path.name for path in Path(run["run_url"], "checkpoints").iterdir()] == ["step_00000002"]
 
 
 CONSTANT = {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 2}
@@ -205,6 +221,7 @@ def test_workers_and_zero_stage_may_change_between_runs(manifest: str, tmp_path:
     )
     losses = _exchange(manifest, tmp_path / "run", [(1, 1), (2, 3), (1, 2), (1, 0)])
     assert losses == pytest.approx(expected, abs=1e-5)
+    assert not [path for path in (tmp_path / "run").rglob("*") if "universal" in path.name]
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,8 @@ def test_heldout_documents_in_shard_order(tmp_path: Path) -> None:
     some = corpus.heldout("alpha", max_documents=2)
     assert some.document_ids == every.document_ids[:2]
     assert np.array_equal(some.input_ids, every.input_ids[:43])
+    for tokens, documents in ((1, 1), (40, 1), (41, 2), (43, 2), (44, 3), (999, 3)):
+        assert corpus.heldout("alpha", max_tokens=tokens).document_ids == every.document_ids[:documents]
     assert len(corpus.heldout("unknown").input_ids) == 0
 
 
@@ -210,6 +212,12 @@ def test_remote_shards_go_through_a_bounded_cache(tmp_path: Path) -> None:
     assert files and sum(file.stat().st_size for file in files) <= limit + max(
         f.stat().st_size for f in files
     )
+    # A file that was removed takes room as long as it is mapped: at most the latest batch is.
+    for number in range(100):
+        assert np.array_equal(loader.sample(number), expected[number])
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    removed = {line.split()[5] for line in maps if str(tmp_path) in line and line.endswith("(deleted)")}
+    assert len(removed) <= 2
 
 
 def test_a_trillion_tokens_start_at_once(tmp_path: Path) -> None:

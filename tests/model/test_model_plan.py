@@ -3,11 +3,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from synthetic_corpus import write_corpus
+from training_runs import MODEL, SOURCES, settings
 
+from base.errors import UserError
 from benchmarks.plan import compare
 from model.config import ModelConfig, TrainConfig
+from model.job import TrainJob
 from model.neox import NeoX
-from model.plan import activation_bytes, flops_per_token, logits_bytes, memory, parameters, plan
+from model.plan import (
+    activation_bytes,
+    flops_per_token,
+    logits_bytes,
+    memory,
+    parameters,
+    plan,
+    workers_for,
+)
+from model.train import train
 from pipelines.config import load
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -125,3 +138,26 @@ def test_time_and_cost_follow_from_rate_and_price():
     assert replace(run, cost=None) == replace(
         plan(config, train, 1000, workers=2, mfu=0.5, peak_tflops=100), cost=None
     )
+
+
+def test_the_fewest_workers_for_a_number_of_days():
+    train = TrainConfig(steps=10**6, global_batch_size=48, micro_batch_size=4)
+    config = ModelConfig()
+    one = plan(config, train, 1000, workers=1).days
+    assert workers_for(config, train, 1000, one) == 1
+    assert workers_for(config, train, 1000, one / 2.5) == 3
+    assert workers_for(config, train, 1000, one / 5) == 6  # 48 / 4 passes do not divide among 5
+    with pytest.raises(UserError, match="12 workers, the most for train.global_batch_size = 48 and"):
+        workers_for(config, train, 1000, one / 13)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (0, "bf16"), (1, "fp32"), (3, "bf16")])
+def test_checkpoints_have_the_size_that_is_planned(stage, precision, tmp_path):
+    manifest = write_corpus(tmp_path, SOURCES)
+    changes = {"steps": 1, "zero_stage": stage, "precision": precision}
+    wide = MODEL.model_copy(update={"hidden_size": 256})
+    job = TrainJob(wide, settings(**changes), manifest, str(tmp_path / "run"))
+    folder = Path(train(job)["checkpoint_url"])
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    assert size == pytest.approx(plan(wide, job.train, 128).checkpoint_bytes, rel=0.03)

@@ -169,6 +169,9 @@ def test_bad_settings_are_named_before_training(manifest: str, tmp_path: Path) -
         check(job)
     with pytest.raises(UserError, match="train.offload_optimizer needs"):
         run_here(manifest, str(tmp_path / "run"), zero_stage=0, offload_optimizer=True)
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="train.compile: on a CPU torch .* fp32 alone, not bf16"):
+            run_here(manifest, str(tmp_path / "run"), compile=True, precision="bf16")
     assert not (tmp_path / "run").exists() or not journal.read(str(tmp_path / "run"))
 
 
@@ -247,6 +250,14 @@ def test_optimizer_offload_gives_the_same_curve(manifest: str, tmp_path: Path) -
     expected = _losses(run_here(manifest, str(tmp_path / "plain"), zero_stage=1)["run_url"])
     run_here(manifest, str(tmp_path / "offload"), zero_stage=2, offload_optimizer=True)
     assert _losses(tmp_path / "offload") == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_torch_compile_gives_the_same_curve(manifest: str, tmp_path: Path) -> None:
+    same: dict[str, Any] = {"evaluate_batches": 1, "activation_checkpointing": True}
+    expected = _losses(run_here(manifest, str(tmp_path / "plain"), **same)["run_url"])
+    run_here(manifest, str(tmp_path / "compiled"), compile=True, **same)
+    assert _losses(tmp_path / "compiled") == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,18 @@ from pipelines.config import Config, load
 
 def test_a_finished_run_delivers_what_mlflow_has_missed(tmp_path: Path) -> None:
     version = manifest.open_version(write_corpus(tmp_path, {"a": [[50] * 4]}))
-    sources = [{"name": "a", "urls": ["unused"]}]
-    config = Config.model_validate({"name": "tiny", "storage": str(tmp_path), "sources": sources})
+    version.manifest.update(name="tiny", parent=None)
+    config = _config(tmp_path)
     url = trained.run_url(config.storage, "run")
     journal = Journal(url)
     for step in (1, 2):
-        journal.append({"step": step, "time": 1e9 + step, "loss": 3.0 - step})
+        line = {"step": step, "time": 1e9 + step, "loss": 3.0 - step, "loss_scale": 1.0, "tokens": 64 * step}
+        line |= {"learning_rate": 0.1, "gradient_norm": 1.0, "tokens_per_second": 100.0}
+        journal.append({**line, "evaluation": {"a": {"loss": 2.5}}})
     journal.close()
-    trained.record(config.storage, "run", {"manifest_hash": version.hash, "version": "v0001"})
+    result = {"manifest_hash": version.hash, "version": "v0001", "step": 2, "unigram_entropy": 4.0}
+    result |= {"model": f"{url}/hf", "evaluation": {"a": {"loss": 2.5}}}
+    trained.record(config.storage, "run", result)
     place = tracking.Tracking.of(config)
     assert tracking.find(place, "train", key="run") is None
     for _ in range(2):
@@ -30,6 +35,10 @@ def test_a_finished_run_delivers_what_mlflow_has_missed(tmp_path: Path) -> None:
     assert found is not None and found.info.status == "FINISHED"
     curve = client.get_metric_history(found.info.run_id, "loss")
     assert [(point.step, point.value) for point in curve] == [(1, 2.0), (2, 1.0)]
+    artifacts = [item.path for item in client.list_artifacts(found.info.run_id)]
+    assert artifacts == ["result.json", "training.png"]
+    assert found.data.params["train.steps"] == "200" and found.inputs.dataset_inputs
+    assert client.get_model_version_by_alias("tiny", "best").run_id == found.info.run_id
     assert len(client.search_runs([found.info.experiment_id])) == 1
     trained.record(config.storage, "run", {"manifest_hash": "other", "version": "v0000"})
     with pytest.raises(UserError, match="trained on another corpus version"):
@@ -67,3 +76,19 @@ def test_the_piles_table_as_weights_and_as_epochs() -> None:
     # Gao et al. 2020, table 1: the printed weights add up to 100 % but for rounding.
     assert sum(config.mixture.values()) == pytest.approx(100, abs=0.05)
     assert (epochs["wikipedia-en"], epochs["gutenberg-pg-19"], epochs["pile-cc"]) == (3.0, 2.5, 1.0)
+
+
+def test_another_tokenizer_than_the_corpus_has_is_named(tmp_path: Path) -> None:
+    version = manifest.open_version(write_corpus(tmp_path, {"a": [[400] * 40]}, vocab_size=400))
+    small = _config(tmp_path, tokenize={"vocab_size": 300})
+    with pytest.raises(UserError, match="v0001 has a vocabulary of 400 tokens, tokenize.vocab_size is 300"):
+        pretrain.check_fits(small, version, "run")
+    file = tmp_path / "tokenizer.json"
+    file.write_text("{}")
+    digest = hashlib.sha256(b"{}").hexdigest()
+    config = _config(tmp_path, tokenize={"tokenizer": str(file)})
+    version.manifest["tokenizer"]["sha256"] = digest
+    pretrain.check_fits(config, version, "run")
+    file.write_text("{ }")
+    with pytest.raises(UserError, match="was not tokenized by tokenize.tokenizer = "):
+        pretrain.check_fits(config, version, "run")

@@ -3,12 +3,13 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 from mlflow import MlflowClient
 from synthetic_corpus import write_corpus
-from training_runs import MODEL, SOURCES, KillOnce, run_here, settings
+from training_runs import MODEL, SOURCES, KillOnce, Sees, run_here, settings
 
 from base.errors import UserError
 from model import checkpoint, journal
@@ -56,15 +57,20 @@ def test_two_workers_survive_the_death_of_one_with_the_same_losses(cluster: None
     expected = run_here(manifest, str(tmp_path / "alone"), **same)
     run_url = str(tmp_path / "run")
     place = tracking.Tracking(f"sqlite:///{tmp_path}/mlflow.db", "test", f"file://{tmp_path}/artifacts")
+    told: list[dict[str, Any]] = []
     with tracking.run(place, "train", "key", {}) as tracked:
         ship = functools.partial(shipping.ship_journal, place, tracked.id, every=0.2)
-        result = run_training(_config(tmp_path, **same), manifest, run_url, KillOnce(tmp_path, 15, ship))
+        killing = KillOnce(tmp_path, 15, ship)
+        result = run_training(_config(tmp_path, **same), manifest, run_url, killing, told.append)
     starts = (tmp_path / "starts").read_text().splitlines()
     assert len(starts) == 2 and starts[0].startswith(f"{run_url}/journal.jsonl ")
     # From the death of a worker until the next ones train: noticing it, and starting two processes.
     assert float(starts[1].split()[1]) - float((tmp_path / "killed").read_text()) < 30
     lines = journal.read(run_url)
     assert [line["step"] for line in lines] == list(range(1, 41))
+    # The line that is written when the process dies may not be told; repeated steps are.
+    assert len([line for line in lines if line in told]) >= 39
+    assert told[-1]["step"] == 40 and result["resumed_from"] + 1 in [line["step"] for line in told]
     curve = MlflowClient(place.uri).get_metric_history(str(tracked.id), "loss")
     assert [(point.step, point.value) for point in curve] == [(line["step"], line["loss"]) for line in lines]
     reference = [line["loss"] for line in journal.read(str(tmp_path / "alone"))]
@@ -84,6 +90,18 @@ def test_a_cluster_too_small_is_named(cluster: None, tmp_path: Path) -> None:
     manifest = write_corpus(tmp_path, SOURCES)
     with pytest.raises(UserError, match="need 6 CPUs, the Ray cluster has 2"):
         run_training(_config(tmp_path, cpus_per_worker=3), manifest, str(tmp_path / "run"))
+
+
+def test_warnings_of_workers_are_heard_once_and_cpu_workers_see_no_gpu(
+    cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = write_corpus(tmp_path, SOURCES)
+    next((tmp_path / "corpus").rglob("train-00001.arrow")).write_bytes(b"nonsense")
+    config = _config(tmp_path, steps=12, damaged_shards="skip")
+    result = run_training(config, manifest, str(tmp_path / "run"), Sees(str(tmp_path / "seen")))
+    assert result["step"] == 12 and (tmp_path / "seen").read_text() == "''"
+    (heard,) = [message for message in caplog.messages if "is damaged" in message]
+    assert "train-00001.arrow" in heard and "replaced by others of the source" in heard
 
 
 def test_fewer_workers_train_on_a_smaller_cluster(cluster: None, tmp_path: Path) -> None:
