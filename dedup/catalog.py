@@ -17,7 +17,7 @@ from base import files
 from base.errors import UserError
 from dedup import hashing, runs
 
-MAX_GROUPS = 1024
+MAX_GROUPS = 2048
 """Routing writes groups × partitions row groups; this bounds them."""
 FEWEST_GROUPS, SMALL_ROWS = 4, 20_000
 
