@@ -41,7 +41,8 @@ from typing import Any
 from benchmarks.dedup_inputs import ROOT, circumstances, record
 from benchmarks.plan import peaks
 from model.config import ModelConfig, TrainConfig
-from model.plan import H200_PEAK_TFLOPS, checkpoint_bytes, flops_per_token, memory
+from model.plan import checkpoint_bytes, flops_per_token, memory
+from model.roofline import GPUS
 from pipelines.config import load
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -223,7 +224,7 @@ def compare(shape: dict[str, Any], precision: str, steps: int, rounds: int, trac
         peak = min(one["peak_bytes"] for one in results) / 2**20
         result[name] = {"tokens_per_second": round(speed, 1), "peak_mib": round(peak, 1)}
         if cuda:
-            result[name]["mfu"] = round(speed * flops / (H200_PEAK_TFLOPS * 1e12), 4)
+            result[name]["mfu"] = round(speed * flops / (GPUS["h200"].tflops * 1e12), 4)
     if cuda:
         result["device"] = torch.cuda.get_device_name()
     if found["piledriver"]:

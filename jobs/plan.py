@@ -11,9 +11,10 @@ def main(
     config: ConfigOption,
     set_: SetOption = None,
     workers: Annotated[int | None, typer.Option(help="GPUs; default: train.workers.")] = None,
-    mfu: Annotated[float, typer.Option(help="Model FLOPs utilisation that is reached.")] = 0.45,
-    peak_tflops: Annotated[float | None, typer.Option(help="Peak TFLOP/s of one GPU; default: H200.")] = None,
-    gpu_memory: Annotated[float, typer.Option(help="Memory of one GPU in GiB; default: H200.")] = 131,
+    gpu: Annotated[str, typer.Option(help="h200, h100 or a100.")] = "h200",
+    mfu: Annotated[
+        float | None, typer.Option(help="Model FLOPs utilisation that is reached; default: predicted.")
+    ] = None,
     price: Annotated[float | None, typer.Option(help="Price of one GPU-hour.")] = None,
     days: Annotated[float | None, typer.Option(help="Choose the fewest GPUs that take no longer.")] = None,
 ) -> None:
@@ -22,7 +23,7 @@ def main(
     \b
     Examples:
       python -m jobs.plan --config configs/stablelm-base-alpha-3b.yaml
-      python -m jobs.plan --config configs/stablelm-base-alpha-7b.yaml --workers 256 --mfu 0.5 --price 2.5
+      python -m jobs.plan --config configs/stablelm-base-alpha-7b.yaml --workers 256 --gpu h100 --price 2.5
       python -m jobs.plan --config configs/stablelm-base-alpha-3b.yaml --days 7
     """
     from rich.console import Console
@@ -30,32 +31,47 @@ def main(
 
     from base.errors import UserError
     from model.plan import plan, workers_for
+    from model.roofline import GPUS
     from pipelines.config import load
 
     if days is not None and workers is not None:
         raise UserError("give either --workers or --days")
+    if gpu not in GPUS:
+        raise UserError(f"--gpu {gpu}: allowed are {', '.join(GPUS)}")
     settings = load(config, set_)
     if days is not None:
         tokens = settings.tokenize.vocab_size
-        workers = workers_for(settings.model, settings.train, tokens, days, mfu=mfu, peak_tflops=peak_tflops)
+        workers = workers_for(settings.model, settings.train, tokens, days, gpu=GPUS[gpu], mfu=mfu)
     found = plan(
         settings.model,
         settings.train,
         settings.tokenize.vocab_size,
         workers=workers,
+        gpu=GPUS[gpu],
         mfu=mfu,
-        peak_tflops=peak_tflops,
         price_per_hour=price,
     )
     console = Console(highlight=False)
     table = Table(
         "what",
         "value",
-        title=f"{settings.name}: {settings.train.precision}, ZeRO-{settings.train.zero_stage}",
+        title=f"{settings.name}: {settings.train.precision}, ZeRO-{settings.train.zero_stage}, {gpu.upper()}",
     )
     table.columns[1].justify = "right"
     counts, memory = found.parameters, found.memory
-    gib = 2**30
+    gib, room, mfu = 2**30, GPUS[gpu].memory_gib, found.mfu
+    step = found.step
+    parts = (
+        []
+        if step is None
+        else [
+            ("    matrix products", f"{step.matrices:.3f} s"),
+            ("    attention", f"{step.attention:.3f} s"),
+            ("    elementwise", f"{step.elementwise:.3f} s"),
+            ("    optimizer", f"{step.optimizer:.3f} s"),
+            ("    communication that nothing hides", f"{step.communication:.3f} s"),
+        ]
+    )
     for name, value in [
         ("parameters, unique", f"{counts.unique:,}"),
         ("parameters, as GPT-NeoX counts them", f"{counts.neox:,}"),
@@ -76,12 +92,14 @@ def main(
         ("memory a worker in the backward pass", f"{memory.backward / gib:.2f} GiB"),
         ("memory a worker in the optimizer's step", f"{memory.update / gib:.2f} GiB"),
         ("memory a worker, peak", f"{memory.total / gib:.2f} GiB"),
-        (f"fits in {gpu_memory:g} GiB", "yes" if memory.total < gpu_memory * gib else "no"),
+        (f"fits in {room:g} GiB", "yes" if memory.total < room * gib else "no"),
         ("checkpoint", f"{found.checkpoint_bytes / gib:.2f} GiB"),
         ("workers", f"{found.workers:,}"),
-        (f"hardware FLOPs utilisation at {mfu:.0%} MFU", f"{mfu * found.recomputation:.0%}"),
-        (f"tokens a second at {mfu:.0%} MFU", f"{found.tokens_per_second:,.0f}"),
+        ("MFU, as predicted" if step else "MFU, as given", f"{mfu:.0%}"),
+        ("hardware FLOPs utilisation", f"{mfu * found.recomputation:.0%}"),
+        ("tokens a second", f"{found.tokens_per_second:,.0f}"),
         ("seconds a step", f"{found.step_seconds:.2f}"),
+        *parts,
         ("days", f"{found.days:.2f}"),
         ("cost", "no price given" if found.cost is None else f"{found.cost:,.0f}"),
     ]:

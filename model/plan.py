@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 
 from base.errors import UserError
+from model import roofline
 from model.config import ModelConfig, TrainConfig
+from model.roofline import GPUS, Gpu
 
 BUCKET = 500_000_000
 """Largest number of elements that ZeRO reduces or gathers at a time."""
-
-H200_PEAK_TFLOPS = 989.0
-"""Dense FP16 and BF16 TFLOP/s of an H100 or H200 SXM (NVIDIA data sheet)."""
 
 SECONDS_PER_DAY = 86_400
 
@@ -76,6 +75,10 @@ class Plan:
     activations_recomputed: int
     """Bytes of activations per worker with checkpointing."""
     workers: int
+    mfu: float
+    """Model FLOPs utilisation: given, or predicted by model.roofline."""
+    step: roofline.Step | None
+    """Seconds of a step by part, where MFU is predicted."""
     tokens_per_second: float
     """Of all workers."""
     step_seconds: float
@@ -292,22 +295,28 @@ def plan(
     vocab_size: int,
     *,
     workers: int | None = None,
-    mfu: float = 0.45,
-    peak_tflops: float | None = None,
+    gpu: Gpu = GPUS["h200"],
+    mfu: float | None = None,
     price_per_hour: float | None = None,
 ) -> Plan:
     """The run of `train` on `workers` workers (absent: train.workers) for a tokenizer of `vocab_size` tokens.
 
-    mfu: model FLOPs utilisation, the share of peak_tflops (per worker; absent: train.peak_tflops, else an
-    H200's) that is reached. price_per_hour: of one worker.
+    mfu: model FLOPs utilisation, the share of the GPU's peak that is reached; absent: predicted.
+    price_per_hour: of one worker.
     """
     workers = workers or train.workers
-    peak = peak_tflops or train.peak_tflops or H200_PEAK_TFLOPS
     length = config.max_sequence_length
+    padded = config.padded_vocab_size(vocab_size)
     per_token = flops_per_token(config, vocab_size, length)
     tokens_per_step = train.global_batch_size * length
     tokens = train.steps * tokens_per_step
-    rate = workers * peak * 1e12 * mfu / per_token
+    most = per_token * tokens_per_step / (workers * gpu.tflops * 1e12)
+    step = None
+    if mfu is None:
+        owned = owned_parameters(config, vocab_size, train.tensor_parallel)
+        step = roofline.step(config, train, padded, owned, workers, gpu)
+        mfu = most / step.total
+    rate = tokens_per_step * mfu / most
     seconds = tokens / rate
     width = 4 if train.precision == "fp32" else 2
     kept, recomputed = (
@@ -316,7 +325,7 @@ def plan(
     )
     return Plan(
         parameters=parameters(config, vocab_size),
-        padded_vocab_size=config.padded_vocab_size(vocab_size),
+        padded_vocab_size=padded,
         tokens=tokens,
         tokens_per_step=tokens_per_step,
         flops_per_token=per_token,
@@ -326,6 +335,8 @@ def plan(
         activations_kept=kept,
         activations_recomputed=recomputed,
         workers=workers,
+        mfu=mfu,
+        step=step,
         tokens_per_second=rate,
         step_seconds=tokens_per_step / rate,
         days=seconds / SECONDS_PER_DAY,
@@ -340,8 +351,8 @@ def workers_for(
     vocab_size: int,
     days: float,
     *,
-    mfu: float = 0.45,
-    peak_tflops: float | None = None,
+    gpu: Gpu = GPUS["h200"],
+    mfu: float | None = None,
 ) -> int:
     """The fewest workers that take at most `days`, of the numbers among which the global batch divides.
 
@@ -351,9 +362,7 @@ def workers_for(
     most = train.global_batch_size // train.micro_batch_size
     for replicas in range(1, most + 1):
         if most % replicas == 0:
-            found = plan(
-                config, train, vocab_size, workers=replicas * split, mfu=mfu, peak_tflops=peak_tflops
-            )
+            found = plan(config, train, vocab_size, workers=replicas * split, gpu=gpu, mfu=mfu)
             if found.days <= days:
                 return found.workers
     raise UserError(

@@ -20,6 +20,7 @@ from model.plan import (
     plan,
     workers_for,
 )
+from model.roofline import GPUS
 from model.train import train
 from pipelines.config import load
 
@@ -130,25 +131,25 @@ def test_chunked_logits_need_less_than_all_at_once():
 
 def test_time_and_cost_follow_from_rate_and_price():
     config, train = ModelConfig(), TrainConfig(steps=1000)
-    run = plan(config, train, 1000, workers=2, mfu=0.5, peak_tflops=100, price_per_hour=3)
+    gpu = replace(GPUS["h200"], tflops=100)
+    run = plan(config, train, 1000, workers=2, mfu=0.5, gpu=gpu, price_per_hour=3)
     assert run.tokens_per_second == pytest.approx(2 * 100e12 * 0.5 / run.flops_per_token)
     assert run.days * 86400 == pytest.approx(run.tokens / run.tokens_per_second)
     assert run.cost == pytest.approx(run.days * 24 * 2 * 3)
     assert run.step_seconds * train.steps == pytest.approx(run.days * 86400)
-    assert replace(run, cost=None) == replace(
-        plan(config, train, 1000, workers=2, mfu=0.5, peak_tflops=100), cost=None
-    )
+    assert run.step is None
+    assert replace(run, cost=None) == plan(config, train, 1000, workers=2, mfu=0.5, gpu=gpu)
 
 
 def test_the_fewest_workers_for_a_number_of_days():
     train = TrainConfig(steps=10**6, global_batch_size=48, micro_batch_size=4)
     config = ModelConfig()
-    one = plan(config, train, 1000, workers=1).days
-    assert workers_for(config, train, 1000, one) == 1
-    assert workers_for(config, train, 1000, one / 2.5) == 3
-    assert workers_for(config, train, 1000, one / 5) == 6  # 48 / 4 passes do not divide among 5
+    one = plan(config, train, 1000, workers=1, mfu=0.5).days
+    assert workers_for(config, train, 1000, one, mfu=0.5) == 1
+    assert workers_for(config, train, 1000, one / 2.5, mfu=0.5) == 3
+    assert workers_for(config, train, 1000, one / 5, mfu=0.5) == 6  # 48 / 4 passes do not divide among 5
     with pytest.raises(UserError, match="12 workers, the most for train.global_batch_size = 48 and"):
-        workers_for(config, train, 1000, one / 13)
+        workers_for(config, train, 1000, one / 13, mfu=0.5)
 
 
 @pytest.mark.slow

@@ -1,0 +1,133 @@
+"""How long a training step takes on GPUs: each part by what bounds it (Williams, Waterman, Patterson 2009).
+
+Matrix products and attention are bounded by the processor, all else in a layer and the optimizer by device
+memory, communication by the links between GPUs. The shares of the data sheets' peaks that are reached are the
+constants below. A prediction, not a measurement: nothing here was fitted to runs of this repository.
+"""
+
+from dataclasses import dataclass
+
+from model.config import ModelConfig, TrainConfig
+
+MATRIX_SHARE = 0.75
+"""Of the peak, by large matrix products; a square one of 8,192 in bfloat16 reaches 0.80 on an H200."""
+ATTENTION_SHARE = 0.35
+"""Of the peak, by FlashAttention-2 on Hopper (Shah et al. 2024, "FlashAttention-3", section 1)."""
+BANDWIDTH_SHARE = 0.85
+"""Of device memory's and the links' bandwidth, by long reads and writes."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU by its data sheet, and how many of them share fast links."""
+
+    tflops: float
+    """Dense FP16 and BF16 TFLOP/s."""
+    terabytes_per_second: float
+    """Of device memory."""
+    memory_gib: float
+    """What a program can use of device memory."""
+    link_gigabytes_per_second: float
+    """To the other GPUs of its machine, in one direction."""
+    network_gigabytes_per_second: float
+    """To other machines, for each GPU: one 400 Gb/s (A100: 200 Gb/s) adapter a GPU."""
+    machine: int = 8
+    """GPUs of one machine."""
+
+
+GPUS = {
+    "h200": Gpu(989, 4.8, 139, 450, 50),
+    "h100": Gpu(989, 3.35, 78, 450, 50),
+    "a100": Gpu(312, 2.04, 78, 300, 25),
+}
+"""SXM parts, as NVIDIA's data sheets give them."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Seconds of one optimizer step on each worker, by part; nothing overlaps but what is said to."""
+
+    matrices: float
+    attention: float
+    elementwise: float
+    """LayerNorm, rotary embedding, activation, residual sums, loss."""
+    optimizer: float
+    communication: float
+    """What no computation hides: tensor parallelism, weights that are gathered, gradients that are reduced
+    for longer than the backward pass takes."""
+
+    @property
+    def total(self) -> float:
+        """Seconds of the step."""
+        return self.matrices + self.attention + self.elementwise + self.optimizer + self.communication
+
+
+def step(
+    config: ModelConfig, train: TrainConfig, padded_vocab: int, owned: int, workers: int, gpu: Gpu
+) -> Step:
+    """One step of `train` on `workers` GPUs, of which each has `owned` parameters before ZeRO divides them.
+
+    FLOPs are those that the GPU computes: attention without what the causal mask discards, and the forward
+    pass of layers once more with activation checkpointing. Elementwise work counts the hidden-size values
+    that kernels read and write for a position of a layer: 23 forward (two LayerNorms 4, rotary embedding 5,
+    GELU 8, residual sums 6), twice that backward. Precision fp32 counts as TF32, at half the peak.
+    """
+    split = train.tensor_parallel
+    replicas = workers // split
+    hidden, length, layers = config.hidden_size, config.max_sequence_length, config.num_layers
+    width, peak = (4, gpu.tflops / 2) if train.precision == "fp32" else (2, gpu.tflops)
+    tokens = train.global_batch_size // replicas * length
+    passes = 4 if train.activation_checkpointing else 3
+    layer = 2 * (4 * hidden * hidden + 2 * hidden * config.mlp_size) / split
+    matrices = tokens * (passes * layers * layer + 3 * 2 * hidden * padded_vocab)
+    attention = tokens * passes * layers * 2 * hidden * length / split
+    # The positions that a tensor-parallel worker does not divide are small beside those that it does.
+    moved = tokens * layers * passes * 23 * hidden * width / split
+    # The loss: logits written, read and written again as float32 and as a gradient, once a token.
+    moved += tokens * padded_vocab * (3 * width + 4 * 4)
+    bandwidth = gpu.terabytes_per_second * 1e12 * BANDWIDTH_SHARE
+    # Adam reads and writes two moments and master weights, and reads gradients twice (norm and update).
+    divided = owned / (replicas if train.zero_stage else 1)
+    updated = divided * (2 * 12 + 2 * 4 + width)
+    matrix_seconds = matrices / (peak * 1e12 * MATRIX_SHARE)
+    attention_seconds = attention / (peak * 1e12 * ATTENTION_SHARE)
+    hidden_behind = (matrix_seconds + attention_seconds) * 2 / passes
+    return Step(
+        matrix_seconds,
+        attention_seconds,
+        moved / bandwidth,
+        updated / bandwidth,
+        _communication(train, layers * hidden, tokens, owned, split, replicas, width, gpu, hidden_behind),
+    )
+
+
+def _communication(
+    train: TrainConfig,
+    layers_hidden: int,
+    tokens: int,
+    owned: int,
+    split: int,
+    replicas: int,
+    width: int,
+    gpu: Gpu,
+    hidden_behind: float,
+) -> float:
+    """Seconds of communication that the backward pass of `hidden_behind` seconds does not hide."""
+    link = gpu.link_gigabytes_per_second * 1e9 * BANDWIDTH_SHARE
+    across = gpu.network_gigabytes_per_second * 1e9 * BANDWIDTH_SHARE
+    # Tensor parallelism: a reduced sum of each layer forward and one backward, twice the bytes each.
+    speed = link if split <= gpu.machine else across
+    passes = 3 if train.activation_checkpointing else 2
+    tensor = passes * 2 * (split - 1) / split * tokens * layers_hidden * width / speed
+    share = (replicas - 1) / replicas
+    speed = link if split * replicas <= gpu.machine else across
+    micro_steps = train.global_batch_size // (train.micro_batch_size * replicas)
+    once = owned * width * share / speed
+    reduced = once * (micro_steps if train.zero_stage >= 2 else 1)
+    # ZeRO 0 sums gradients where the others scatter sums and gather weights; 3 gathers them in both passes.
+    gathered = once * (2 * micro_steps if train.zero_stage == 3 else 1)
+    exposed = max(reduced - hidden_behind, 0.0)
+    if train.zero_stage == 3:
+        exposed = max(reduced + gathered - 1.5 * hidden_behind, 0.0)
+        gathered = 0.0
+    return tensor + exposed + gathered
