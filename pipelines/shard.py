@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -372,7 +373,7 @@ def _write_run(
     source = pc.index_in(table["source"], pa.array(names)).to_numpy().astype(np.int64)
     group = source * len(SPLITS) + split
     order = np.lexsort((table["row"].to_numpy(), keys, group))
-    table = table.append_column("key", pa.array(keys)).take(pa.array(order)).combine_chunks()
+    table = _in_order(table.append_column("key", pa.array(keys)), order)
     lengths = pc.list_value_length(table["input_ids"]).to_numpy()
     sizes = table["bytes"].to_numpy()
     bounds = np.searchsorted(group[order], np.arange(len(names) * len(SPLITS) + 1))
@@ -399,6 +400,35 @@ def _write_run(
         )
     writer.write_batch(table.select(schema.names).cast(schema).to_batches()[0])
     return ranges
+
+
+def _in_order(table: pa.Table, order: np.ndarray) -> pa.Table:
+    """The rows of a table in an order, in one chunk; `input_ids` is copied once, not thrice as by `take`."""
+    lists = table["input_ids"]
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    offsets = np.zeros(len(order) + 1, np.int64)
+    np.cumsum(pc.list_value_length(lists).to_numpy()[order], out=offsets[1:])
+    values = np.empty(offsets[-1], lists.type.value_type.to_pandas_dtype())
+    first = 0
+    for chunk in lists.chunks:
+        starts = offsets[place[first : first + len(chunk)]]
+        _copy_lists(chunk.values.to_numpy(), chunk.offsets.to_numpy(), starts, values)
+        first += len(chunk)
+    column = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
+    at = table.schema.get_field_index("input_ids")
+    others = table.remove_column(at).take(pa.array(order)).combine_chunks()
+    return others.add_column(at, table.schema.field(at), column)
+
+
+@numba.njit(cache=True, nogil=True)
+def _copy_lists(values, offsets, starts, out):  # type: ignore[no-untyped-def]
+    """Copy each list values[offsets[i]:offsets[i + 1]] to out[starts[i]:]."""
+    for i in range(len(starts)):
+        at = starts[i]
+        for j in range(offsets[i], offsets[i + 1]):
+            out[at] = values[j]
+            at += 1
 
 
 @dataclass(frozen=True)
@@ -467,9 +497,9 @@ def write_shard(task: Shard) -> dict[str, Any]:
     table = pa.concat_tables(pieces)
     origin = pa.concat_tables(origins, promote_options="permissive").unify_dictionaries()
     id_high, id_low = hashing.id_words(table["document_id"])
-    order = pa.array(np.lexsort((id_low, id_high, table["key"].to_numpy())))
-    table = table.take(order).combine_chunks()
-    origin = origin.take(order)
+    order = np.lexsort((id_low, id_high, table["key"].to_numpy()))
+    table = _in_order(table, order)
+    origin = origin.take(pa.array(order))
     _verify(task, table, origin)
     shard = table.select(["input_ids", "document_id"])
     with files.atomic_writer(url) as stream, pa.ipc.new_file(stream, shard.schema) as writer:
