@@ -102,7 +102,7 @@ def _chatter(line: str) -> bool:
 @contextlib.contextmanager
 def _cluster() -> Iterator[str]:
     """A local Ray cluster of this machine's cores on free ports; yields the address for jobs."""
-    gcs, dashboard = _free_ports(2)
+    gcs, dashboard, agent = _free_ports(3)
     # Jobs call `python`, and head and clients share a token that lives as long as this cluster.
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -118,6 +118,8 @@ def _cluster() -> Iterator[str]:
                 "--block",
                 f"--port={gcs}",
                 f"--dashboard-port={dashboard}",
+                # The default is one number for all clusters of a machine.
+                f"--dashboard-agent-listen-port={agent}",
                 "--disable-usage-stats",
                 f"--num-cpus={max(2, os.cpu_count() or 2)}",
             ],

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pyarrow as pa
 import ray
+import tenacity
 
 from base.errors import UserError
 from pipelines.config import RayConfig
@@ -199,9 +200,12 @@ def map_files(
             answer = _answer(index, function, tasks[index])
             yield {name: [value] for name, value in answer.items()}
 
-    blocks = _blocks(sizes, workers)
-    strategy = ray.data.TaskPoolStrategy(min(workers, len(blocks)))
-    answers = _numbers(blocks).map_batches(apply, batch_size=None, compute=strategy, num_cpus=1)
+    def answers(missing: list[int]) -> "ray.data.Dataset":
+        dealt = _blocks([sizes[index] for index in missing], workers)
+        blocks = [[missing[place] for place in block] for block in dealt]
+        strategy = ray.data.TaskPoolStrategy(min(workers, len(blocks)))
+        return _numbers(blocks).map_batches(apply, batch_size=None, compute=strategy, num_cpus=1)
+
     return _results(answers, len(items), on_done)
 
 
@@ -265,12 +269,14 @@ def map_actors(
         def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
             return _answer(row["id"], self.call, row["id"])
 
-    answers = _numbers([[index] for index in range(len(items))]).map(
-        Guarded,
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),
-        num_cpus=1,
-        num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
-    )
+    def answers(missing: list[int]) -> "ray.data.Dataset":
+        return _numbers([[index] for index in missing]).map(
+            Guarded,
+            compute=ray.data.ActorPoolStrategy(size=min(workers, len(missing))),
+            num_cpus=1,
+            num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
+        )
+
     return _results(answers, len(items), on_done)
 
 
@@ -295,18 +301,37 @@ def _numbers(blocks: list[list[int]]) -> "ray.data.Dataset":
     return ray.data.from_arrow([pa.table({"id": block}) for block in blocks])
 
 
-def _results(answers: "ray.data.Dataset", count: int, on_done: Callable[[Any], None]) -> list[Any]:
-    """The results of a dataset of `count` answers, in the order of their numbers."""
+def _results(
+    answers: "Callable[[list[int]], ray.data.Dataset]", count: int, on_done: Callable[[Any], None]
+) -> list[Any]:
+    """The results of a map over `count` items, in their order; `answers` maps items of the given numbers.
+
+    When Ray Data itself fails, not a task of it (an actor of its own that is gone, say), what is missing is
+    mapped again, up to twice.
+    """
     results: list[Any] = [None] * count
+    again = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_is_of_ray_data), stop=tenacity.stop_after_attempt(3), reraise=True
+    )
     try:
-        for row in answers.iter_rows():
-            if row["mistake"]:
-                raise UserError(row["mistake"])
-            results[row["index"]] = json.loads(row["result"])
-            on_done(results[row["index"]])
+        for attempt in again:
+            with attempt:
+                missing = [index for index in range(count) if results[index] is None]
+                for row in answers(missing).iter_rows() if missing else []:
+                    if row["mistake"]:
+                        raise UserError(row["mistake"])
+                    results[row["index"]] = json.loads(row["result"])
+                    on_done(results[row["index"]])
     except ray.exceptions.RayTaskError as error:
         raise _cause(error) from None
     return results
+
+
+def _is_of_ray_data(error: BaseException) -> bool:
+    """Whether Ray Data says that the exception is no task's."""
+    import ray.data.exceptions
+
+    return isinstance(error.__cause__, ray.data.exceptions.SystemException)
 
 
 def _cause(error: BaseException) -> BaseException:
