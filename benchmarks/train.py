@@ -279,6 +279,9 @@ def launch(launcher: str, shape: dict[str, Any], folder: str, **changes: Any) ->
     return run_url, summary
 
 
+PARTS = ["steps", "ray", "checkpoint"]
+
+
 def loop(launcher: str, steps: int) -> dict[str, float]:
     """Milliseconds a step of a loop, of wall-clock and of CPU time, and its waiting for samples.
 
@@ -372,7 +375,7 @@ def main() -> None:
     """Measure and record."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--part", nargs="+", help="one measurement in this process, for this module itself")
-    parser.add_argument("--parts", nargs="+", default=["steps", "ray", "checkpoint"])
+    parser.add_argument("--parts", nargs="+", default=PARTS, help="some alone go to a result of their name")
     parser.add_argument("--recipe", default="configs/stablelm-base-alpha-3b.yaml")
     parser.add_argument("--layers", type=int, help="layers of the recipe's shape; all of them when absent")
     parser.add_argument("--micro-batch", type=int, help="sequences of the recipe's micro batch")
@@ -411,7 +414,7 @@ def main() -> None:
         result["ray"] = overhead(60 if options.quick else 100, rounds)
     if "checkpoint" in options.parts:
         result["checkpoint"] = checkpoints(rounds, STATE)
-    record("train", result)
+    record("train" if set(PARTS) <= set(options.parts) else "_".join(["train", *options.parts]), result)
 
 
 if __name__ == "__main__":
