@@ -294,12 +294,12 @@ def one_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def string_buffers(text: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """(bytes uint8, offsets int64 of n + 1) of a string column, without copying a large_string array.
+    """(bytes uint8, offsets int64 of n + 1) of a string column; large_string and large_binary are not copied.
 
     A null counts as the empty string. Chunked columns are joined first.
     """
     text = one_array(text)
-    if text.type != pa.large_string():
+    if text.type not in (pa.large_string(), pa.large_binary()):
         text = text.cast(pa.large_string())
     if text.null_count:
         text = text.fill_null("")

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from base import files
-from dedup import candidates, minhash, runs
+from dedup import candidates, hashing, minhash, runs
 from dedup import catalog as catalogs
 from dedup.catalog import Catalog
 from dedup.config import DedupConfig
@@ -121,7 +121,7 @@ def verify(
     def sets() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for piece in runs.row_groups(set_urls, group):
             arrived.append(piece["ref"].to_numpy())
-            data, offsets = _buffers(piece["shingles"].combine_chunks())
+            data, offsets = hashing.string_buffers(piece["shingles"])
             yield data.view(np.uint64), offsets // 8
 
     with spooled(sets(), len(wanted), np.uint64) as (values, offsets):
@@ -131,9 +131,3 @@ def verify(
     enough = similarity >= np.float32(config.threshold)
     edges = pa.table({"left": left[enough], "right": right[enough], "similarity": similarity[enough]})
     files.write_parquet(output, edges.replace_schema_metadata({"candidates": str(len(left))}))
-
-
-def _buffers(sets: pa.LargeBinaryArray) -> tuple[np.ndarray, np.ndarray]:
-    """(bytes, offsets) of a large_binary array that is no slice."""
-    offsets = np.frombuffer(sets.buffers()[1], np.int64)[sets.offset : sets.offset + len(sets) + 1]
-    return np.frombuffer(sets.buffers()[2] or b"", np.uint8), offsets
