@@ -43,13 +43,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Published settings. What words are, and that a pair is verified, is piledriver's in all of them.
 
 pile: Gao et al. 2020 (arXiv 2101.00027) and EleutherAI/openwebtext2, cleaning/generate_minhashes.py and
-    minhash_lsh_dedupe.py: word 5-grams, 10 hash functions, threshold 0.5; datasketch's MinHashLSH splits
-    10 hash functions for that threshold into 3 bands of 3 rows.
+    minhash_lsh_dedupe.py: word 5-grams, 10 hash functions, MinHashLSH(threshold=0.5, num_perm=10), which
+    datasketch splits into 3 bands of 3 rows.
 slimpajama: Soboleva et al. 2023 and Cerebras modelzoo, slimpajama/dedup/to_hash.py: character 13-grams,
     128 hash functions, threshold 0.8, for which datasketch gives 9 bands of 13 rows. It removes
     punctuation first; this does not.
 redpajama-v2: Weber et al. 2024 (arXiv 2411.12372) and the data card of RedPajama-Data-V2: word 13-grams,
-    128 hash functions; 9 bands of 13 rows are its signature for similarity 0.8.
+    128 hash functions; 9 bands of 13 rows are its signature for similarity 0.8 (app/src/dedupe/minhash.py
+    splits as datasketch does).
 fineweb: Penedo et al. 2024 (arXiv 2406.17557) and datatrove, examples/fineweb.py: word 5-grams, 112 hash
     functions in 14 buckets of 8, aimed at documents that are at least 75 % similar.
 nemo-curator: defaults of NVIDIA NeMo Curator's FuzzyDeduplicationWorkflow (docs.nvidia.com/nemo/curator):

@@ -73,8 +73,7 @@ def run_training(
             name="ray",
             **_storage(run_url),
             failure_config=FailureConfig(max_failures=train.max_failures),
-            # Ray shows workers without a GPU all those of their machine.
-            worker_runtime_env={} if use_gpu else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}},
+            worker_runtime_env={"env_vars": _environment(use_gpu)},
         ),
     )
     try:
@@ -87,6 +86,16 @@ def run_training(
         raise
     summary: dict[str, Any] = files.read_json(files.join(run_url, SUMMARY))
     return summary
+
+
+def _environment(use_gpu: bool) -> dict[str, str]:
+    """Environment of the workers."""
+    # Ray Train trains in a thread. The C library gives a thread's freed memory back to the system at once, the
+    # main thread's not: tensors would come as new pages, zeroed one by one, at every step (4 % of it measured).
+    variables = {"MALLOC_ARENA_MAX": "1"}
+    if not use_gpu:  # Ray shows workers without a GPU all those of their machine
+        variables["CUDA_VISIBLE_DEVICES"] = ""
+    return variables
 
 
 def _storage(url: str) -> dict[str, Any]:

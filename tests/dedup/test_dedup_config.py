@@ -63,3 +63,22 @@ def test_signatures_follow_the_curve(name):
     agree = (bands[::2] == bands[1::2]).any(axis=1).mean()
     expected = minhash.candidate_probability(np.array(shared / (shared + 2 * own)), config)
     assert agree == pytest.approx(expected, abs=4 * np.sqrt(0.25 / pairs))
+
+
+def best_split(threshold: float, permutations: int) -> tuple[int, int]:
+    """Bands and rows with the least sum of false positives and false negatives, as datasketch chooses them."""
+    similarity = np.linspace(0, 1, 2001)
+    below = similarity <= threshold
+
+    def errors(bands: int, rows: int) -> float:
+        found = 1 - (1 - similarity**rows) ** bands
+        return float(np.where(below, found, 1 - found).sum())
+
+    splits = [(b, r) for b in range(1, permutations + 1) for r in range(1, permutations // b + 1)]
+    return min(splits, key=lambda split: errors(*split))
+
+
+@pytest.mark.parametrize("name, permutations", [("pile", 10), ("slimpajama", 128), ("redpajama-v2", 128)])
+def test_presets_that_publish_a_threshold_have_the_bands_that_were_chosen_for_it(name, permutations):
+    preset = PRESETS[name]
+    assert (preset["bands"], preset["rows"]) == best_split(preset["threshold"], permutations)
