@@ -13,10 +13,18 @@ from hypothesis import strategies as st
 from pipelines.config import BasicRules, IngestConfig, QualityConfig, SourceConfig
 from pipelines.reading import ingest
 from pipelines.text import normalise, quality
-from pipelines.text.words import SYMBOL, classes, words_of
+from pipelines.text.words import SENTENCE, SYMBOL, TERMINAL, classes, words_of
 
 SOURCE = SourceConfig(name="s", urls=["x"])
-TERMINAL = ".!?。！？"
+
+
+def characters_of(bit: np.uint32) -> tuple[str, ...]:
+    """Characters of a class; that the classes are those of datatrove, benchmarks/quality.py shows."""
+    return tuple(map(chr, np.flatnonzero(classes() & bit).tolist()))
+
+
+ENDS_LINE, ENDS_SENTENCE = characters_of(TERMINAL), characters_of(SENTENCE)
+SYMBOLS = frozenset(characters_of(SYMBOL))
 
 
 def repeats(elements: list[str]) -> tuple[int, int]:
@@ -36,7 +44,7 @@ def sentences(line: str) -> int:
     for white, piece in re.findall(r"(\s*)(\S+)", line):
         marks = words_of(piece)
         for word in [" ", *marks] if white not in ("", " ") else marks:
-            if word in TERMINAL:
+            if word in ENDS_SENTENCE:
                 ended = True
             elif ended and not all(unicodedata.category(c)[0] == "P" for c in word):
                 found += 1
@@ -78,9 +86,7 @@ def c4(text: str) -> dict[str, int]:
 
 def reference(text: str) -> dict[str, float]:
     names = words_of(text)
-    table = classes()
-    symbols = {chr(code) for code in np.flatnonzero(table & SYMBOL).tolist()}
-    words = [word for word in names if any(c not in symbols for c in word)]
+    words = [word for word in names if any(c not in SYMBOLS for c in word)]
     n_tokens, size = max(len(names), 1), max(len(text), 1)
     lines = text.splitlines()
     runs = re.split("\n+", text)
@@ -103,7 +109,7 @@ def reference(text: str) -> dict[str, float]:
         "duplicate_line_character_fraction": repeats(runs)[1] / size,
         "duplicate_paragraph_fraction": repeats(paragraphs)[0] / len(paragraphs),
         "duplicate_paragraph_character_fraction": repeats(paragraphs)[1] / size,
-        "terminal_line_fraction": sum(s.endswith(tuple(TERMINAL)) for s in full) / max(len(full), 1),
+        "terminal_line_fraction": sum(s.endswith(ENDS_LINE) for s in full) / max(len(full), 1),
         "short_line_fraction": sum(len(s) <= 30 for s in full) / max(len(full), 1),
         "newline_ratio": text.count("\n") / n_tokens,
         "duplicate_full_line_character_fraction": repeats(full)[1] / max(len(text) - text.count("\n"), 1),
