@@ -3,6 +3,7 @@
 Reads attributes only, never text, so that a changed threshold costs seconds.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from pipelines.text import quality
 
 ORDINALS = pa.schema([("part", pa.string()), ("row", pa.uint32()), ("ordinal", pa.int64())])
 IDS_PER_TASK = 20_000_000
+READERS = 8
+"""Files that a task which reads only a little of many opens at a time."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,21 @@ def number_identical(task: Ordinals) -> str:
     """
     if files.exists(task.output):
         return task.output
-    parts, rows, highs, lows = [], [], [], []
-    for number, (_, url) in enumerate(task.attributes):
-        identifiers = files.read_parquet(url, ["document_id"])["document_id"].combine_chunks()
+
+    def of_share(item: tuple[str, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        identifiers = files.read_parquet(item[1], ["document_id"])["document_id"].combine_chunks()
         high, low = hashing.id_words(identifiers)
         mine = (high >> np.uint64(40)) * np.uint64(task.shares) >> np.uint64(24) == np.uint64(task.share)
-        rows.append(np.flatnonzero(mine).astype(np.uint32))
-        parts.append(np.full(len(rows[-1]), number, np.uint32))
-        highs.append(high[mine])
-        lows.append(low[mine])
+        return np.flatnonzero(mine).astype(np.uint32), high[mine], low[mine]
+
+    parts, rows, highs, lows = [], [], [], []
+    # A file takes milliseconds to open, or a trip to a remote storage.
+    with ThreadPoolExecutor(READERS) as readers:
+        for number, (mine, high, low) in enumerate(readers.map(of_share, task.attributes)):
+            parts.append(np.full(len(mine), number, np.uint32))
+            rows.append(mine)
+            highs.append(high)
+            lows.append(low)
     part, row, high, low = (np.concatenate(columns) for columns in (parts, rows, highs, lows))
     order = np.lexsort((row, part, low, high))
     same = np.zeros(len(order), bool)

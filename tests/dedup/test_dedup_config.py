@@ -66,7 +66,7 @@ def test_signatures_follow_the_curve(name):
 
 
 def best_split(threshold: float, permutations: int) -> tuple[int, int]:
-    """Bands and rows with the least sum of false positives and false negatives, as datasketch chooses them."""
+    """Bands and rows with the least sum of false positives and negatives, as datasketch chooses."""
     similarity = np.linspace(0, 1, 2001)
     below = similarity <= threshold
 
