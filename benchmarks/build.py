@@ -14,8 +14,7 @@ dropped, MinHash 14 x 8 over word 5-grams, personal data replaced,
 GPT-NeoX tokens. Ours measures the language too, verifies duplicates and checks its tokens.
 workers: `copies` of pile_sample (each with its words in another order, so that they are no duplicates) by one
 worker, two, two again and one again; the sums of the seconds count. Beside one worker the driver and Ray have
-a second core to themselves, beside two they have none; so one worker is measured too with all processes on one
-core, which is what a machine with half the cores would do.
+a core to themselves, beside two they have none; so one worker is measured too with all processes on one core.
 profile: pile_sample with every task in this process; the functions in which the time goes, compiled kernels
 counted to the function that calls them.
 memory: greatest private memory of a worker for pile_sample and for the copies, each of other sources.
