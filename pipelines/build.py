@@ -12,18 +12,12 @@ import pyarrow.compute as pc
 
 from base import files
 from base.errors import UserError
+from pipelines import commit, report, score, shard, trained
 from pipelines import manifest as manifests
-from pipelines import report, score, shard, trained
 from pipelines.cluster import Progress, counter, map_actors, map_files, run_tasks
-from pipelines.config import Config
+from pipelines.config import Config, build_configuration
 from pipelines.decide import IDS_PER_TASK, Decide, Ordinals, count_dropped, decide_part, number_identical
-from pipelines.deduplicate import (
-    compact_indexes,
-    deduplicate,
-    find_repeated_lines,
-    find_repeated_spans,
-    write_index,
-)
+from pipelines.deduplicate import deduplicate, find_repeated_lines, find_repeated_spans
 from pipelines.edit import EDIT_STAGES, EDIT_VERSION, Edits
 from pipelines.inputs import Input
 from pipelines.ledger import Ledger, Stage, add_counts
@@ -32,42 +26,21 @@ from pipelines.measure import Count, Measure, count_part, measure_part, part_url
 from pipelines.text import language, quality, tokenizer
 from pipelines.text.decontaminate import load_benchmarks, write_benchmarks
 
-MAX_INDEXES = 8
-"""Dedup indexes of a version; one more, and they become one: a refresh opens every file of each."""
 MEASURE_VERSION = 3
 """Raised when the measuring code changes what it writes."""
-
-BUILD_SECTIONS = (
-    "sources",
-    "ingest",
-    "language",
-    "score",
-    "quality",
-    "dedup",
-    "decontaminate",
-    "redact",
-    "tokenize",
-    "shard",
-    "mixture",
-    "mixture_epochs",
-    "corpus",
-)
 
 
 class SourceLossError(UserError):
     """One stage dropped more of a source than its configuration allows."""
 
 
-def build_configuration(config: Config) -> dict[str, Any]:
-    """The part of the configuration that decides what is in a corpus version."""
-    return {name: value for name, value in config.model_dump(mode="json").items() if name in BUILD_SECTIONS}
-
-
 def find_build(config: Config, inputs: list[Input]) -> Version | None:
-    """The version that was made with this configuration and holds exactly these inputs, if there is one."""
+    """The version that was made with this configuration of exactly these inputs, if there is one."""
     wanted = (files.key_of(build_configuration(config)), [asdict(item) for item in inputs])
     for version in reversed(manifests.versions(config.storage)):
-        if (version.manifest["config_hash"], version.manifest["inputs"]) == wanted:
+        if (version.manifest["config_hash"], version.manifest["inputs"]) == wanted and not any(
+            "merged" in older.manifest for older in manifests.ancestry(version)
+        ):
             return version
     return None
 
@@ -206,12 +179,8 @@ class Build:
 
     def check_mixture(self) -> None:
         """Raise UserError if the mixture names a source that neither this build nor its parent has."""
-        known = set(self.ledger.sources) | set(self.parent.manifest["sources"] if self.parent else ())
-        unknown = sorted({*self.config.mixture, *self.config.mixture_epochs} - known)
-        if unknown:
-            raise UserError(
-                f"mixture names {', '.join(unknown)}, but the sources are {', '.join(sorted(known))}"
-            )
+        of_parent = self.parent.manifest["sources"] if self.parent else ()
+        commit.check_mixture(self.config, {*self.ledger.sources, *of_parent})
 
     def decide(self) -> None:
         """Number identical documents and apply the quality thresholds to the measured columns."""
@@ -509,69 +478,46 @@ class Build:
         return [{**line, "path": f"{self.version}/{line['path']}", "version": self.version} for line in facts]
 
     def write_index(self) -> None:
-        """Write the dedup index of the documents that this version adds; many indexes become one."""
-
-        def progress(stage: str, *counts: int) -> None:
-            self.progress(stage.replace("dedup", "index"), *counts)
-
-        own = f"index/{self.version}-{self.dedup_key[:8]}"
-        workers = self.config.ray.workers
-        write_index(
+        """Write the dedup index of the documents that this version adds."""
+        self.index_paths = commit.add_index(
+            self.config,
+            self.parent,
+            self.version,
+            self.dedup_key,
             self.entries,
             self.documents_files(),
             self.dropped,
-            self.version,
-            files.join(self.corpus, own),
-            self.config.dedup,
-            workers,
-            progress,
+            self.progress,
         )
-        self.index_paths = [*(self.parent.manifest["indexes"] if self.parent else []), own]
-        if len(self.index_paths) > MAX_INDEXES:
-            urls = [*self.indexes(), files.join(self.corpus, own)]
-            compact_indexes(urls, files.join(self.corpus, f"{own}-all"), workers, progress)
-            self.index_paths = [f"{own}-all"]
 
     def write_files(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
         """Write the version's files besides shards and manifest; returns the manifest."""
         files.write_bytes(files.join(self.folder, "tokenizer.json"), files.read_bytes(self.tokenizer))
         dropped = {
-            "quality": self._merge("dropped/quality.parquet", self.quality_dropped),
-            "duplicates": self._merge("dropped/duplicates.parquet", self.dropped),
-            "edits": self._merge(
+            "quality": self._join("dropped/quality.parquet", self.quality_dropped),
+            "duplicates": self._join("dropped/duplicates.parquet", self.dropped),
+            "edits": self._join(
                 "dropped/edits.parquet", [task.url("dropped") for task in self.tokenize_tasks]
             ),
         }
-        contamination = self._merge(
+        contamination = self._join(
             "contamination.parquet", [task.url("hits") for task in self.tokenize_tasks]
         )
-        self._merge("lines.parquet", self.lines)
-        rejects = self._merge(
+        self._join("lines.parquet", self.lines)
+        rejects = self._join(
             "rejects.parquet", [self.part("rejects", item, "parquet") for item in self.inputs]
         )
-        every = [*(self.parent.manifest["shards"] if self.parent else []), *lines]
-        configuration = build_configuration(self.config)
         manifest = {
-            "schema": manifests.SCHEMA,
-            "name": self.config.name,
-            "version": self.version,
-            "parent": self.parent.name if self.parent else None,
-            "parent_manifest_hash": self.parent.hash if self.parent else None,
-            "config_hash": files.key_of(configuration),
-            "config": configuration,
-            "packages": manifests.package_versions(),
-            "tokenizer": self.tokenizer_facts,
-            "sources": self._source_totals(every),
-            "shards": every,
-            "indexes": self.index_paths,
-            "inputs": sorted(
-                [
-                    *(self.parent.manifest["inputs"] if self.parent else []),
-                    *(asdict(item) for item in self.inputs),
-                ],
-                key=lambda item: (item["source"], item["file"], item["digest"]),
+            **commit.manifest(
+                self.config,
+                self.version,
+                self.parent,
+                self.tokenizer_facts,
+                lines,
+                self.index_paths,
+                [asdict(item) for item in self.inputs],
+                self.ledger,
             ),
-            "ledger": self.ledger.to_json(),
             "lines": [
                 *(self.parent.manifest["lines"] if self.parent else []),
                 *([f"versions/{self.version}/lines.parquet"] if self.lines else []),
@@ -631,48 +577,6 @@ class Build:
             )
         )
 
-    def _merge(self, path: str, urls: list[str]) -> str:
+    def _join(self, path: str, urls: list[str]) -> str:
         """One table of the version from the tables of its parts."""
-        url = files.join(self.folder, path)
-        tables = [files.read_parquet(part) for part in urls]
-        plain = [
-            table.cast(
-                pa.schema(
-                    [
-                        pa.field(
-                            field.name,
-                            field.type.value_type if pa.types.is_dictionary(field.type) else field.type,
-                        )
-                        for field in table.schema
-                    ]
-                )
-            )
-            for table in tables
-        ]
-        files.write_parquet(url, pa.concat_tables(plain) if plain else pa.table({}))
-        return url
-
-    def _source_totals(self, lines: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """Totals of every source over all its shards, with its kind and mixture weight."""
-        totals: dict[str, dict[str, Any]] = {}
-        for line in lines:
-            name = line["source"]
-            fields = totals.setdefault(
-                name,
-                {
-                    "weight": self.config.mixture.get(name),
-                    "documents": 0,
-                    "tokens": 0,
-                    "text_bytes": 0,
-                    "heldout_documents": 0,
-                    "heldout_tokens": 0,
-                    "heldout_text_bytes": 0,
-                },
-            )
-            prefix = "heldout_" if line["split"] == "heldout" else ""
-            for field in ("documents", "tokens", "text_bytes"):
-                fields[prefix + field] += line[field]
-        for name, fields in totals.items():
-            if self.config.mixture_epochs:
-                fields["weight"] = self.config.mixture_epochs.get(name, 0.0) * fields["tokens"]
-        return dict(sorted(totals.items()))
+        return commit.join_tables(files.join(self.folder, path), urls)

@@ -573,3 +573,26 @@ def _known_fields(location: tuple[Any, ...]) -> list[str]:
             annotation = section.model_fields[part].annotation
             section = annotation if hasattr(annotation, "model_fields") else annotation.__args__[0]
     return list(section.model_fields)
+
+
+BUILD_SECTIONS = (
+    "sources",
+    "ingest",
+    "language",
+    "score",
+    "quality",
+    "dedup",
+    "decontaminate",
+    "redact",
+    "tokenize",
+    "shard",
+    "mixture",
+    "mixture_epochs",
+    "corpus",
+)
+"""Sections that decide what is in a corpus version."""
+
+
+def build_configuration(config: Config) -> dict[str, Any]:
+    """The part of the configuration that decides what is in a corpus version."""
+    return {name: value for name, value in config.model_dump(mode="json").items() if name in BUILD_SECTIONS}

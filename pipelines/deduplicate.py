@@ -6,7 +6,7 @@ the catalog travel through Ray; hashes and pairs go through files.
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -140,7 +140,7 @@ def deduplicate(
     stays; a near-duplicate's similarity with it is verified and at least `config.threshold`.
     Raises UserError if an index was made with other MinHash settings.
     """
-    _check_indexes(indexes, config)
+    check_indexes(indexes, config)
     catalog = open_catalog(entries, documents, indexes, GROUP_ROWS)
     total = _total(catalog)
     bits = _prefix_bits(total, config)
@@ -305,19 +305,24 @@ def compact_indexes(
     index.write_summary(parts, groups, contents[0]["minhash"], bits, output)
 
 
-def entries_of_index(
-    url: str,
+def entries_of_indexes(
+    indexes: list[str],
     work: str,
     workers: int,
     progress: Progress = lambda *_: None,
+    names: dict[str, str] | None = None,
 ) -> tuple[list[str], dict[str, str]]:
-    """(entries, documents) of an index, as `deduplicate` takes them, without reading any text.
+    """(entries, documents) of indexes (oldest first), as `deduplicate` takes them, without reading any text.
 
-    Routing writes a row group for each part and partition of the index.
+    names: other names for some of the parts. Routing writes a row group for each part and partition.
     """
+    url = files.join(work, "index")
+    compact_indexes(indexes, url, workers, progress)
     catalog = open_catalog([], {}, [url])
     if not catalog.parts:
         return [], {}
+    parts = [replace(part, name=(names or {}).get(part.name, part.name)) for part in catalog.parts]
+    catalog = replace(catalog, parts=parts)
     width = index.summary(url)["minhash"]["bands"]
     (known,) = catalog.indexes
     runner = _Runner(work, ray.put(catalog), workers, progress)
@@ -345,10 +350,8 @@ def deduplicate_indexes(
     The outcome is that of `deduplicate`: kept documents are of the other corpus. Only texts of candidate
     pairs are read. Raises UserError if an index was made with other MinHash settings.
     """
-    _check_indexes([*indexes, *others], config)
-    whole = files.join(work, "index")
-    compact_indexes(indexes, whole, workers, progress)
-    entries, documents = entries_of_index(whole, files.join(work, "entries"), workers, progress)
+    check_indexes([*indexes, *others], config)
+    entries, documents = entries_of_indexes(indexes, files.join(work, "one"), workers, progress)
     return deduplicate(entries, documents, files.join(work, "pairs"), config, others, progress, workers)
 
 
@@ -415,7 +418,8 @@ def _gone(runner: _Runner, dropped: list[str]) -> list[str]:
     return runner.phase("gone", index.write_gone, [(batch,) for batch in batches])
 
 
-def _check_indexes(indexes: list[str], config: DedupConfig) -> None:
+def check_indexes(indexes: list[str], config: DedupConfig) -> None:
+    """Raise UserError if an index is not there or was made with other MinHash settings."""
     settings = config.minhash.model_dump(mode="json")
     for url in indexes:
         theirs = index.summary(url)["minhash"]

@@ -43,7 +43,7 @@ def explain(version: Version, document: str, diff_lines: int = 40) -> list[str]:
 
     Raises UserError if there is no such document.
     """
-    chain = _ancestry(version)
+    chain = manifests.ancestry(version)
     if re.fullmatch(r"[0-9a-fA-F]{32}", document):
         identifier = pa.scalar(bytes.fromhex(document), pa.binary(16))
         decision = _decision(chain, lambda table: pc.equal(table["document_id"], identifier), ["document_id"])
@@ -61,14 +61,6 @@ def explain(version: Version, document: str, diff_lines: int = 40) -> list[str]:
             "part-00.jsonl.zst:17"
         )
     return _describe(chain, decision, diff_lines)
-
-
-def _ancestry(version: Version) -> list[Version]:
-    """The version, its parent, and so on."""
-    chain = [version]
-    while parent := chain[-1].manifest["parent"]:
-        chain.append(manifests.open_version(files.join(version.url.rsplit("/", 1)[0], parent)))
-    return chain
 
 
 def _scan(url: str, columns: list[str], condition: Any) -> Iterator[dict[str, Any]]:
@@ -234,6 +226,8 @@ def _relation(row: dict[str, Any]) -> str:
 def _passages(decision: Decision) -> list[str]:
     """The benchmark passages that were found in the document."""
     url = files.join(decision.version.url, "contamination.parquet")
+    if not files.exists(url):
+        return []
     identifier = pa.scalar(decision.row["document_id"], pa.binary(16))
     found = _scan(url, ["document_id"], lambda table: pc.equal(table["document_id"], identifier))
     return [

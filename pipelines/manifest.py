@@ -96,6 +96,14 @@ def require(storage: str, name: str | None = None) -> Version:
     return version
 
 
+def ancestry(version: Version) -> list[Version]:
+    """The version, its parent, and so on."""
+    chain = [version]
+    while parent := chain[-1].manifest["parent"]:
+        chain.append(open_version(files.join(version.url.rsplit("/", 1)[0], parent)))
+    return chain
+
+
 def package_versions() -> dict[str, str]:
     """Versions of the packages that outputs depend on."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -1,4 +1,4 @@
-"""jobs.prepare and jobs.refresh below the command line: list inputs, build, record in MLflow."""
+"""jobs.prepare, jobs.refresh and jobs.merge below the command line: inputs, build, record in MLflow."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,10 +6,11 @@ from typing import Any
 from base import files
 from base.errors import UserError
 from pipelines import manifest as manifests
+from pipelines import merge as merging
 from pipelines import score, tracking
-from pipelines.build import Build, build_configuration, find_build, new_inputs
+from pipelines.build import Build, find_build, new_inputs
 from pipelines.cluster import Progress
-from pipelines.config import Config
+from pipelines.config import Config, build_configuration
 from pipelines.inputs import Input, list_inputs
 from pipelines.manifest import Version
 from pipelines.text import language
@@ -48,15 +49,20 @@ def refresh_plan(config: Config, inputs: list[Input]) -> tuple[Version, list[Inp
     Raises UserError without a version, or if the configuration differs from that of the version.
     """
     parent = manifests.require(config.storage)
+    _check_unchanged(config, parent, "a refresh")
+    return parent, new_inputs(parent, inputs)
+
+
+def _check_unchanged(config: Config, parent: Version, what: str) -> None:
+    """Raise UserError if the configuration differs from that of the version in more than its sources."""
     now, then = build_configuration(config), parent.manifest["config"]
     free = ("sources", "mixture", "mixture_epochs")
     changed = sorted(name for name in now if now[name] != then.get(name) and name not in free)
     if changed:
         raise UserError(
-            f"a refresh needs the configuration of {parent.name}, but {', '.join(changed)} changed; "
+            f"{what} needs the configuration of {parent.name}, but {', '.join(changed)} changed; "
             "run jobs.prepare for a corpus with the new one"
         )
-    return parent, new_inputs(parent, inputs)
 
 
 def refresh(config: Config, inputs: list[Input], progress: Progress) -> Outcome:
@@ -67,20 +73,52 @@ def refresh(config: Config, inputs: list[Input], progress: Progress) -> Outcome:
     return _build(config, fresh, parent, progress, "refresh")
 
 
+def merge_plan(config: Config, storage: str) -> tuple[Version, Version]:
+    """The newest version here, and that of the corpus in another storage which is to join it.
+
+    Raises UserError without versions, or if they cannot be merged.
+    """
+    parent, other = manifests.require(config.storage), manifests.require(files.absolute(storage))
+    _check_unchanged(config, parent, "a merge")
+    merging.check(config, parent, other)
+    return parent, other
+
+
+def merge(config: Config, parent: Version, other: Version, progress: Progress) -> Outcome:
+    """Make the next corpus version from `parent` and the documents of `other` that it does not hold."""
+    found = merging.find(parent, other)
+    if found:
+        return Outcome(found, False)
+    work = merging.Merge(config, parent, other, progress)
+    key = files.key_of(build_configuration(config), parent.hash, other.hash, work.version)
+    tags = {"merged_corpus": other.hash, "merged_url": other.url}
+    return _record(config, work, "merge", key, tags)
+
+
 def _build(
     config: Config, inputs: list[Input], parent: Version | None, progress: Progress, command: str
 ) -> Outcome:
+    work = Build(config, inputs, parent, progress)
+    key = files.key_of(build_configuration(config), [item.part for item in inputs], work.version)
+    return _record(config, work, command, key, {})
+
+
+def _record(
+    config: Config, work: Build | merging.Merge, command: str, key: str, tags: dict[str, str]
+) -> Outcome:
+    """Run a build or merge, with an MLflow run of the key and tags around it."""
     place = tracking.Tracking.of(config)
-    build = Build(config, inputs, parent, progress)
-    key = files.key_of(build_configuration(config), [item.part for item in inputs], build.version)
-    tags = {"version": build.version, "storage": config.storage}
+    tags = {"version": work.version, "storage": config.storage, **tags}
+    parent = work.parent
     if parent:
         tags |= {"parent_corpus": parent.hash}
         tags |= tracking.upstream(place, parent_command(parent), corpus=parent.hash)
     with tracking.run(place, command, key, tags) as run:
         run.params(build_configuration(config))
-        with tracking.ship_progress(run, progress) as build.progress:
-            version = build.run()
+        with tracking.ship_progress(run, work.progress) as work.progress:
+            version = work.run()
+        if version == parent:
+            return Outcome(version, False)
         run.tags({"corpus": version.hash})
         run.metrics(build_metrics(version))
         run.artifact(files.join(version.url, "report.html"))
@@ -90,6 +128,8 @@ def _build(
 
 def parent_command(version: Version) -> str:
     """The command that made a version."""
+    if "merged" in version.manifest:
+        return "merge"
     return "refresh" if version.manifest["parent"] else "prepare"
 
 
@@ -117,7 +157,7 @@ def summary(outcome: Outcome) -> list[str]:
     for name, facts in content["sources"].items():
         stages = {stage["stage"]: stage for stage in ledger.get(name, [])}
         read = stages["read"]["documents_in"] if "read" in stages else 0
-        kept = stages["tokenize"]["documents_out"] if "tokenize" in stages else 0
+        kept = list(stages.values())[-1]["documents_out"] if stages else 0
         lines.append(
             f"  {name:<24} {read:>9,} records in {kept:>9,} kept"
             f" {facts['tokens'] + facts['heldout_tokens']:>14,} tokens in all"

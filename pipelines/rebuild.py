@@ -15,6 +15,7 @@ from pipelines.cluster import Progress
 from pipelines.config import Config
 from pipelines.inputs import Input
 from pipelines.manifest import Version
+from pipelines.merge import Merge
 from pipelines.prepare import inputs_of
 from pipelines.verify import Damage, origins_path, sibling
 
@@ -42,39 +43,24 @@ def _rebuild(config: Config, version: Version, damaged: set[str], progress: Prog
     content = version.manifest
     settings = Config.model_validate({**config.model_dump(mode="json"), **content["config"]})
     parent = manifests.open_version(sibling(version, content["parent"])) if content["parent"] else None
-    inputs = [Input(**item) for item in content["inputs"]]
-    if parent:
-        inputs = new_inputs(parent, inputs)
-    own = [line for line in content["shards"] if line["version"] == version.name]
-    build = Build(settings, inputs, parent, progress, version.name)
-    build.folder = build.work("rebuild", version.name)
-    files.remove(build.folder)
-    _measure_lost(build, version)
-    build.select()
     others = {path for path in damaged if path.split("/", 1)[1] in content.get("files", {})}
-    if not others:
-        _tokenize_only(build, version, {line["source"] for line in own if _paths(line) & damaged})
+    own = [line for line in content["shards"] if line["version"] == version.name]
+    if parent and "merged" in content:
+        work: Build | Merge = _merge_again(settings, version, parent, damaged, bool(others), progress)
     else:
-        build.tokenize()
+        work = _build_again(settings, version, parent, damaged, bool(others), progress)
+    if others:
+        work.write_index()
+        work.write_files(own)
     expected: dict[str, str | None] = {
         f"{version.name}/{name}": digest for name, digest in content.get("files", {}).items()
     }
     for line in own:
         expected[line["path"]] = line["digest"]
         expected[origins_path(line["path"])] = line.get("origins_digest")
-    build.write_shards(
-        [
-            replace(task, facts=files.join(build.folder, "facts"))
-            for task in build.plan_shards()
-            if damaged & {f"{version.name}/{task.path}", f"{version.name}/{task.origins}"}
-        ]
-    )
-    if others:
-        build.write_index()
-        build.write_files(own)
     failed = []
     for path in sorted(damaged):
-        made = files.join(build.folder, path.split("/", 1)[1])
+        made = files.join(work.folder, path.split("/", 1)[1])
         found = files.digest(made) if files.exists(made) else None
         if found is None or found != expected.get(path):
             failed.append(
@@ -86,8 +72,74 @@ def _rebuild(config: Config, version: Version, damaged: set[str], progress: Prog
             )
         else:
             files.write_bytes(sibling(version, path), files.read_bytes(made))
-    files.remove(build.folder)
+    files.remove(work.folder)
     return failed
+
+
+def _build_again(
+    settings: Config,
+    version: Version,
+    parent: Version | None,
+    damaged: set[str],
+    all_parts: bool,
+    progress: Progress,
+) -> Build:
+    """Repeat the build of a version beside it up to its damaged shards; `all_parts`: all is tokenized."""
+    content = version.manifest
+    inputs = [Input(**item) for item in content["inputs"]]
+    if parent:
+        inputs = new_inputs(parent, inputs)
+    own = [line for line in content["shards"] if line["version"] == version.name]
+    build = Build(settings, inputs, parent, progress, version.name)
+    build.folder = build.work("rebuild", version.name)
+    files.remove(build.folder)
+    _measure_lost(build, version)
+    build.select()
+    if all_parts:
+        build.tokenize()
+    else:
+        _tokenize_only(build, version, {line["source"] for line in own if _paths(line) & damaged})
+    build.write_shards(
+        [
+            replace(task, facts=files.join(build.folder, "facts"))
+            for task in build.plan_shards()
+            if damaged & {f"{version.name}/{task.path}", f"{version.name}/{task.origins}"}
+        ]
+    )
+    return build
+
+
+def _merge_again(
+    settings: Config,
+    version: Version,
+    parent: Version,
+    damaged: set[str],
+    all_shards: bool,
+    progress: Progress,
+) -> Merge:
+    """Repeat the merge of a version beside it up to its damaged shards, or to all.
+
+    Raises UserError if the corpus version that was merged is no longer there.
+    """
+    facts = version.manifest["merged"]
+    there = files.exists(files.join(facts["url"], "manifest.json"))
+    other = manifests.open_version(facts["url"]) if there else None
+    if other is None or other.hash != facts["manifest_hash"]:
+        raise UserError(
+            f"{version.name} was merged from {facts['url']}, which is gone or has changed: restore it first"
+        )
+    merge = Merge(settings, parent, other, progress, version.name)
+    merge.folder = merge.work("rebuild", version.name)
+    files.remove(merge.folder)
+    merge.select()
+    merge.write_shards(
+        [
+            replace(task, facts=files.join(merge.folder, "facts"))
+            for task in merge.plan_shards()
+            if all_shards or damaged & {f"{version.name}/{task.path}", f"{version.name}/{task.origins}"}
+        ]
+    )
+    return merge
 
 
 def _paths(line: dict[str, Any]) -> set[str]:

@@ -443,19 +443,14 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Shard:
-    """What merging one shard needs: the runs that hold its source and split, and its share of the keys."""
+class Output:
+    """A shard and its origins below the folder of a version, and their facts in a folder of work."""
 
     source: str
     split: str
     number: int
-    count: int
-    runs: list[Run]
     folder: str
     facts: str
-    tokenizer: str
-    end_of_document: str
-    verify_documents: int
 
     @property
     def path(self) -> str:
@@ -467,18 +462,57 @@ class Shard:
         """Path of the origins below the version's folder."""
         return f"origins/{self.source}/{self.split}-{self.number:05d}.parquet"
 
+    def facts_url(self, suffix: str = "json") -> str:
+        """A file of the task in the folder of facts."""
+        return files.join(self.facts, f"{self.source}.{self.split}-{self.number:05d}.{suffix}")
+
+    def holds(self, line: dict[str, Any]) -> bool:
+        """Whether shard and origins are there with the digests of a line of the manifest."""
+        url, origins_url = files.join(self.folder, self.path), files.join(self.folder, self.origins)
+        if not (files.exists(url) and files.exists(origins_url)):
+            return False
+        return (files.digest(url), files.digest(origins_url)) == (line["digest"], line.get("origins_digest"))
+
+    def write(self, shard: pa.Table, origins: pa.Table) -> dict[str, Any]:
+        """Write the shard (of one chunk) and its origins; returns its line of the manifest."""
+        url, origins_url = files.join(self.folder, self.path), files.join(self.folder, self.origins)
+        with files.atomic_writer(url) as stream, pa.ipc.new_file(stream, shard.schema) as writer:
+            if shard.num_rows:
+                writer.write_batch(shard.to_batches()[0])
+        files.write_parquet(origins_url, origins)
+        return {
+            "path": self.path,
+            "source": self.source,
+            "split": self.split,
+            "documents": shard.num_rows,
+            "tokens": int(pc.sum(pc.list_value_length(shard["input_ids"])).as_py() or 0),
+            "text_bytes": int(pc.sum(origins["bytes"]).as_py() or 0),
+            "bytes": files.size(url),
+            "digest": files.digest(url),
+            "origins_digest": files.digest(origins_url),
+        }
+
+
+@dataclass(frozen=True)
+class Shard(Output):
+    """What merging one shard needs: the runs that hold its source and split, and its share of the keys."""
+
+    count: int
+    runs: list[Run]
+    tokenizer: str
+    end_of_document: str
+    verify_documents: int
+
 
 def write_shard(task: Shard) -> dict[str, Any]:
     """Write one shard and its origins; returns its line of the manifest.
 
     Raises RuntimeError when a checked document's ids differ from those of `tokenizers`.
     """
-    url, origins_url = files.join(task.folder, task.path), files.join(task.folder, task.origins)
-    facts_url = files.join(task.facts, f"{task.source}.{task.split}-{task.number:05d}.json")
-    if files.exists(facts_url) and files.exists(url) and files.exists(origins_url):
-        done: dict[str, Any] = files.read_json(facts_url)
+    if files.exists(task.facts_url()):
+        done: dict[str, Any] = files.read_json(task.facts_url())
         # A build with another configuration may have been killed in the same version's folder.
-        if (files.digest(url), files.digest(origins_url)) == (done["digest"], done.get("origins_digest")):
+        if task.holds(done):
             return done
     pieces, origins = [], []
     low = task.number * 2**64 // task.count
@@ -501,26 +535,11 @@ def write_shard(task: Shard) -> dict[str, Any]:
     table = _in_order(table, order)
     origin = origin.take(pa.array(order))
     _verify(task, table, origin)
-    shard = table.select(["input_ids", "document_id"])
-    with files.atomic_writer(url) as stream, pa.ipc.new_file(stream, shard.schema) as writer:
-        if shard.num_rows:
-            writer.write_batch(shard.to_batches()[0])
     origin_table = table.select(["document_id", "record", "row", "bytes"])
     for name in ("file", "part"):
         origin_table = origin_table.append_column(name, origin[name].cast(pa.string()))
-    files.write_parquet(origins_url, origin_table)
-    facts = {
-        "path": task.path,
-        "source": task.source,
-        "split": task.split,
-        "documents": shard.num_rows,
-        "tokens": int(pc.sum(pc.list_value_length(shard["input_ids"])).as_py() or 0),
-        "text_bytes": int(pc.sum(table["bytes"]).as_py() or 0),
-        "bytes": files.size(url),
-        "digest": files.digest(url),
-        "origins_digest": files.digest(origins_url),
-    }
-    files.write_json(facts_url, facts)
+    facts = task.write(table.select(["input_ids", "document_id"]), origin_table)
+    files.write_json(task.facts_url(), facts)
     return facts
 
 
@@ -583,5 +602,8 @@ def plan_shards(
     shards = []
     for group in sorted(runs, key=lambda group: (group[0], SPLITS.index(group[1]))):
         count = max(1, round(tokens[group] / target_tokens))
-        shards += [Shard(group[0], group[1], number, count, runs[group], **common) for number in range(count)]
+        shards += [
+            Shard(group[0], group[1], number, count=count, runs=runs[group], **common)
+            for number in range(count)
+        ]
     return shards

@@ -44,6 +44,18 @@ def read_shard(versions: str, line: dict[str, Any]) -> pa.Table:
         raise UserError(f"shard {url}: {error}; jobs.verify --rebuild makes it again") from None
 
 
+def read_origins(versions: str, line: dict[str, Any]) -> pa.Table:
+    """The origins of a shard, given the folder of the versions and its line of a manifest.
+
+    Raises UserError if the file is missing or its bytes are not those of the manifest.
+    """
+    url = files.join(versions, origins_path(line["path"]))
+    try:
+        return pq.read_table(pa.BufferReader(_read(url, line.get("origins_digest"))))
+    except _DamagedError as error:
+        raise UserError(f"origins {url}: {error}; jobs.verify --rebuild makes them again") from None
+
+
 class _DamagedError(Exception):
     """What is wrong with a file, as one clause."""
 

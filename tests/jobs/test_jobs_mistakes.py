@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("prepare", "train", "evaluate", "infer", "refresh", "plan", "verify", "export", "dedup")
+COMMANDS = ("prepare", "train", "evaluate", "infer", "refresh", "plan", "verify", "export", "dedup", "merge")
 
 
 @pytest.fixture

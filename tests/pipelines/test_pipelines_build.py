@@ -221,7 +221,7 @@ def test_many_indexes_become_one_that_finds_the_same(
 ) -> None:
     found = {}
     for most in (8, 1):
-        monkeypatch.setattr("pipelines.build.MAX_INDEXES", most)
+        monkeypatch.setattr("pipelines.commit.MAX_INDEXES", most)
         storage = tmp_path / f"most-{most}"
         settings = config(tmp_path / f"raw-{most}", storage)
         shutil.copytree(raw, tmp_path / f"raw-{most}")
