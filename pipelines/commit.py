@@ -1,8 +1,10 @@
 """What a new corpus version is committed with besides its shards: dedup index, joined tables, manifest."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from base import files
 from base.errors import UserError
@@ -15,6 +17,10 @@ from pipelines.manifest import Version
 
 MAX_INDEXES = 8
 """Dedup indexes of a version; one more, and they become one: a refresh opens every file of each."""
+
+
+TABLES_AT_ONCE = 16
+"""Tables of parts that are read, at once, before they are written as one row group."""
 
 
 def check_mixture(config: Config, known: set[str]) -> None:
@@ -57,24 +63,31 @@ def add_index(
 
 
 def join_tables(url: str, urls: list[str]) -> str:
-    """Write one table of a version from the tables of its parts, without dictionaries; returns `url`."""
-    tables = [files.read_parquet(part) for part in urls]
-    plain = [
-        table.cast(
-            pa.schema(
-                [
-                    pa.field(
-                        field.name,
-                        field.type.value_type if pa.types.is_dictionary(field.type) else field.type,
-                    )
-                    for field in table.schema
-                ]
-            )
-        )
-        for table in tables
-    ]
-    files.write_parquet(url, pa.concat_tables(plain) if plain else pa.table({}))
+    """Write one table of a version from the tables of its parts, without dictionaries; returns `url`.
+
+    Some tables are in memory at a time; a file without columns is written of none.
+    """
+    with files.atomic_writer(url) as file, ThreadPoolExecutor(TABLES_AT_ONCE) as readers:
+        writer = None
+        for first in range(0, len(urls), TABLES_AT_ONCE):
+            batch = urls[first : first + TABLES_AT_ONCE]
+            table = pa.concat_tables(list(readers.map(_read_plain, batch)))
+            writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
+            writer.write_table(table)
+        if writer is None:
+            writer = pq.ParquetWriter(file, pa.schema([]))
+        writer.close()
     return url
+
+
+def _read_plain(url: str) -> pa.Table:
+    """A table with the values of its dictionaries in their place."""
+    table = files.read_parquet(url)
+    fields = [
+        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+        for field in table.schema
+    ]
+    return table.cast(pa.schema(fields))
 
 
 def manifest(
