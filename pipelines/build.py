@@ -4,6 +4,7 @@ Every stage writes below <storage>/corpus under a key made of everything its out
 running again finds finished work and a changed setting never mixes with old outputs.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -455,16 +456,9 @@ class Build:
         """Encode the survivors of every part into sorted runs."""
         config = self.config
         self.tokenizer = self.tokenizer_url()
-        loaded = tokenizer.Tokenizer.load(self.tokenizer, config.tokenize.end_of_document)
-        self.tokenizer_facts = {
-            "file": "tokenizer.json",
-            "sha256": loaded.sha256,
-            "vocab_size": loaded.vocab_size,
-            "end_of_document": config.tokenize.end_of_document,
-            "end_of_document_id": loaded.end_of_document_id,
-            "dtype": loaded.dtype.name,
-        }
-        encoding = files.key_of(self.edits_key, loaded.sha256, config.tokenize.end_of_document)
+        facts = tokenizer.facts(self.tokenizer, config.tokenize.end_of_document)
+        self.tokenizer_facts = {"file": "tokenizer.json", **facts}
+        encoding = files.key_of(self.edits_key, facts["sha256"], config.tokenize.end_of_document)
         self.tokenize_key = files.key_of(
             encoding,
             self.dedup_key,
@@ -634,7 +628,8 @@ class Build:
     def _merge(self, path: str, urls: list[str]) -> str:
         """One table of the version from the tables of its parts."""
         url = files.join(self.folder, path)
-        tables = [files.read_parquet(part) for part in urls]
+        with ThreadPoolExecutor(8) as pool:
+            tables = list(pool.map(files.read_parquet, urls))
         plain = [
             table.cast(
                 pa.schema(
