@@ -5,13 +5,13 @@ running again finds finished work and a changed setting never mixes with old out
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from base import files
+from base.credentials import hidden
 from base.errors import UserError
 from pipelines import manifest as manifests
 from pipelines import report, score, shard, trained
@@ -60,13 +60,14 @@ class SourceLossError(UserError):
 
 
 def build_configuration(config: Config) -> dict[str, Any]:
-    """The part of the configuration that decides what is in a corpus version."""
-    return {name: value for name, value in config.model_dump(mode="json").items() if name in BUILD_SECTIONS}
+    """The part of the configuration that decides what is in a corpus version, its credentials hidden."""
+    values = config.model_dump(mode="json")
+    return {name: hidden(value) for name, value in values.items() if name in BUILD_SECTIONS}
 
 
 def find_build(config: Config, inputs: list[Input]) -> Version | None:
     """The version that was made with this configuration and holds exactly these inputs, if there is one."""
-    wanted = (files.key_of(build_configuration(config)), [asdict(item) for item in inputs])
+    wanted = (files.key_of(build_configuration(config)), [item.noted() for item in inputs])
     for version in reversed(manifests.versions(config.storage)):
         if (version.manifest["config_hash"], version.manifest["inputs"]) == wanted:
             return version
@@ -76,7 +77,7 @@ def find_build(config: Config, inputs: list[Input]) -> Version | None:
 def new_inputs(parent: Version, inputs: list[Input]) -> list[Input]:
     """The inputs that the parent version has not read: new files and files whose content changed."""
     known = {(item["source"], item["file"], item["digest"]) for item in parent.manifest["inputs"]}
-    return [item for item in inputs if (item.source, item.file, item.digest) not in known]
+    return [item for item in inputs if (item.source, item.name, item.digest) not in known]
 
 
 class Build:
@@ -409,7 +410,7 @@ class Build:
         self.survivors = [
             shard.Survivors(
                 item.part,
-                item.file,
+                item.name,
                 documents[item.part],
                 entries,
                 self.dropped_of.get(item.part),
@@ -561,7 +562,7 @@ class Build:
             "inputs": sorted(
                 [
                     *(self.parent.manifest["inputs"] if self.parent else []),
-                    *(asdict(item) for item in self.inputs),
+                    *(item.noted() for item in self.inputs),
                 ],
                 key=lambda item: (item["source"], item["file"], item["digest"]),
             ),

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer as Reference
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from base import files
+from base.credentials import hide
 from base.errors import UserError
 from pipelines.text.bpe import CACHE_SLOTS, BytePairEncoder, unsupported
 from pipelines.text.pretokenize import UNASSIGNED
@@ -85,7 +86,7 @@ def _is_fast(specification: dict[str, Any], name: str) -> bool:
     """Whether pipelines.text.bpe encodes as this tokenizer does; a warning if it does not."""
     reason = unsupported(specification)
     if reason is not None:
-        log.warning("%s is encoded by `tokenizers`, about 15 times slower, because %s", name, reason)
+        log.warning("%s is encoded by `tokenizers`, about 15 times slower, because %s", hide(name), reason)
     return reason is None
 
 
