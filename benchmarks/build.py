@@ -110,14 +110,7 @@ def configuration(data: Path, storage: Path, sources: list[Path], workers: int, 
 
 def build(config: Config) -> dict[str, Any]:
     """Build on a new cluster: seconds in all and by stage, greatest memory of a worker."""
-    ray.init(
-        address="local",
-        num_cpus=config.ray.workers,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        runtime_env={"env_vars": cluster.worker_environment()},
-    )
+    cluster.start_local(config.ray.workers)
     time.sleep(SETTLE)
     watch = Watch()
     watch.start()
@@ -319,7 +312,7 @@ class Here:
         """Build; counts begin at zero."""
         self.profiler.clear()
         self.seconds, self.megabytes = {}, {}
-        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+        cluster.start_local(1)
         try:
             with (
                 mock.patch.object(cluster, "run_tasks", self.run_tasks),

@@ -14,6 +14,7 @@ from training_runs import MODEL, SOURCES, KillOnce, Sees, run_here, settings
 from base.errors import UserError
 from model import checkpoint, journal
 from pipelines import shipping, tracking
+from pipelines.cluster import start_local
 from pipelines.config import Config
 from pipelines.training import run_training
 
@@ -22,19 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    variables = {
-        "PYTHONPATH": paths,
-        "NUMBA_CACHE_DIR": os.environ["NUMBA_CACHE_DIR"],
-        "OMP_NUM_THREADS": "1",
-    }
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        runtime_env={"env_vars": variables},
-        log_to_driver=False,
-    )
+    start_local(2, PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]), OMP_NUM_THREADS="1")
     yield
     ray.shutdown()
 
