@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import xxhash
 from fsspec.implementations.local import LocalFileSystem
 
+from base.credentials import hide
 from base.errors import UserError
 
 TEMPORARY = ".tmp-"
@@ -85,18 +86,28 @@ def remove(url: str) -> None:
 
 
 def list_files(pattern: str) -> list[str]:
-    """Every file that matches a glob pattern, or lies below a folder, sorted, as URLs."""
+    """Every file that matches a glob pattern, or lies below a folder, sorted, as URLs.
+
+    An address of the web is a folder if it ends in a slash.
+    """
     filesystem, path = split(pattern)
-    if filesystem.isdir(path):
+    if _is_folder(filesystem, path):
         found = filesystem.find(path)
     elif any(character in path for character in "*?["):
-        found = [name for name in filesystem.glob(path) if not filesystem.isdir(name)]
+        found = [name for name in filesystem.glob(path) if not _is_folder(filesystem, name)]
     else:
         found = [path] if filesystem.exists(path) else []
     names = sorted(name for name in found if TEMPORARY not in name.rsplit("/", 1)[-1])
     if isinstance(filesystem, LocalFileSystem):
         return names
     return [filesystem.unstrip_protocol(name) for name in names]
+
+
+def _is_folder(filesystem: fsspec.AbstractFileSystem, path: str) -> bool:
+    # To fsspec, what is on the web is a folder if it holds links, for which it would read all of a file.
+    if "http" in filesystem.protocol:
+        return path.endswith("/")
+    return bool(filesystem.isdir(path))
 
 
 @contextmanager
@@ -179,5 +190,8 @@ def read_parquet(url: str, columns: list[str] | None = None) -> pa.Table:
 
 
 def key_of(*values: Any) -> str:
-    """16 hex digits that name the outputs of a stage: a hash of everything JSON that they depend on."""
-    return xxhash.xxh3_64_hexdigest(json.dumps(values, sort_keys=True).encode())
+    """16 hex digits that name the outputs of a stage: a hash of everything JSON that they depend on.
+
+    Credentials in URLs do not count: a new password is no new input.
+    """
+    return xxhash.xxh3_64_hexdigest(hide(json.dumps(values, sort_keys=True)).encode())

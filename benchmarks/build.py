@@ -116,14 +116,7 @@ def build(config: Config, cores: int | None = None) -> dict[str, Any]:
     """
     every = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(every)[:cores])
-    ray.init(
-        address="local",
-        num_cpus=config.ray.workers,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        runtime_env={"env_vars": cluster.worker_environment()},
-    )
+    cluster.start_local(config.ray.workers)
     time.sleep(SETTLE)
     watch = Watch()
     watch.start()
@@ -328,7 +321,7 @@ class Here:
         """Build; counts begin at zero."""
         self.profiler.clear()
         self.seconds, self.megabytes = {}, {}
-        ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+        cluster.start_local(1)
         try:
             with (
                 mock.patch.object(cluster, "run_tasks", self.run_tasks),

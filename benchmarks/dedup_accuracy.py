@@ -42,7 +42,7 @@ from benchmarks.dedup_inputs import (
 )
 from dedup import minhash
 from dedup.config import DedupConfig
-from pipelines.cluster import worker_environment
+from pipelines.cluster import start_local
 from pipelines.deduplicate import deduplicate
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -167,13 +167,7 @@ def main() -> None:
     places = read_texts(options.data / "pile_messy")
     rows = {place: row for row, place in enumerate(places)}
     texts, pairs = list(places.values()), true_pairs(options.data, rows)
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": worker_environment()},
-    )
+    start_local(2)
     lines = [accuracy(texts, pairs, threshold) for threshold in THRESHOLDS]
     ray.shutdown()
     config = DedupConfig().minhash

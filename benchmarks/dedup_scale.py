@@ -38,7 +38,7 @@ from benchmarks.dedup_inputs import DATA, ROOT, circumstances, read_texts, recor
 from dedup import hashing, runs
 from dedup.catalog import MAX_GROUPS
 from dedup.config import DedupConfig
-from pipelines.cluster import worker_environment
+from pipelines.cluster import start_local
 from pipelines.deduplicate import deduplicate, write_index
 
 PART = 250_000
@@ -244,13 +244,7 @@ def routing_speed() -> float:
 
 def cluster_start() -> None:
     """A Ray cluster of one worker, with compiled kernels and what tasks import."""
-    ray.init(
-        address="local",
-        num_cpus=1,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": worker_environment() | {"OMP_NUM_THREADS": "1"}},
-    )
+    start_local(1, OMP_NUM_THREADS="1")
 
     def warm() -> None:
         import pipelines.deduplicate  # noqa: F401 (what every task imports)

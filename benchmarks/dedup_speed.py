@@ -37,7 +37,7 @@ from benchmarks.dedup_inputs import (
 from benchmarks.dedup_scale import Watch
 from dedup import hashing, minhash
 from dedup.config import DedupConfig
-from pipelines.cluster import worker_environment
+from pipelines.cluster import start_local
 from pipelines.deduplicate import deduplicate, write_index
 
 
@@ -171,13 +171,7 @@ def main() -> None:
     if options.peer_megabytes:
         pythons = peer_pythons(options)
         result["signatures of other tools"] = against_peers(options.data, pythons, options.peer_megabytes)
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": worker_environment()},
-    )
+    start_local(2)
     result["phases"] = phases(options.data, options.copies)
     ray.shutdown()
     record("dedup_speed", result)

@@ -95,7 +95,7 @@ def build(data: Path, storage: str) -> Version:
     import ray
 
     from jobs.progress import StageProgress
-    from pipelines.cluster import worker_environment
+    from pipelines.cluster import start_local
 
     benchmarks = [
         {"name": "gsm8k_test", "urls": [f"{data}/benchmarks/gsm8k/test.jsonl"]},
@@ -111,14 +111,7 @@ def build(data: Path, storage: str) -> Version:
         f"dedup.span_tokens={SPANS}",
     ]
     config: Config = load(str(ROOT / "configs" / "pile.yaml"), overrides)
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        runtime_env={"env_vars": worker_environment()},
-    )
+    start_local(2)
     progress = StageProgress()
     try:
         return prepare.prepare(config, prepare.inputs_of(config), progress).version

@@ -261,17 +261,10 @@ def launch(launcher: str, shape: dict[str, Any], folder: str, **changes: Any) ->
         return run_url, run(TrainJob(model, TrainConfig.model_validate(train), manifest, run_url))
     import ray
 
-    from pipelines.cluster import worker_environment
+    from pipelines.cluster import start_local
     from pipelines.training import run_training
 
-    variables = {**worker_environment(), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        runtime_env={"env_vars": variables},
-        log_to_driver=False,
-    )
+    start_local(2, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     sources = [{"name": "a", "urls": ["unused"]}]
     content = {"name": "bench", "storage": folder, "sources": sources, "train": train}
     summary = run_training(Config.model_validate({**content, "model": shape["model"]}), manifest, run_url)

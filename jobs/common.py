@@ -3,11 +3,13 @@
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
+from base.credentials import hide
 from base.errors import UserError
 
 ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file (YAML; any fsspec URL).")]
@@ -23,7 +25,7 @@ VerboseOption = Annotated[
 def run(command: Callable[..., None]) -> None:
     """Run one command function as the program.
 
-    A UserError becomes one line on standard error and exit code 2.
+    A UserError becomes one line on standard error and exit code 2. A traceback shows no credentials of URLs.
     """
     if "--verbose" not in sys.argv:
         quiet()
@@ -34,6 +36,9 @@ def run(command: Callable[..., None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Exception:
+        print(hide(traceback.format_exc()), end="", file=sys.stderr)
+        sys.exit(1)
 
 
 def quiet() -> None:

@@ -26,9 +26,10 @@ def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = 
     from pipelines.tracking import Tracking
 
     Tracking.of(settings)
+    inputs = prepare.inputs_of(settings)
     cluster.start(settings.ray, verbose)
     progress = StageProgress()
-    outcome = prepare.prepare(settings, prepare.inputs_of(settings), progress)
+    outcome = prepare.prepare(settings, inputs, progress)
     progress.close()
     print("\n".join(prepare.summary(outcome)))
 

@@ -4,7 +4,6 @@ Every stage writes below <storage>/corpus under a key made of everything its out
 running again finds finished work and a changed setting never mixes with old outputs.
 """
 
-from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -36,7 +35,7 @@ class SourceLossError(UserError):
 
 def find_build(config: Config, inputs: list[Input]) -> Version | None:
     """The version that was made with this configuration of exactly these inputs, if there is one."""
-    wanted = (files.key_of(build_configuration(config)), [asdict(item) for item in inputs])
+    wanted = (files.key_of(build_configuration(config)), [item.noted() for item in inputs])
     for version in reversed(manifests.versions(config.storage)):
         if (version.manifest["config_hash"], version.manifest["inputs"]) == wanted and not any(
             "merged" in older.manifest for older in manifests.ancestry(version)
@@ -48,7 +47,7 @@ def find_build(config: Config, inputs: list[Input]) -> Version | None:
 def new_inputs(parent: Version, inputs: list[Input]) -> list[Input]:
     """The inputs that the parent version has not read: new files and files whose content changed."""
     known = {(item["source"], item["file"], item["digest"]) for item in parent.manifest["inputs"]}
-    return [item for item in inputs if (item.source, item.file, item.digest) not in known]
+    return [item for item in inputs if (item.source, item.name, item.digest) not in known]
 
 
 class Build:
@@ -377,7 +376,7 @@ class Build:
         self.survivors = [
             shard.Survivors(
                 item.part,
-                item.file,
+                item.name,
                 documents[item.part],
                 entries,
                 self.dropped_of.get(item.part),
@@ -424,16 +423,9 @@ class Build:
         """Encode the survivors of every part into sorted runs."""
         config = self.config
         self.tokenizer = self.tokenizer_url()
-        loaded = tokenizer.Tokenizer.load(self.tokenizer, config.tokenize.end_of_document)
-        self.tokenizer_facts = {
-            "file": "tokenizer.json",
-            "sha256": loaded.sha256,
-            "vocab_size": loaded.vocab_size,
-            "end_of_document": config.tokenize.end_of_document,
-            "end_of_document_id": loaded.end_of_document_id,
-            "dtype": loaded.dtype.name,
-        }
-        encoding = files.key_of(self.edits_key, loaded.sha256, config.tokenize.end_of_document)
+        facts = tokenizer.facts(self.tokenizer, config.tokenize.end_of_document)
+        self.tokenizer_facts = {"file": "tokenizer.json", **facts}
+        encoding = files.key_of(self.edits_key, facts["sha256"], config.tokenize.end_of_document)
         self.tokenize_key = files.key_of(
             encoding,
             self.dedup_key,
@@ -515,7 +507,7 @@ class Build:
                 self.tokenizer_facts,
                 lines,
                 self.index_paths,
-                [asdict(item) for item in self.inputs],
+                [item.noted() for item in self.inputs],
                 self.ledger,
             ),
             "lines": [

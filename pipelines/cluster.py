@@ -94,6 +94,18 @@ def start(settings: RayConfig, verbose: bool = False) -> None:
         raise UserError(f"ray.address = {address!r}: no Ray cluster answers there ({error})") from None
 
 
+def start_local(cpus: int, **variables: str) -> None:
+    """Start a quiet cluster for this process alone; `variables` are more of its workers' environment."""
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        include_dashboard=False,
+        runtime_env={"env_vars": worker_environment() | variables},
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
 def _running_cluster() -> str | None:
     """The address of the cluster that `ray start` left on this machine, if it still answers."""
     note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")

@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from base import files
+from base.credentials import hidden
 from base.errors import UserError
 from base.settings import Section
 from dedup.config import DedupConfig
@@ -594,5 +595,6 @@ BUILD_SECTIONS = (
 
 
 def build_configuration(config: Config) -> dict[str, Any]:
-    """The part of the configuration that decides what is in a corpus version."""
-    return {name: value for name, value in config.model_dump(mode="json").items() if name in BUILD_SECTIONS}
+    """The part of the configuration that decides what is in a corpus version, its credentials hidden."""
+    values = config.model_dump(mode="json")
+    return {name: hidden(value) for name, value in values.items() if name in BUILD_SECTIONS}

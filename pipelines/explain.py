@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from base import files
+from base.credentials import hide
 from base.errors import UserError
 from pipelines import manifest as manifests
 from pipelines import shard
@@ -95,6 +96,7 @@ def _decision(chain: list[Version], condition: Any, columns: list[str]) -> Decis
 
 def _by_record(chain: list[Version], file: str, record: int) -> Decision | list[str]:
     """The decision about a record, or what is known of one that never became a document."""
+    file = hide(file)
     inputs = [
         item
         for item in chain[0].manifest["inputs"]

@@ -1,12 +1,14 @@
 """Which files a build reads: listing, content digests, and the parts they become."""
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import xxhash
 
 from base import files
+from base.credentials import hide
 from base.errors import UserError
 from pipelines.config import SourceConfig
 from pipelines.reading import splitting
@@ -31,6 +33,15 @@ class Input:
     def stop(self) -> int:
         """The byte after the range."""
         return self.start + self.bytes
+
+    @property
+    def name(self) -> str:
+        """URL of the file as it is shown, without credentials."""
+        return hide(self.file)
+
+    def noted(self) -> dict[str, Any]:
+        """The input as a manifest has it."""
+        return {**asdict(self), "file": self.name}
 
 
 def check_sources(sources: list[SourceConfig]) -> set[tuple[str, str]]:
@@ -67,7 +78,7 @@ def list_inputs(sources: list[SourceConfig], cache_url: str, split_bytes: int) -
 
     A digest is the object store's checksum where the file system tells one, else xxh3-128 of the
     content. `cache_url` remembers digests by URL, size and modification time, so that a second
-    listing does not read the files again.
+    listing does not read the files again. A file that is listed with several credentials is one.
 
     Raises UserError for a source that matches no file, and for a file that cannot be read.
     """
@@ -75,8 +86,11 @@ def list_inputs(sources: list[SourceConfig], cache_url: str, split_bytes: int) -
     known = files.read_json(cache_url) if files.exists(cache_url) else {}
     names = sorted({file for _, file in found})
     with ThreadPoolExecutor(8) as pool:
-        facts = dict(zip(names, pool.map(lambda file: _facts(file, known.get(file)), names), strict=True))
-        files.write_json(cache_url, facts)
+        shown = Counter(map(hide, names))
+        # Names that differ in what is hidden may be of different files.
+        noted = [known.get(hide(file)) if shown[hide(file)] == 1 else None for file in names]
+        facts = dict(zip(names, pool.map(_facts, names, noted), strict=True))
+        files.write_json(cache_url, {hide(file): fact for file, fact in facts.items()})
         by_name = {source.name: source for source in sources}
         starts = list(
             pool.map(
@@ -86,14 +100,14 @@ def list_inputs(sources: list[SourceConfig], cache_url: str, split_bytes: int) -
                 found,
             )
         )
-    inputs = []
+    inputs: dict[str, Input] = {}
     for (source, file), begins in zip(found, starts, strict=True):
         ends = [*begins[1:], facts[file]["bytes"]]
         for start, stop in zip(begins, ends, strict=True):
             place = [] if len(begins) == 1 else [str(start), str(stop)]
             part = _part(source, file, facts[file], place)
-            inputs.append(Input(source, file, start, stop - start, facts[file]["digest"], part))
-    return sorted(inputs)
+            inputs[part] = Input(source, file, start, stop - start, facts[file]["digest"], part)
+    return sorted(inputs.values(), key=lambda item: (item.source, item.name, item.file, item.start))
 
 
 def _facts(file: str, known: dict[str, Any] | None) -> dict[str, Any]:
@@ -116,5 +130,5 @@ def _facts(file: str, known: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _part(source: str, file: str, facts: dict[str, Any], place: list[str]) -> str:
-    names = [source, file, str(facts["bytes"]), facts["digest"], *place]
+    names = [source, hide(file), str(facts["bytes"]), facts["digest"], *place]
     return xxhash.xxh3_64_hexdigest("\0".join(names).encode())

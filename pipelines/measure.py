@@ -196,7 +196,7 @@ def _measure_batch(
             pa.table(
                 {
                     "source": names.cast(pa.string()).filter(pa.array(~alive)),
-                    "file": pa.repeat(task.input.file, dead.num_rows),
+                    "file": pa.repeat(task.input.name, dead.num_rows),
                     "record": dead["record"],
                     "reason": pa.repeat("empty_text", dead.num_rows),
                     "detail": pa.repeat("no text is left after cleaning", dead.num_rows),
@@ -275,7 +275,7 @@ def _count_rejects(
         {
             **{name: rejects[name] for name in ("record", "reason", "detail", "bytes", "sample")},
             "source": pa.repeat(task.source.name, rejects.num_rows),
-            "file": pa.repeat(task.input.file, rejects.num_rows),
+            "file": pa.repeat(task.input.name, rejects.num_rows),
         }
     ).select(REJECTS.names)
     _keep_rejects(table.cast(REJECTS), task, reject_tables, kept_rejects)

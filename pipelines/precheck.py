@@ -2,21 +2,19 @@
 
 from base import files
 from base.errors import UserError
-from pipelines import score
 from pipelines.config import Config
 from pipelines.inputs import check_sources
-from pipelines.text import decontaminate, language, redact, tokenizer
+from pipelines.text import decontaminate, redact, tokenizer
 
 
 def check(config: Config) -> None:
     """Raise UserError for what a build of all sources needs and does not find.
 
-    Looked at: the files of sources and benchmarks, the tokenizer and its end-of-document token, languages,
-    models that score, replacements of personal data, and the sources that the mixture names.
+    Looked at: the files of sources and benchmarks, the tokenizer and its end-of-document token, replacements
+    of personal data, and the sources that the mixture names; prepare.inputs_of looks at languages and models
+    that score.
     """
     check_sources(config.sources)
-    language.check(config.language)
-    score.check(config.score, config.storage)
     redact.check(config.redact)
     decontaminate.check(config.decontaminate)
     if config.tokenize.tokenizer:

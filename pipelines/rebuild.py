@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from base import files
+from base.credentials import restored
 from base.errors import UserError
 from pipelines import manifest as manifests
 from pipelines.build import Build, new_inputs
@@ -41,7 +42,8 @@ def repair(config: Config, versions: list[Version], damage: list[Damage], progre
 def _rebuild(config: Config, version: Version, damaged: set[str], progress: Progress) -> list[Damage]:
     """Make damaged files of one version again (paths start with its name); returns those that were not."""
     content = version.manifest
-    settings = Config.model_validate({**config.model_dump(mode="json"), **content["config"]})
+    now = config.model_dump(mode="json")
+    settings = Config.model_validate({**now, **restored(content["config"], now)})
     parent = manifests.open_version(sibling(version, content["parent"])) if content["parent"] else None
     others = {path for path in damaged if path.split("/", 1)[1] in content.get("files", {})}
     own = [line for line in content["shards"] if line["version"] == version.name]
@@ -172,7 +174,9 @@ def _measure_lost(build: Build, version: Version) -> None:
     ]
     if not lost:
         return
-    present = {item.part for item in inputs_of(build.config)}
+    present = {item.part: item for item in inputs_of(build.config)}
+    # The manifest has no credentials.
+    build.inputs = [present.get(item.part, item) for item in build.inputs]
     for item in lost:
         if item.part not in present:
             raise UserError(

@@ -5,7 +5,9 @@ share of the clusters chosen by their id, and examples are a few per source and 
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -413,27 +415,32 @@ def _groups(table: pa.Table) -> Iterator[tuple[tuple[str, str], pa.Table]]:
 def _sample_attributes(urls: list[str]) -> pa.Table | None:
     """Source, bytes and quality columns of at most about SAMPLE_ROWS documents at even distances."""
     urls = urls[:: -(-len(urls) // SAMPLE_FILES) or 1]
-    total = sum(_rows(url) for url in urls)
-    if not total:
-        return None
-    step = -(-total // SAMPLE_ROWS)
+    with ThreadPoolExecutor(8) as pool:
+        begins = list(accumulate(pool.map(_rows, urls), initial=0))
+        step = -(-begins[-1] // SAMPLE_ROWS)
+        if not step:
+            return None
+        pieces = pool.map(lambda url, begin: _sample(url, begin, step), urls, begins)
+        return pa.concat_tables(chain.from_iterable(pieces), promote_options="permissive")
+
+
+def _sample(url: str, begin: int, step: int) -> list[pa.Table]:
+    """Rows of one file of `_sample_attributes`, of which `begin` rows lie in files before it."""
+    filesystem, path = files.split(url)
     pieces: list[pa.Table] = []
-    offset = 0
-    for url in urls:
-        filesystem, path = files.split(url)
-        with filesystem.open(path, "rb") as stream:
-            reader = pq.ParquetFile(stream)
-            others = ("source", "bytes", "n_control")
-            names = [n for n in reader.schema_arrow.names if n in others or n.startswith(MEASURED)]
-            for group in range(reader.num_row_groups):
-                table = reader.read_row_group(group, columns=names)
-                chosen = np.arange(-offset % step, table.num_rows, step)
-                offset += table.num_rows
-                if "source" in names:
-                    plain = table["source"].cast(pa.string())
-                    table = table.set_column(table.schema.get_field_index("source"), "source", plain)
-                pieces.append(table.take(pa.array(chosen)))
-    return pa.concat_tables(pieces, promote_options="permissive")
+    with filesystem.open(path, "rb") as stream:
+        reader = pq.ParquetFile(stream)
+        others = ("source", "bytes", "n_control")
+        names = [n for n in reader.schema_arrow.names if n in others or n.startswith(MEASURED)]
+        for group in range(reader.num_row_groups):
+            table = reader.read_row_group(group, columns=names)
+            chosen = np.arange(-begin % step, table.num_rows, step)
+            begin += table.num_rows
+            if "source" in names:
+                plain = table["source"].cast(pa.string())
+                table = table.set_column(table.schema.get_field_index("source"), "source", plain)
+            pieces.append(table.take(pa.array(chosen)))
+    return pieces
 
 
 def _lengths(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from base import files
+from base.credentials import hide
 from pipelines.tracking import Tracking, client_of, flatten
 
 MARK = ".shipped"
@@ -80,7 +81,7 @@ class _Shipper:
                 self.send_samples()
         except Exception as error:
             if not self.warned:
-                log.warning("MLflow at %s does not answer; metrics wait: %s", self.tracking.uri, error)
+                log.warning("MLflow at %s does not answer; metrics wait: %s", hide(self.tracking.uri), error)
             self.warned = True
             return False
         files.write_bytes(self.url + MARK, str(start + len(content)).encode())

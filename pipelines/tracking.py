@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from base import files
+from base.credentials import hide
 from base.errors import UserError
 from pipelines.cluster import Progress
 from pipelines.config import Config
@@ -68,7 +69,7 @@ class Run:
     def tags(self, tags: dict[str, str]) -> None:
         """Set tags, under the prefix `piledriver.`."""
         for name, value in tags.items():
-            self._try("set_tag", PREFIX + name, value)
+            self._try("set_tag", PREFIX + name, hide(value))
 
     def params(self, values: dict[str, Any]) -> None:
         """Log nested configuration values as flat parameters.
@@ -78,7 +79,7 @@ class Run:
         """
         from mlflow.entities import Param
 
-        flat = {name: str(value)[:500] for name, value in flatten(values)}
+        flat = {name: hide(str(value))[:500] for name, value in flatten(values)}
         before = self._params()
         self.tags(
             {f"now.{name}": flat[name] for name in before if flat.get(name, before[name]) != before[name]}
@@ -121,6 +122,7 @@ class Run:
 
         protocol = url.split("://")[0] if "://" in url else "file"
         kind = "local" if protocol == "file" else protocol
+        url = hide(url)
         source = json.dumps({"uri": url if "://" in url else f"file://{url}"})
         dataset = Dataset(name, digest, kind, source, schema=None, profile=json.dumps(profile))
         entry = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
@@ -206,7 +208,7 @@ def _open(tracking: Tracking, command: str, key: str, tags: dict[str, str], agai
             )
             opened = Run(client, created.info.run_id)
     except Exception as error:
-        log.warning("MLflow at %s cannot be used, so this run is not recorded: %s", tracking.uri, error)
+        log.warning("MLflow at %s cannot be used, so this run is not recorded: %s", hide(tracking.uri), error)
         return Run(None, None)
     opened.tags(tags)
     return opened
@@ -223,7 +225,7 @@ def find(tracking: Tracking, command: str, **tags: str) -> Any | None:
         query = " and ".join(f"tags.`{PREFIX}{name}` = '{value}'" for name, value in wanted.items())
         found = client.search_runs([experiment.experiment_id], query, max_results=1)
     except Exception as error:
-        log.warning("MLflow at %s cannot be searched: %s", tracking.uri, error)
+        log.warning("MLflow at %s cannot be searched: %s", hide(tracking.uri), error)
         return None
     return found[0] if found else None
 

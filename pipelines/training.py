@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.fs
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
@@ -73,6 +73,7 @@ def run_training(
             name="ray",
             **_storage(run_url),
             failure_config=FailureConfig(max_failures=train.max_failures),
+            callbacks=[_Mistakes()],
             worker_runtime_env={"env_vars": _environment(use_gpu)},
         ),
     )
@@ -143,12 +144,23 @@ def _check_resources(config: Config, available: dict[str, float], use_gpu: bool)
             )
 
 
+class _Mistakes(UserCallback):  # type: ignore[misc]
+    """Ends a run at the first UserError of a worker: what a person must mend is not tried again."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise the UserError among the exceptions of workers, if there is one; Ray ends the run then."""
+        for error in worker_exceptions.values():
+            mistake = _user_error(error)
+            if mistake is not None:
+                raise UserError(str(mistake))
+
+
 def _user_error(error: BaseException) -> UserError | None:
     """The UserError that made training fail, if one did."""
     if isinstance(error, UserError):
         return error
     causes = list(getattr(error, "worker_failures", {}).values())
-    causes += [error.__cause__, getattr(error, "cause", None)]
+    causes += [getattr(error, name, None) for name in ("__cause__", "cause", "controller_failure")]
     for cause in causes:
         found = _user_error(cause) if isinstance(cause, BaseException) and cause is not error else None
         if found is not None:

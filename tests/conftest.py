@@ -24,15 +24,8 @@ def ray_cluster() -> Iterator[None]:
     """A local Ray cluster of two CPUs."""
     import ray
 
-    from pipelines.cluster import worker_environment
+    from pipelines.cluster import start_local
 
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        runtime_env={"env_vars": worker_environment()},
-    )
+    start_local(2)
     yield
     ray.shutdown()

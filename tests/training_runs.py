@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from base.errors import UserError
 from model import journal
 from model.config import ModelConfig, TrainConfig
 
@@ -169,6 +171,20 @@ class Sees:
     def __call__(self, journal_url: str) -> Iterator[None]:
         Path(self.path).write_text(repr(os.environ.get("CUDA_VISIBLE_DEVICES")))
         yield
+
+
+class Refuses(Starts):
+    """Starts in which rank 0 finds a mistake at a step, when the other ranks wait for it in the next."""
+
+    @contextmanager
+    def __call__(self, journal_url: str) -> Iterator[None]:
+        def refuse(_: journal.Journal, line: dict[str, Any]) -> bool:
+            if line["step"] == 3:
+                raise UserError("step 3 is refused")
+            return True
+
+        with super().__call__(journal_url), mock.patch.object(journal.Journal, "append", refuse):
+            yield
 
 
 class SlowFirst(Starts):

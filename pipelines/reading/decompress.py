@@ -67,7 +67,12 @@ def compression(url: str) -> str | None:
     for magic, name in ((b"\x1f\x8b", "gzip"), (b"\xfd7zXZ\x00", "xz"), (b"BZh", "bz2")):
         if start.startswith(magic):
             return name
-    return next((name for suffix, name in SUFFIXES.items() if url.endswith(suffix)), None)
+    return next((name for suffix, name in SUFFIXES.items() if file_name(url).endswith(suffix)), None)
+
+
+def file_name(url: str) -> str:
+    """A URL without the query that an address of the web may have."""
+    return url.partition("?")[0] if url.startswith(("http://", "https://")) else url
 
 
 class _Range:

@@ -98,7 +98,7 @@ def file_format(url: str, source: SourceConfig) -> str:
         return "parquet"
     if magic == ARROW_FILE:
         return "arrow"
-    name = url.lower()
+    name = decompress.file_name(url).lower()
     for suffix in decompress.SUFFIXES:
         name = name.removesuffix(suffix)
     extension = "." + name.rsplit("/", 1)[-1].rpartition(".")[2]

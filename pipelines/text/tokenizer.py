@@ -19,6 +19,7 @@ from tokenizers import Tokenizer as Reference
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from base import files
+from base.credentials import hide
 from base.errors import UserError
 from pipelines.text.bpe import CACHE_SLOTS, BytePairEncoder, unsupported
 from pipelines.text.pretokenize import UNASSIGNED
@@ -56,6 +57,39 @@ def check(url: str, end_of_document: str) -> None:
     _read(_content(url), end_of_document, f"tokenizer {url}")
 
 
+def facts(url: str, end_of_document: str) -> dict[str, Any]:
+    """What a manifest says of a tokenizer file, without the tables that encode: they take a second.
+
+    end_of_document, and sha256, vocab_size, end_of_document_id and dtype as Tokenizer has them. Raises
+    UserError if the file is missing or unusable, and warns where encoding will be slow.
+    """
+    content, name = _content(url), f"tokenizer {url}"
+    reference, end = _read(content, end_of_document, name)
+    _is_fast(json.loads(content), name)
+    vocab_size, dtype = _ids(reference)
+    return {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "vocab_size": vocab_size,
+        "end_of_document": end_of_document,
+        "end_of_document_id": end,
+        "dtype": dtype.name,
+    }
+
+
+def _ids(reference: Reference) -> tuple[int, np.dtype[Any]]:
+    """The highest id plus one, added tokens included, and the type of ids."""
+    size = max(reference.get_vocab(with_added_tokens=True).values()) + 1
+    return size, np.dtype(np.uint16 if size <= 2**16 else np.uint32)
+
+
+def _is_fast(specification: dict[str, Any], name: str) -> bool:
+    """Whether pipelines.text.bpe encodes as this tokenizer does; a warning if it does not."""
+    reason = unsupported(specification)
+    if reason is not None:
+        log.warning("%s is encoded by `tokenizers`, about 15 times slower, because %s", hide(name), reason)
+    return reason is None
+
+
 class Tokenizer:
     """A tokenizer file, ready to encode.
 
@@ -74,14 +108,10 @@ class Tokenizer:
         self._reference, self.end_of_document_id = _read(content, end_of_document, name)
         specification = json.loads(content)
         self.sha256 = hashlib.sha256(content).hexdigest()
-        vocabulary = self._reference.get_vocab(with_added_tokens=True)
-        self.vocab_size: int = max(vocabulary.values()) + 1
-        self.dtype = np.dtype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)
-        reason = unsupported(specification)
-        self.fast = reason is None
+        self.vocab_size, self.dtype = _ids(self._reference)
+        self.fast = _is_fast(specification, name)
         self._lock = threading.Lock()
-        if reason is not None:
-            log.warning("%s is encoded by `tokenizers`, about 15 times slower, because %s", name, reason)
+        if not self.fast:
             return
         special: dict[str, int] = {}
         added: dict[str, int] = {}

@@ -17,7 +17,7 @@ from base import files
 from base.errors import UserError
 from dedup import lines, minhash, spans
 from dedup.config import DedupConfig, LinesConfig, MinHashConfig
-from pipelines.cluster import worker_environment
+from pipelines.cluster import start_local
 from pipelines.deduplicate import (
     compact_indexes,
     deduplicate,
@@ -34,13 +34,7 @@ THOROUGH = DedupConfig(minhash=MinHashConfig(ngram=1, bands=64, rows=1), thresho
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     if not ray.is_initialized():
-        ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            runtime_env={"env_vars": worker_environment()},
-        )
+        start_local(2)
     yield
     ray.shutdown()
 

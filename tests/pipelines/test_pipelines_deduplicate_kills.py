@@ -20,12 +20,11 @@ import json, os, sys, time
 import ray
 sys.path.insert(0, {tests!r})
 from pipelines import deduplicate as module
-from pipelines.cluster import worker_environment
+from pipelines.cluster import start_local
 from test_pipelines_deduplicate import THOROUGH
 for name, size in {sizes!r}.items():
     setattr(module, name, size)
-ray.init(address="local", num_cpus={workers}, include_dashboard=False, log_to_driver=False,
-         runtime_env={{"env_vars": worker_environment() | {{"PYTHONPATH": {paths!r}}}}})
+start_local({workers}, PYTHONPATH={paths!r})
 entries, urls = json.loads(sys.argv[1])
 raylet = ray._private.worker._global_node.all_processes["raylet"][0].process.pid
 print("raylet", raylet, flush=True)

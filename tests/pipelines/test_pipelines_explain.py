@@ -12,7 +12,7 @@ from base.errors import UserError
 from jobs import explain as command
 from jobs.common import run
 from pipelines import explain
-from pipelines.cluster import worker_environment
+from pipelines.cluster import start_local
 from pipelines.config import Config
 from pipelines.prepare import inputs_of, prepare, refresh
 
@@ -55,13 +55,7 @@ def corpus(tmp_path_factory):
             "ray": {"workers": 1},
         }
     )
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": worker_environment()},
-    )
+    start_local(2)
     prepare(config, inputs_of(config), lambda *_: None)
     (folder / "two.jsonl").write_text(json.dumps({"text": near(long) + " And wakes."}) + "\n")
     version = refresh(config, inputs_of(config), lambda *_: None).version

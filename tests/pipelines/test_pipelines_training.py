@@ -1,6 +1,7 @@
 import functools
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ import pytest
 import ray
 from mlflow import MlflowClient
 from synthetic_corpus import write_corpus
-from training_runs import MODEL, SOURCES, KillOnce, Sees, run_here, settings
+from training_runs import MODEL, SOURCES, KillOnce, Refuses, Sees, Starts, run_here, settings
 
 from base.errors import UserError
 from model import checkpoint, journal
 from pipelines import shipping, tracking
+from pipelines.cluster import start_local
 from pipelines.config import Config
 from pipelines.training import run_training
 
@@ -22,19 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    variables = {
-        "PYTHONPATH": paths,
-        "NUMBA_CACHE_DIR": os.environ["NUMBA_CACHE_DIR"],
-        "OMP_NUM_THREADS": "1",
-    }
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        runtime_env={"env_vars": variables},
-        log_to_driver=False,
-    )
+    start_local(2, PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]), OMP_NUM_THREADS="1")
     yield
     ray.shutdown()
 
@@ -84,6 +74,23 @@ def test_two_workers_survive_the_death_of_one_with_the_same_losses(cluster: None
     shard.write_bytes(b"nonsense")
     with pytest.raises(UserError, match="train-00000.arrow is damaged"):
         run_training(_config(tmp_path, max_failures=0), manifest, str(tmp_path / "broken"))
+
+
+@pytest.mark.parametrize(
+    ("workers", "mistake"), [(1, "train-00000.arrow is damaged"), (2, "step 3 is refused")]
+)
+def test_a_mistake_ends_the_run_at_once(cluster: None, tmp_path: Path, workers: int, mistake: str) -> None:
+    manifest = write_corpus(tmp_path, SOURCES)
+    starts = tmp_path / "starts"
+    on_start = Refuses(str(starts))
+    if "damaged" in mistake:
+        next((tmp_path / "corpus").rglob("train-00000.arrow")).write_bytes(b"nonsense")
+        on_start = Starts(str(starts))
+    with pytest.raises(UserError, match=mistake):
+        run_training(_config(tmp_path, workers=workers), manifest, str(tmp_path / "run"), on_start)
+    # No retry. On a cluster without a dashboard, Ray Train waits 12 seconds at the end of every run.
+    (started,) = starts.read_text().splitlines()
+    assert time.time() - float(started) < 30
 
 
 def test_a_cluster_too_small_is_named(cluster: None, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from base.errors import UserError
 from pipelines.text import pretokenize
 from pipelines.text.bpe import byte_alphabet
 from pipelines.text.tokenizer import Tokenizer, train
+from pipelines.text.tokenizer import facts as facts_of
 
 END = "<|endoftext|>"
 TRAINING = [
@@ -295,6 +297,25 @@ def test_unknown_tokenizers_fall_back(content: bytes, reason: str, caplog: pytes
         [*wanted, tokenizer.end_of_document_id] for wanted in tokenizer.encode_reference(texts)
     ]
     tokenizer.verify(pa.array(texts, pa.large_string()), ids)
+
+
+@pytest.mark.parametrize("content", [trained(), word_level()])
+def test_facts_are_those_of_the_tokenizer(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    facts = facts_of(str(path), END)
+    loud = len(caplog.records)
+    tokenizer = Tokenizer.load(str(path), END)
+    assert loud == (not tokenizer.fast)
+    assert facts == {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "vocab_size": tokenizer.vocab_size,
+        "end_of_document": END,
+        "end_of_document_id": tokenizer.end_of_document_id,
+        "dtype": tokenizer.dtype.name,
+    }
 
 
 def test_pickled_copy_encodes_alike(small: Tokenizer) -> None:

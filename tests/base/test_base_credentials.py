@@ -1,0 +1,64 @@
+import pickle
+
+import pytest
+
+from base import files
+from base.credentials import hidden, hide, restored
+from base.errors import UserError
+
+SECRET = [
+    ("https://anna:s3cret@host.org/a.jsonl", "https://***@host.org/a.jsonl"),
+    ("https://ghp_token@host.org/a", "https://***@host.org/a"),
+    ("simplecache::sftp://anna:s3@host:22/x", "simplecache::sftp://***@host:22/x"),
+    ("s3://AKIA:abc+d=@bucket/x/*.parquet", "s3://***@bucket/x/*.parquet"),
+    ("postgresql://me:pa@db/x", "postgresql://***@db/x"),
+    (
+        "https://h/a?X-Amz-Date=2026&X-Amz-Signature=f00&part=3",
+        "https://h/a?X-Amz-Date=***&X-Amz-Signature=***&part=3",
+    ),
+    ("https://h/a.gz?sv=22&se=2026&sp=r&sig=aa%3D", "https://h/a.gz?sv=***&se=***&sp=***&sig=***"),
+    ("https://h/a?id=7&token=t", "https://h/a?id=7&token=***"),
+    ("https://h/a?api_key=t&page=2", "https://h/a?api_key=***&page=2"),
+    (
+        "https://h/a?Expires=1&Signature=t&Key-Pair-Id=K",
+        "https://h/a?Expires=***&Signature=***&Key-Pair-Id=***",
+    ),
+    (
+        'no file matches "https://a:b@h/x", see s3://bucket',
+        'no file matches "https://***@h/x", see s3://bucket',
+    ),
+]
+OPEN = [
+    "/data/a?.jsonl",
+    "s3://bucket/part-?.jsonl?versionId=3",
+    "abfs://container@account.dfs.core.windows.net/x",
+    "hf://datasets/user/name@main/a.parquet",
+    "https://h/a?page=2&sp=3&se=4",
+    "https://h/@anna:x/a",
+    "no URL, but token=abc and a:b@c",
+]
+
+
+@pytest.mark.parametrize(("text", "shown"), SECRET)
+def test_credentials_are_hidden(text: str, shown: str) -> None:
+    assert hide(text) == shown == hide(shown)
+
+
+@pytest.mark.parametrize("text", OPEN)
+def test_what_is_no_credential_stays(text: str) -> None:
+    assert hide(text) == text
+
+
+def test_hidden_values_are_restored_from_those_that_have_the_credentials() -> None:
+    given = {"urls": ["https://a:new@h/x", "/local"], "weights": {"x": 0.5}, "other": None}
+    noted = hidden({**given, "urls": ["https://a:old@h/x", "/local"]})
+    assert noted["urls"] == ["https://***@h/x", "/local"]
+    assert restored(noted, given) == given
+    assert restored(noted, {}) == noted
+
+
+def test_messages_and_keys_have_no_credentials() -> None:
+    mistake = UserError("no file matches https://a:b@h/x")
+    assert str(mistake) == str(pickle.loads(pickle.dumps(mistake))) == "no file matches https://***@h/x"
+    old, new = ({"url": f"https://h/a?token={token}"} for token in ("one", "two"))
+    assert files.key_of(old) == files.key_of(new) != files.key_of({"url": "https://h/b?token=one"})
