@@ -106,8 +106,8 @@ def test_against_another_corpus(folder: Path) -> None:
 def test_phases_and_their_rows_are_listed(folder: Path) -> None:
     output = finish(command("dedup", folder / "theirs.yaml", "--until", "candidates"))
     phases = {line.split()[0]: line.split() for line in output.splitlines() if line.endswith(" rows")}
-    assert int(phases["exact-runs/"][3]) == 400
-    assert int(phases["band-runs/"][3]) == 14 * 400
+    assert phases["exact-runs/"][3] == "400"
+    assert phases["band-runs/"][3] == "5,600"
     assert "dropped/" in phases
 
 
