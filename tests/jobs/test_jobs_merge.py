@@ -13,6 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from base.errors import UserError
+from jobs import dedup, merge, verify
+from pipelines import cluster, prepare
+from pipelines.config import load
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -53,12 +58,6 @@ def command(job: str, path: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    output, errors = process.communicate(timeout=200)
-    assert process.returncode == code, output + errors
-    return output + errors
-
-
 def kill(session: int) -> None:
     """SIGKILL every process of a session."""
     for entry in Path("/proc").iterdir():
@@ -71,21 +70,32 @@ def kill(session: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
     """Two finished corpora: of the other's 400 documents 120 are here too, and 40 nearly so."""
     place = tmp_path_factory.mktemp("merge")
     mine = texts(1, 400)
     theirs = mine[:120] + [f"{text} and more" for text in mine[120:160]] + texts(2, 240)
-    path = project(place, "mine", mine, tokenize={"vocab_size": 400, "train_bytes": 50000})
-    finish(command("prepare", path))
+    build(project(place, "mine", mine, tokenize={"vocab_size": 400, "train_bytes": 50000}))
     tokenizer = str(place / "mine/corpus/versions/v0001/tokenizer.json")
-    finish(command("prepare", project(place, "theirs", theirs, tokenize={"tokenizer": tokenizer})))
+    build(project(place, "theirs", theirs, tokenize={"tokenizer": tokenizer}))
     return place
 
 
-def test_against_another_corpus(folder: Path) -> None:
-    output = finish(command("dedup", folder / "theirs.yaml", "--against", str(folder / "mine")))
-    lines = output.splitlines()
+def build(path: Path) -> None:
+    """What jobs.prepare does."""
+    settings = load(str(path), None)
+    prepare.prepare(settings, prepare.inputs_of(settings), lambda *_: None)
+
+
+@pytest.fixture(autouse=True)
+def one_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that run in this process take the cluster that is there."""
+    monkeypatch.setattr(cluster, "start", lambda *_: None)
+
+
+def test_against_another_corpus(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dedup.main(str(folder / "theirs.yaml"), against=str(folder / "mine"))
+    lines = capsys.readouterr().out.splitlines()
     counts = {line.rsplit(": ", 1)[1]: int(line.split()[0]) for line in lines if " documents, " in line}
     assert counts == {"exact_duplicate": 120, "near_duplicate": 40}
     tables = [line.strip() for line in lines if line.startswith("  /")]
@@ -93,28 +103,33 @@ def test_against_another_corpus(folder: Path) -> None:
     assert len(rows) == 160 and {row["kept_version"] for row in rows} == {"v0001"}
     assert len(list((folder / "theirs/corpus/versions").iterdir())) == 1
     path = project(folder, "else", texts(3, 210), tokenize={"vocab_size": 300, "train_bytes": 9000})
-    finish(command("prepare", path))
-    output = finish(command("dedup", path, "--against", str(folder / "mine")))
-    assert f"no document of {folder}/else/corpus/versions/v0001 is in {folder}/mine/corpus" in output
-    for job, option in (("dedup", "--against"), ("merge", "--with")):
-        error = finish(command(job, path, option, str(folder / "nowhere")), 2)
-        assert error.count("\n") == 1 and "nowhere/corpus holds no corpus version" in error
-    error = finish(command("merge", path, "--with", str(folder / "mine")), 2)
-    assert error.count("\n") == 1 and "only if they share a tokenizer" in error
+    build(path)
+    dedup.main(str(path), against=str(folder / "mine"))
+    told = capsys.readouterr().out
+    assert f"no document of {folder}/else/corpus/versions/v0001 is in {folder}/mine/corpus" in told
+    with pytest.raises(UserError, match="nowhere/corpus holds no corpus version"):
+        dedup.main(str(path), against=str(folder / "nowhere"))
+    with pytest.raises(UserError, match="nowhere/corpus holds no corpus version"):
+        merge.main(str(path), str(folder / "nowhere"))
+    with pytest.raises(UserError, match="only if they share a tokenizer"):
+        merge.main(str(path), str(folder / "mine"))
 
 
-def test_phases_and_their_rows_are_listed(folder: Path) -> None:
-    output = finish(command("dedup", folder / "theirs.yaml", "--until", "candidates"))
+def test_phases_and_their_rows_are_listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dedup.main(str(folder / "theirs.yaml"), until="candidates")
+    output = capsys.readouterr().out
     phases = {line.split()[0]: line.split() for line in output.splitlines() if line.endswith(" rows")}
     assert phases["exact-runs/"][3] == "400"
     assert phases["band-runs/"][3] == "5,600"
     assert "dropped/" in phases
 
 
-def test_a_killed_merge_shows_nothing_and_finishes_when_run_again(folder: Path) -> None:
-    corpus = folder / "mine/corpus"
-    arguments = ("mine.yaml", "--with", str(folder / "theirs"))
-    process = command("merge", folder / arguments[0], *arguments[1:])
+@pytest.mark.slow
+def test_a_killed_merge_shows_nothing_and_finishes_when_run_again(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus, path, other = folder / "mine/corpus", folder / "mine.yaml", str(folder / "theirs")
+    process = command("merge", path, "--with", other)
     while not list(corpus.glob("work/merge/*/shards/*.json")):
         assert process.poll() is None
         time.sleep(0.005)
@@ -124,12 +139,12 @@ def test_a_killed_merge_shows_nothing_and_finishes_when_run_again(folder: Path) 
     done = [path for path in corpus.glob("work/merge/**/*") if path.is_file() and path.name[0] != "."]
     before = {path: path.stat().st_mtime_ns for path in done}
     assert before
-    output = finish(command("merge", folder / arguments[0], *arguments[1:]))
-    assert {path: path.stat().st_mtime_ns for path in before} == before
+    output, errors = command("merge", path, "--with", other).communicate(timeout=200)
+    assert {path: path.stat().st_mtime_ns for path in before} == before, output + errors
     assert "400 records in" in output and "240 kept" in output and "corpus v0002" in output
-    again = finish(command("merge", folder / arguments[0], *arguments[1:]))
-    assert f"nothing to merge: v0002 holds every document of {folder}/theirs/corpus/versions/v0001" in again
-    assert "v0001, v0002: every file is what its manifest says" in finish(
-        command("verify", folder / arguments[0])
-    )
+    merge.main(str(path), other)
+    told = f"nothing to merge: v0002 holds every document of {folder}/theirs/corpus/versions/v0001"
+    assert told in capsys.readouterr().out
+    verify.main(str(path))
+    assert "v0001, v0002: every file is what its manifest says" in capsys.readouterr().out
     assert len(list((corpus / "versions").iterdir())) == 2

@@ -113,6 +113,7 @@ def finished_tasks(corpus: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in found if path.is_file() and path.name[:1] != "."}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_killed_build_shows_nothing_and_finishes_when_run_again(
     folder: Path, expected: dict[str, bytes]
