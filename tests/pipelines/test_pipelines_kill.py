@@ -113,26 +113,6 @@ def finished_tasks(corpus: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in found if path.is_file() and path.name[:1] != "."}
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_killed_build_shows_nothing_and_finishes_when_run_again(
-    folder: Path, expected: dict[str, bytes]
-) -> None:
-    storage = folder / "once"
-    corpus = storage / "corpus"
-    process = start_command(folder, str(storage))
-    while not list(corpus.glob("parts/*/*.json")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    kill_session(process.pid)
-    process.wait()
-    assert not (corpus / "versions/v0001/manifest.json").exists()
-    before = finished_tasks(corpus)
-    assert start_command(folder, str(storage)).wait() == 0
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert contents(storage) == expected
-
-
 class Cluster:
     """A Ray cluster of two CPUs in a session of its own, started as often as it is killed."""
 
