@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from sessions import kill_session
 
 from base.errors import UserError
 from jobs import dedup, merge, verify
@@ -56,17 +56,6 @@ def command(job: str, path: Path, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def kill(session: int) -> None:
-    """SIGKILL every process of a session."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if os.getsid(int(entry.name)) == session:
-                    os.kill(int(entry.name), signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                continue
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +122,7 @@ def test_a_killed_merge_shows_nothing_and_finishes_when_run_again(
     while not list(corpus.glob("work/merge/*/shards/*.json")):
         assert process.poll() is None
         time.sleep(0.005)
-    kill(process.pid)
+    kill_session(process.pid)
     process.wait()
     assert not (corpus / "versions/v0002/manifest.json").exists()
     done = [path for path in corpus.glob("work/merge/**/*") if path.is_file() and path.name[0] != "."]

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from sessions import kill_session
 
 from pipelines import cluster, prepare
 from pipelines.config import load
@@ -42,17 +43,6 @@ def start_command(folder: Path, storage: str, workers: int = 2) -> subprocess.Po
         start_new_session=True,
         stdout=subprocess.DEVNULL,
     )
-
-
-def kill_session(session: int) -> None:
-    """SIGKILL every process of a session, the ones in process groups of their own too."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if os.getsid(int(entry.name)) == session:
-                    os.kill(int(entry.name), signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                continue
 
 
 @pytest.fixture(scope="module")
