@@ -71,7 +71,7 @@ class Build:
         self.ledger = Ledger()
         self.languages: dict[str, dict[str, int]] = {}
         self.benchmark_items: dict[str, int] = {}
-        self.version = version or f"v{len(manifests.versions(config.storage)) + 1:04d}"
+        self.version = version or manifests.next_name(config.storage)
         self.folder = files.join(self.corpus, "versions", self.version)
 
     def run(self) -> Version:

@@ -77,6 +77,11 @@ def versions(storage: str) -> list[Version]:
     return [open_version(url) for url in manifest_urls(storage)]
 
 
+def next_name(storage: str) -> str:
+    """The name of the version that comes after the newest visible one."""
+    return f"v{len(manifest_urls(storage)) + 1:04d}"
+
+
 def latest(storage: str) -> Version | None:
     """The newest visible version, or None."""
     found = versions(storage)

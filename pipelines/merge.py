@@ -72,7 +72,7 @@ class Merge:
         self.other = other
         self.progress = progress
         self.corpus = manifests.corpus_url(config.storage)
-        self.version = version or f"v{len(manifests.versions(config.storage)) + 1:04d}"
+        self.version = version or manifests.next_name(config.storage)
         self.folder = files.join(self.corpus, "versions", self.version)
         self.key = files.key_of(parent.hash, other.hash, config.dedup.model_dump(mode="json"))
         self.ledger = Ledger()
