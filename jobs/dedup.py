@@ -46,15 +46,13 @@ def main(
     if against is not None:
         _compare(settings, against, verbose)
         return
-    from pipelines.inputs import check_sources
-
-    check_sources(settings.sources)
     from base import files
     from dedup import runs
     from jobs.progress import StageProgress
     from pipelines import cluster, prepare
     from pipelines.build import Build
 
+    inputs = prepare.inputs_of(settings)
     cluster.start(settings.ray, verbose)
     shown = StageProgress()
 
@@ -66,7 +64,7 @@ def main(
         if stage == f"dedup {until}" and done == total:
             raise Reached
 
-    build = Build(settings, prepare.inputs_of(settings), None, progress)
+    build = Build(settings, inputs, None, progress)
     build.measure()
     build.decide()
     try:
