@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -114,7 +115,7 @@ def peer_bands(tool: str, python: str, texts: list[str]) -> dict[str, Any]:
 
 
 def circumstances() -> dict[str, Any]:
-    """Processor, commit and command of a result."""
+    """Processor, commit and command of a result; GIT_COMMIT names the commit of a copy without .git."""
     info = Path("/proc/cpuinfo")
     names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
     commit = subprocess.run(
@@ -124,7 +125,7 @@ def circumstances() -> dict[str, Any]:
         "processor": names[0] if names else platform.processor(),
         "cores": len(names),
         "python": platform.python_version(),
-        "commit": commit.stdout.strip(),
+        "commit": os.environ.get("GIT_COMMIT") or commit.stdout.strip(),
         "command": "python -m " + " ".join([f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
     }
 

@@ -3,24 +3,29 @@
     python -m benchmarks.train                        everything, small shapes
     python -m benchmarks.train --quick                one round, not two: about six minutes on two cores
     python -m benchmarks.train --parts steps ray      only these, of steps, ray and checkpoint
-    python -m benchmarks.train --parts recipe --layers 4 --micro-batch 8 --precision fp16 bf16 --trace step
-    python -m benchmarks.train --parts recipe --micro-batch 8 --precision fp16
+    python -m benchmarks.train --parts recipe --layers 4 --precision fp16 bf16 --trace step
+    python -m benchmarks.train --parts recipe --precision fp16
+    python -m benchmarks.train --parts saving --layers 4
 
-The last two are for a GPU: four layers of the recipe, and the whole recipe where it fits.
+The last three are for a GPU: four layers of the recipe, the whole recipe where it fits, and its checkpoints.
 
 steps: model.neox against Hugging Face GPTNeoX, both on DeepSpeed with the same shape, batch, optimizer and
-settings. Each measurement has a process of its own, and the two models take turns. On a CPU, speed is in
-tokens a second of CPU time of one thread, which other work on the machine changes little, and memory in bytes
-that torch has allocated at the peak of a step; on a GPU speed is in wall-clock time, with MFU.
+settings. Each measurement has a process of its own, and the two models take turns. Speed is in tokens a
+second of CPU time of one thread, which other work on the machine changes little, and memory in bytes that
+torch has allocated at the peak of a step.
 
 ray: the whole loop below Ray Train against the bare one, in turns, and how long it waits for samples.
 
 checkpoint: seconds that a checkpoint stops the loop, written behind it and not.
 
-recipe (needs a GPU to be of use): steps and checkpoints of the shape of --recipe, by default StableLM's 3B;
---trace writes Chrome traces of a step (<trace>-<precision>.json). Checkpoints need room for two on the disk.
+recipe (a GPU): steps of the shape of --recipe, by default StableLM's 3B, in tokens a second of wall-clock
+time, MFU and peak memory. --cases says whose model with which micro batch and settings, as
+MODEL:SEQUENCES:SETTING, and the fastest case of each model is compared. --trace writes Chrome traces of a
+step of the first case.
 
-Results go to benchmarks/results/train.json, those of a recipe to train_recipe_<layers>.json.
+saving (a GPU): the whole loop on that shape, and how long each of its checkpoints stops it.
+
+Results go to benchmarks/results/train.json, those of parts to train_<part>.json, with the layers of a recipe.
 """
 
 import argparse
@@ -34,7 +39,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +125,12 @@ def hugging_face(model: ModelConfig, train: TrainConfig, vocab_size: int) -> Cal
         use_cache=False,
         attn_implementation="sdpa",
     )
-    network = GPTNeoXForCausalLM(config)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        network = GPTNeoXForCausalLM(config)
     if train.activation_checkpointing:
         network.gradient_checkpointing_enable()
+    if train.compile:
+        network.compile()
     count = sum(parameter.numel() for parameter in network.parameters())
     optimizer = torch.optim.AdamW(
         weight_decay_groups(network, train.optimizer.weight_decay),  # type: ignore[arg-type]
@@ -190,8 +198,12 @@ def measure(which: str, shape: dict[str, Any], precision: str, steps: int, trace
 
 def alone(*arguments: str) -> dict[str, Any]:
     """What this module prints when it is run with `arguments` in a process of its own."""
+    import torch
+
     command = [sys.executable, "-m", "benchmarks.train", "--part", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DEEPSPEED_LOG_LEVEL": "error"}
+    environment = {**os.environ, "DEEPSPEED_LOG_LEVEL": "error"}
+    if not torch.cuda.is_available():
+        environment["OMP_NUM_THREADS"] = "1"
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{arguments}: {done.stderr[-2000:]}")
@@ -199,40 +211,76 @@ def alone(*arguments: str) -> dict[str, Any]:
     return result
 
 
-def compare(shape: dict[str, Any], precision: str, steps: int, rounds: int, trace: str) -> dict[str, Any]:
-    """Both models, turn by turn, the best round of each; one that does not fit on a GPU has no numbers."""
-    import torch
-
+def compare(shape: dict[str, Any], precision: str, steps: int, rounds: int) -> dict[str, Any]:
+    """Both models, turn by turn, the best round of each."""
     model, train, vocab_size = settings(shape, precision)
-    cuda = torch.cuda.is_available()
-    flops = flops_per_token(model, vocab_size, model.max_sequence_length)
     found: dict[str, list[dict[str, float]]] = {"piledriver": [], "hugging_face": []}
     for _ in range(rounds):
         for name, results in found.items():
-            place = f"{trace}-{precision}.json" if trace and name == "piledriver" else ""
-            try:
-                results.append(alone("measure", name, json.dumps(shape), precision, str(steps), place))
-            except RuntimeError as error:
-                if "OutOfMemoryError" not in str(error):
-                    raise
+            results.append(alone("measure", name, json.dumps(shape), precision, str(steps), ""))
     result: dict[str, Any] = {"shape": shape, "precision": precision}
     for name, results in found.items():
-        if not results:
-            result[name] = "out of memory"
-            continue
         speed = max(one["tokens_per_second"] for one in results)
         peak = min(one["peak_bytes"] for one in results) / 2**20
         result[name] = {"tokens_per_second": round(speed, 1), "peak_mib": round(peak, 1)}
-        if cuda:
-            result[name]["mfu"] = round(speed * flops / (GPUS["h200"].tflops * 1e12), 4)
-    if cuda:
-        result["device"] = torch.cuda.get_device_name()
-    if found["piledriver"]:
-        planned = memory(model, train, vocab_size, cuda=cuda).total / 2**20
-        result["planned_over_measured"] = round(planned / result["piledriver"]["peak_mib"], 3)
-    if all(found.values()):
-        for ratio, field in (("speed_ratio", "tokens_per_second"), ("memory_ratio", "peak_mib")):
-            result[ratio] = round(result["piledriver"][field] / result["hugging_face"][field], 3)
+    planned = memory(model, train, vocab_size, cuda=False).total / 2**20
+    result["planned_over_measured"] = round(planned / result["piledriver"]["peak_mib"], 3)
+    for ratio, field in (("speed_ratio", "tokens_per_second"), ("memory_ratio", "peak_mib")):
+        result[ratio] = round(result["piledriver"][field] / result["hugging_face"][field], 3)
+    return result
+
+
+CASES = [
+    "piledriver:8:compile",
+    "hugging_face:8:activation_checkpointing",
+    "hugging_face:4",
+    "piledriver:8:activation_checkpointing",
+]
+"""On an H200 the whole 3B recipe has room for eight sequences without recomputation here, for four there."""
+
+
+def recipe(options: argparse.Namespace) -> dict[str, Any]:
+    """The shape of a configuration, with its micro batch's length and its chunk of the loss."""
+    config = load(options.recipe)
+    model = config.model.model_dump()
+    model["num_layers"] = options.layers or model["num_layers"]
+    train = {"micro_batch_size": 8, "loss_chunk": config.train.loss_chunk}
+    return {"vocab_size": config.tokenize.vocab_size, "model": model, "train": train}
+
+
+def cases(shape: dict[str, Any], precision: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Every case of --cases, once; one that does not fit has no numbers."""
+    import torch
+
+    rows: list[dict[str, Any]] = []
+    best: dict[str, float] = {}
+    for case in options.cases:
+        name, sequences, *names = case.split(":")
+        train = {**shape["train"], "micro_batch_size": int(sequences), **dict.fromkeys(names, True)}
+        own = {**shape, "train": train}
+        row: dict[str, Any] = {"case": case, "precision": precision}
+        rows.append(row)
+        model, training, vocab_size = settings(own, precision)
+        trace = f"{options.trace}-{precision}.json" if options.trace and case == options.cases[0] else ""
+        try:
+            found = alone("measure", name, json.dumps(own), precision, str(options.steps), trace)
+        except RuntimeError as error:
+            if "OutOfMemoryError" not in str(error):
+                raise
+            row["error"] = "out of memory"
+            continue
+        speed, peak = found["tokens_per_second"], found["peak_bytes"] / 2**30
+        row |= {"tokens_per_second": round(speed), "peak_gib": round(peak, 2)}
+        flops = flops_per_token(model, vocab_size, model.max_sequence_length)
+        row["mfu"] = round(speed * flops / (GPUS["h200"].tflops * 1e12), 4)
+        if name == "piledriver":
+            planned = memory(model, training, vocab_size).total / 2**30
+            row["planned_over_measured"] = round(planned / peak, 3)
+        best[name] = max(best.get(name, 0.0), speed)
+        print(json.dumps(row), flush=True)
+    result: dict[str, Any] = {"device": torch.cuda.get_device_name(), "cases": rows}
+    if len(best) == 2:
+        result["best_over_best"] = round(best["piledriver"] / best["hugging_face"], 3)
     return result
 
 
@@ -314,54 +362,36 @@ def overhead(steps: int, rounds: int) -> dict[str, Any]:
     return result
 
 
-def stall(asynchronous: bool, shape: dict[str, Any]) -> dict[str, float]:
-    """Seconds that each of three checkpoints stops the loop."""
+def stall(asynchronous: bool, shape: dict[str, Any], saves: int) -> dict[str, Any]:
+    """Seconds that each of some checkpoints stops the loop, and the speed between them."""
+    from model.journal import read
+
     saving = {"every": 5, "asynchronous": asynchronous, "keep_last": 1}
     with tempfile.TemporaryDirectory() as folder:
-        _, summary = launch("bare", shape, folder, steps=15, checkpoint=saving)
+        url, summary = launch("bare", shape, folder, steps=5 * saves, checkpoint=saving)
         size = sum(
             file.stat().st_size for file in Path(summary["checkpoint_url"]).rglob("*") if file.is_file()
         )
-    return {"seconds": summary["checkpoint_stall"] / 3, "mb": size / 1e6}
+        last = read(url)[-1]
+    speed = {name: last[name] for name in ("tokens_per_second", "loader_wait")}
+    return {"seconds": summary["checkpoint_stalls"], "mb": size / 1e6, **speed}
 
 
-def checkpoints(rounds: int, shape: dict[str, Any]) -> dict[str, Any]:
+def checkpoints(rounds: int, shape: dict[str, Any], saves: int) -> dict[str, Any]:
     """Stalls of checkpoints that are written behind training, and of those that are not; the best rounds."""
     # The old one goes when the new one is whole.
     needed = 2 * checkpoint_bytes(*settings(shape, "fp16"))
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if needed > free:
         return {"not_measured": f"two checkpoints need {needed / 1e9:.0f} GB, there are {free / 1e9:.0f}"}
-    found: dict[str, list[dict[str, float]]] = {"asynchronous": [], "synchronous": []}
-    for _ in range(rounds):
-        for name, results in found.items():
-            results.append(alone("stall", name, json.dumps(shape)))
-    result: dict[str, Any] = {"checkpoint_mb": round(found["asynchronous"][0]["mb"], 1)}
-    for name, results in found.items():
-        result[f"{name}_stall_seconds"] = round(min(one["seconds"] for one in results), 3)
+    result: dict[str, Any] = {}
+    for name in ("asynchronous", "synchronous"):
+        found = [alone("stall", name, json.dumps(shape), str(saves)) for _ in range(rounds)]
+        best = min(found, key=lambda one: sum(one["seconds"]))
+        result |= {"checkpoint_mb": round(best["mb"], 1), f"{name}_stall_seconds": best["seconds"]}
+        result[f"{name}_last_tokens_per_second"] = round(best["tokens_per_second"])
+        result["loader_wait"] = best["loader_wait"]
     return result
-
-
-def recipe(path: str, layers: int | None) -> dict[str, dict[str, Any]]:
-    """The shape of a configuration, by a name that says how many layers it has here."""
-    config = load(path)
-    model = config.model.model_dump()
-    model["num_layers"] = layers or model["num_layers"]
-    train = {
-        "micro_batch_size": config.train.micro_batch_size,
-        "activation_checkpointing": config.train.activation_checkpointing,
-    }
-    name = f"{config.name}, {model['num_layers']} layers"
-    return {name: {"vocab_size": config.tokenize.vocab_size, "model": model, "train": train}}
-
-
-def steps_of(shapes: dict[str, dict[str, Any]], options: argparse.Namespace, rounds: int) -> dict[str, Any]:
-    """`compare` for every shape and precision."""
-    return {
-        f"{name}, {precision}": compare(shape, precision, options.steps, rounds, options.trace)
-        for name, shape in shapes.items()
-        for precision in options.precision
-    }
 
 
 def main() -> None:
@@ -371,7 +401,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=PARTS, help="some alone go to a result of their name")
     parser.add_argument("--recipe", default="configs/stablelm-base-alpha-3b.yaml")
     parser.add_argument("--layers", type=int, help="layers of the recipe's shape; all of them when absent")
-    parser.add_argument("--micro-batch", type=int, help="sequences of the recipe's micro batch")
+    parser.add_argument("--cases", nargs="+", default=CASES, help="of the recipe")
     parser.add_argument("--trace", default="", help="where Chrome traces of one step go, without suffix")
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--steps", type=int, default=4)
@@ -385,29 +415,45 @@ def main() -> None:
         elif what == "loop":
             print(json.dumps(loop(rest[0], int(rest[1]))))
         else:
-            print(json.dumps(stall(rest[0] == "asynchronous", json.loads(rest[1]))))
+            print(json.dumps(stall(rest[0] == "asynchronous", json.loads(rest[1]), int(rest[2]))))
         return
     rounds = 1 if options.quick else 2
     result = circumstances()
-    result["packages"] = {name: version(name) for name in ("torch", "deepspeed", "transformers", "ray")}
-    result["unit"] = "tokens a second of wall-clock time on a GPU, of CPU time of one thread else"
-    if "recipe" in options.parts:
-        shapes = recipe(options.recipe, options.layers)
-        if options.micro_batch:
-            for shape in shapes.values():
-                shape["train"]["micro_batch_size"] = options.micro_batch
-        result["steps"] = steps_of(shapes, options, rounds)
-        result["checkpoint"] = {name: checkpoints(rounds, shape) for name, shape in shapes.items()}
-        layers = next(iter(shapes.values()))["model"]["num_layers"]
-        record(f"train_recipe_{layers}", result)
+    result["packages"] = {
+        name: package_version(name) for name in ("torch", "deepspeed", "transformers", "ray")
+    }
+    if "recipe" in options.parts or "saving" in options.parts:
+        shape = recipe(options)
+        name = f"{options.parts[0]}_{shape['model']['num_layers']}"
+        result["shape"] = shape
+        if "recipe" in options.parts:
+            for precision in options.precision:
+                result[precision] = cases(shape, precision, options)
+                record(f"train_{name}", result)
+        else:
+            shape["train"]["compile"] = True
+            record(f"train_{name}", {**result, "checkpoint": checkpoints(1, shape, 2)})
         return
+    result["unit"] = "tokens a second of CPU time of one thread"
     if "steps" in options.parts:
-        result["steps"] = steps_of(SHAPES, options, rounds)
+        result["steps"] = {
+            f"{name}, {precision}": compare(shape, precision, options.steps, rounds)
+            for name, shape in SHAPES.items()
+            for precision in options.precision
+        }
     if "ray" in options.parts:
         result["ray"] = overhead(60 if options.quick else 100, rounds)
     if "checkpoint" in options.parts:
-        result["checkpoint"] = checkpoints(rounds, STATE)
+        result["checkpoint"] = checkpoints(rounds, STATE, 3)
     record("train" if set(PARTS) <= set(options.parts) else "_".join(["train", *options.parts]), result)
+
+
+def package_version(name: str) -> str | None:
+    """The installed version of a package; None where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 if __name__ == "__main__":

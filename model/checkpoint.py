@@ -74,20 +74,45 @@ def agree(value: Any) -> Any:
     return values[0]
 
 
-def _snapshot(value: Any, seen: dict[Any, Tensor]) -> Any:
+class _HostMemory:
+    """Memory for copies of a GPU's tensors, locked so that they come at the speed of the bus.
+
+    Locking takes longer than copying: what one checkpoint has locked serves the next.
+    """
+
+    def __init__(self) -> None:
+        self._all: dict[Any, list[Tensor]] = {}
+        self._free: dict[Any, list[Tensor]] = {}
+
+    def free(self) -> None:
+        """Nobody reads the copies any more."""
+        self._free = {key: list(tensors) for key, tensors in self._all.items()}
+
+    def copy(self, tensor: Tensor) -> Tensor:
+        """A copy, which is there when the GPU's current stream has come so far."""
+        key = (tensor.shape, tensor.stride(), tensor.dtype)
+        if not self._free.get(key):
+            fresh = torch.empty_strided(*key[:2], dtype=tensor.dtype, pin_memory=True)
+            self._all.setdefault(key, []).append(fresh)
+            return fresh.copy_(tensor, non_blocking=True)
+        return self._free[key].pop().copy_(tensor, non_blocking=True)
+
+
+def _snapshot(value: Any, seen: dict[Any, Tensor], memory: _HostMemory) -> Any:
     """A copy in host memory, tensors that share their values sharing them again."""
     if isinstance(value, Tensor):
         key = (value.data_ptr(), value.shape, value.stride(), value.dtype)
         if value.numel() == 0 or key not in seen:
-            seen[key] = value.detach().to("cpu", copy=True)
+            tensor = value.detach()
+            seen[key] = memory.copy(tensor) if tensor.is_cuda else tensor.to("cpu", copy=True)
         return seen[key]
     if isinstance(value, dict):
         result = copy.copy(value)
         for key, item in value.items():
-            result[key] = _snapshot(item, seen)
+            result[key] = _snapshot(item, seen, memory)
         return result
     if type(value) in (list, tuple):
-        return type(value)(_snapshot(item, seen) for item in value)
+        return type(value)(_snapshot(item, seen, memory) for item in value)
     return copy.deepcopy(value)
 
 
@@ -108,12 +133,13 @@ class Saver:
         self.saved: int | None = None
         """Step of the last checkpoint that is whole, on rank 0 after `wait`."""
         self._captured: list[tuple[Any, str]] = []
+        self._memory = _HostMemory()
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         engine.checkpoint_engine.save = self._capture
 
     def _capture(self, state_dict: Any, path: str) -> None:
-        self._captured.append((_snapshot(state_dict, {}), path))
+        self._captured.append((_snapshot(state_dict, {}, self._memory), path))
 
     def save(self, step: int, description: dict[str, Any]) -> None:
         """Begin to write the checkpoint after `step` steps, and drop those that the policy does not keep.
@@ -150,7 +176,10 @@ class Saver:
             files.remove(target)
         if not all(_gather(fits)):
             return
+        self._memory.free()
         self.engine.save_checkpoint(temporary, tag=STATE, save_latest=False)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         captured, self._captured = self._captured, []
         content = {"step": step, **description}
         if self.config.asynchronous:

@@ -23,6 +23,8 @@ import deepspeed
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+from deepspeed.runtime.utils import is_model_parallel_parameter
+from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from deepspeed.utils import groups
 
 from base.errors import UserError
@@ -220,6 +222,8 @@ def build_engine(
     )
     if hasattr(engine.optimizer, "check_grad_overflow"):
         engine.optimizer.check_grad_overflow = True
+    if isinstance(engine.optimizer, DeepSpeedZeroOptimizer) and not config.offload_optimizer:
+        _one_look_at_gradients(engine.optimizer)
     if isinstance(engine.optimizer, FP16_UnfusedOptimizer):  # ZeRO-0 in half precision
         # It has taken a step on zero gradients to allocate its state: weights decayed, Adam counts one step.
         engine.optimizer.optimizer.state.clear()
@@ -230,8 +234,34 @@ def build_engine(
         # Overflow at the smallest scale would raise with gradients left behind; the loop's guard sees to it.
         engine.optimizer.loss_scaler.raise_error_at_min_scale = False
     if config.compile:
-        engine.module.compile()
+        engine.module.compile_parts()
     return engine
+
+
+def _one_look_at_gradients(optimizer: DeepSpeedZeroOptimizer) -> None:
+    """Make ZeRO 1 and 2 read the gradients once for their norm, instead of twice with many kernels a tensor.
+
+    DeepSpeed looks for values that are not finite before it takes the norm, waiting for the GPU; but then the
+    norm is not finite, and it calls that an overflow too. Its norms are those of copies in float64.
+    """
+
+    def norm(gradients: list[Tensor], parameters: list[Tensor], norm_type: float = 2) -> Tensor:
+        whole = (gradient for gradient in gradients if not getattr(gradient, "_zero_padding", False))
+        counted = [
+            gradient
+            for gradient, parameter in zip(whole, parameters, strict=False)
+            if is_model_parallel_parameter(parameter) or optimizer.model_parallel_rank == 0
+        ]
+        total = torch.zeros((), dtype=torch.float32, device=optimizer.device)
+        if counted:
+            norms = torch.stack(torch._foreach_norm(counted, 2.0, dtype=torch.float32))
+            total = norms.double().square().sum().float()
+        deepspeed.comm.all_reduce(total, group=optimizer.dp_process_group)
+        optimizer._model_parallel_all_reduce(total, deepspeed.comm.ReduceOp.SUM)
+        return total.sqrt()
+
+    optimizer.has_overflow = lambda partition_gradients=True: False
+    optimizer.get_grad_norm_direct = norm
 
 
 def _follow_hysteresis(optimizer: FP16_UnfusedOptimizer, config: TrainConfig) -> None:

@@ -6,6 +6,8 @@ logits of one chunk exist at a time, and the gradients are computed while they d
 Hsu et al. 2024 (Liger Kernel, arXiv:2410.10989).
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,11 +42,29 @@ def _loss_to_gradient(product: Tensor, target: Tensor, vocab_size: int) -> Tenso
     return loss
 
 
+def _loss_to_gradient_in_one_pass(product: Tensor, target: Tensor, vocab_size: int) -> Tensor:
+    """As _loss_to_gradient, without in-place steps: what torch.compile makes one kernel of."""
+    columns = torch.arange(product.shape[1], device=product.device)
+    logits = torch.where(columns < vocab_size, product.float(), -torch.inf)
+    counts = (target != IGNORE).float().unsqueeze(1)
+    column = target.clamp_min(0).unsqueeze(1)
+    normalizer = logits.logsumexp(dim=1, keepdim=True)
+    loss = ((normalizer - logits.gather(1, column)) * counts).sum()
+    product.copy_(((logits - normalizer).exp() - (columns == column).float()) * counts)
+    return loss
+
+
+@functools.cache
+def _compiled() -> Callable[[Tensor, Tensor, int], Tensor]:
+    return torch.compile(_loss_to_gradient_in_one_pass, dynamic=False)
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, chunk: int
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, chunk: int, compile: bool
     ) -> Tensor:
+        loss_to_gradient = _compiled() if compile else _loss_to_gradient
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         # Gradients of the summed loss: they are of order one, so that float16 neither under- nor overflows
         # before backward() brings in the loss scale and the number of positions.
@@ -56,12 +76,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, hidden.shape[0], chunk):
             part, target = hidden[start : start + chunk], targets[start : start + chunk]
             product = part @ weight.t()
-            total += _loss_to_gradient(product, target, vocab_size)
+            total += loss_to_gradient(product, target, vocab_size)
             if hidden_gradient is not None:
                 torch.mm(product, weight, out=hidden_gradient[start : start + chunk])
             if weight_gradient is not None:
                 if product.dtype == torch.float32:
                     weight_gradient.addmm_(product.t(), part)
+                elif product.is_cuda:
+                    torch.addmm(
+                        weight_gradient, product.t(), part, out_dtype=torch.float32, out=weight_gradient
+                    )
                 else:
                     weight_gradient += product.t() @ part
             del product  # before the next one is made
@@ -79,20 +103,27 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         if weight_gradient is not None:
             scaled = torch.empty(weight_gradient.shape, dtype=ctx.weight_dtype, device=weight_gradient.device)
             weight_gradient = torch.mul(weight_gradient, factor, out=scaled)
-        return hidden_gradient, weight_gradient, None, None, None
+        return hidden_gradient, weight_gradient, None, None, None, None
 
 
 def chunked_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, chunk: int
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    vocab_size: int,
+    chunk: int,
+    compile: bool = False,
 ) -> Tensor:
     """Mean cross-entropy in nats per token of `softmax(hidden @ weightᵀ)`, as a float32 scalar.
 
     hidden (N, hidden size), weight (padded vocabulary, hidden size), targets (N,) int64 in [0, vocab_size),
     or IGNORE. Rows of `weight` from `vocab_size` on are padding: they take no probability and get a zero
     gradient. `chunk` positions are processed at a time. The loss and the gradient of `weight` are summed in
-    float32.
+    float32. compile: torch.compile fuses what is done with the logits.
     """
-    loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, vocab_size, chunk)  # type: ignore[no-untyped-call]
+    loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, targets, vocab_size, chunk, compile
+    )
     return loss
 
 

@@ -5,6 +5,8 @@ Parameters are those of Hugging Face's GPTNeoXForCausalLM: its state dict is thi
 """
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -94,8 +96,10 @@ class Attention(nn.Module):
         batch, length, _ = hidden.shape
         # All heads, or this rank's when tensor parallelism splits the linear maps.
         fused = self.query_key_value(hidden).view(batch, length, -1, 3, self.head_size)
-        query, key = rotate(fused[:, :, :, :2], *rotary).transpose(1, 2).unbind(3)
-        value = fused[:, :, :, 2].transpose(1, 2)
+        # Splitting, whose gradient is one concatenation; that of indexing fills whole tensors with zeros.
+        turned, value = fused.tensor_split([2], dim=3)
+        query, key = rotate(turned, *rotary).transpose(1, 2).unbind(3)
+        value = value.squeeze(3).transpose(1, 2)
         if cache is not None:
             keys, values = cache.keys[self.layer], cache.values[self.layer]
             rows = torch.arange(batch, device=hidden.device).unsqueeze(1)
@@ -170,6 +174,7 @@ class OutputLayer(Linear):
         super().__init__(hidden_size, padded_vocab_size, bias=False)
         self.vocab_size = vocab_size
         self.chunk = chunk
+        self.compiles_loss = False
 
     def forward(self, hidden: Tensor, targets: Tensor | None = None, reduction: str = "mean") -> Tensor:
         """Logits (…, padded vocabulary); given targets (…), their mean loss or the loss of each (…)."""
@@ -177,7 +182,7 @@ class OutputLayer(Linear):
             return super().forward(hidden)
         flat = hidden.reshape(-1, hidden.shape[-1]), self.weight, targets.reshape(-1)
         if reduction == "mean":
-            return chunked_cross_entropy(*flat, self.vocab_size, self.chunk)
+            return chunked_cross_entropy(*flat, self.vocab_size, self.chunk, self.compiles_loss)
         return token_losses(*flat, self.vocab_size, self.chunk).view(targets.shape)
 
 
@@ -254,6 +259,12 @@ class NeoX(nn.Module):
         normed: Tensor = self.final_layer_norm(hidden)
         return normed
 
+    def compile_parts(self) -> None:
+        """Run the layers, which share one compiled graph, and the loss through torch.compile from now on."""
+        for layer in self.layers:
+            layer.compile()
+        self.embed_out.compiles_loss = True
+
     def _mask(self, input_ids: Tensor, positions: Tensor, cache: Cache | None) -> Tensor | None:
         """The mask of Layer.forward; records the tokens in the cache and advances its length."""
         tokens, first = input_ids, True
@@ -294,26 +305,32 @@ class NeoX(nn.Module):
         config = self.config
         inner = math.sqrt(2 / (5 * config.hidden_size)) if config.init_method == "small_init" else 0.02
         output = 2 / (config.num_layers * math.sqrt(config.hidden_size))
-        for name, parameter in self.named_parameters():
-            is_output = name.endswith(("attention.dense.weight", "dense_4h_to_h.weight"))
-            std = output if is_output and config.output_init_method == "wang_init" else inner
+
+        def draw(named: tuple[str, nn.Parameter]) -> Tensor:
+            name, parameter = named
             shape = getattr(parameter, "ds_shape", parameter.shape)
             if name.endswith("norm.weight"):
-                values = torch.ones(shape)
-            elif name.endswith(".bias"):
-                values = torch.zeros(shape)
-            else:
-                generator = torch.Generator().manual_seed(
-                    xxhash.xxh3_64_intdigest(f"{seed}/{name}".encode()) >> 1
-                )
-                values = torch.empty(shape, dtype=torch.float32).normal_(0, std, generator=generator)
-            if hasattr(parameter, "ds_id"):  # partitioned by deepspeed.zero.Init
-                import deepspeed
+                return torch.ones(shape)
+            if name.endswith(".bias"):
+                return torch.zeros(shape)
+            is_output = name.endswith(("attention.dense.weight", "dense_4h_to_h.weight"))
+            std = output if is_output and config.output_init_method == "wang_init" else inner
+            stream = xxhash.xxh3_64_intdigest(f"{seed}/{name}".encode()) >> 1
+            generator = torch.Generator().manual_seed(stream)
+            return torch.empty(shape, dtype=torch.float32).normal_(0, std, generator=generator)
 
-                with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
-                    parameter.copy_(values)
-            else:
-                parameter.copy_(values)
+        parameters, threads = list(self.named_parameters()), min(8, os.cpu_count() or 1)
+        with ThreadPoolExecutor(threads) as pool:
+            for start in range(0, len(parameters), threads):  # as many matrices exist at one time
+                some = parameters[start : start + threads]
+                for (_, parameter), values in zip(some, pool.map(draw, some), strict=True):
+                    if hasattr(parameter, "ds_id"):  # partitioned by deepspeed.zero.Init
+                        import deepspeed
+
+                        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                            parameter.copy_(values)
+                    else:
+                        parameter.copy_(values)
 
 
 def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

@@ -140,8 +140,8 @@ def train(
     gets each journal line, on rank 0, and those of steps that are repeated after a kill. After the last step
     the model is written to <run>/hf. Returns the run's summary (also written to <run>/summary.json): step,
     first and last loss, tokens, tokens per second over this launch, skipped steps, rollbacks, evaluation,
-    checkpoint_url, best_checkpoint_url, checkpoint_stall (seconds), and, when the last checkpoint could be
-    written, hf_url; other ranks get an empty one.
+    checkpoint_url, best_checkpoint_url, checkpoint_stalls (seconds of each), and, when the last checkpoint
+    could be written, hf_url; other ranks get an empty one.
     Raises UserError for settings that do not fit the corpus or an earlier part of the run.
     """
     rank, world = initialize_distributed()
@@ -208,7 +208,7 @@ class _Loop:
         self.threads = ThreadPoolExecutor(1, "loader")
         self.clock = _Clock()
         self.saver = checkpoint.Saver(engine, job.run_url, job.train.checkpoint)
-        self.stall = 0.0
+        self.stalls: list[float] = []
         self.watchdog = Watchdog(job.run_url, rank, job.train.guard.hang_seconds)
         vocab_size = loader.corpus.tokenizer["vocab_size"]
         self.flops = flops_per_token(job.model, vocab_size, job.model.max_sequence_length)
@@ -377,7 +377,7 @@ class _Loop:
         self.saver.save(step, description)
         if self.journal:
             self.journal.sync()
-        self.stall += time.perf_counter() - begin
+        self.stalls.append(round(time.perf_counter() - begin, 4))
 
     def summary(self, step: int, first: int, seconds: float, evaluation: dict[str, Any]) -> dict[str, Any]:
         """Write and return the run's summary, on rank 0; other ranks return an empty one."""
@@ -404,7 +404,7 @@ class _Loop:
             or next((ln["evaluation"] for ln in lines[::-1] if "evaluation" in ln), {}),
             "checkpoint_url": checkpoint.folder(self.job.run_url, saved) if saved is not None else None,
             "best_checkpoint_url": checkpoint.folder(self.job.run_url, best[0]) if best else None,
-            "checkpoint_stall": self.stall,
+            "checkpoint_stalls": self.stalls,
         }
         if saved == step:
             content["hf_url"] = self.export(checkpoint.folder(self.job.run_url, step))
