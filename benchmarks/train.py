@@ -38,7 +38,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -248,11 +248,12 @@ def recipe(options: argparse.Namespace) -> dict[str, Any]:
     return {"vocab_size": config.tokenize.vocab_size, "model": model, "train": train}
 
 
-def cases(shape: dict[str, Any], precision: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Every case of --cases, once; one that does not fit has no numbers."""
+def cases(shape: dict[str, Any], precision: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The cases of --cases so far, after each; one that does not fit has no numbers."""
     import torch
 
     rows: list[dict[str, Any]] = []
+    result: dict[str, Any] = {"device": torch.cuda.get_device_name(), "cases": rows}
     best: dict[str, float] = {}
     for case in options.cases:
         name, sequences, *names = case.split(":")
@@ -268,6 +269,7 @@ def cases(shape: dict[str, Any], precision: str, options: argparse.Namespace) ->
             if "OutOfMemoryError" not in str(error):
                 raise
             row["error"] = "out of memory"
+            yield result
             continue
         speed, peak = found["tokens_per_second"], found["peak_bytes"] / 2**30
         row |= {"tokens_per_second": round(speed), "peak_gib": round(peak, 2)}
@@ -277,11 +279,9 @@ def cases(shape: dict[str, Any], precision: str, options: argparse.Namespace) ->
             planned = memory(model, training, vocab_size).total / 2**30
             row["planned_over_measured"] = round(planned / peak, 3)
         best[name] = max(best.get(name, 0.0), speed)
-        print(json.dumps(row), flush=True)
-    result: dict[str, Any] = {"device": torch.cuda.get_device_name(), "cases": rows}
-    if len(best) == 2:
-        result["best_over_best"] = round(best["piledriver"] / best["hugging_face"], 3)
-    return result
+        if len(best) == 2:
+            result["best_over_best"] = round(best["piledriver"] / best["hugging_face"], 3)
+        yield result
 
 
 def launch(launcher: str, shape: dict[str, Any], folder: str, **changes: Any) -> tuple[str, dict[str, Any]]:
@@ -377,7 +377,9 @@ def stall(asynchronous: bool, shape: dict[str, Any], saves: int) -> dict[str, An
     return {"seconds": summary["checkpoint_stalls"], "mb": size / 1e6, **speed}
 
 
-def checkpoints(rounds: int, shape: dict[str, Any], saves: int) -> dict[str, Any]:
+def checkpoints(
+    rounds: int, shape: dict[str, Any], saves: int, kinds: tuple[str, ...] = ("asynchronous", "synchronous")
+) -> dict[str, Any]:
     """Stalls of checkpoints that are written behind training, and of those that are not; the best rounds."""
     # The old one goes when the new one is whole.
     needed = 2 * checkpoint_bytes(*settings(shape, "fp16"))
@@ -385,7 +387,7 @@ def checkpoints(rounds: int, shape: dict[str, Any], saves: int) -> dict[str, Any
     if needed > free:
         return {"not_measured": f"two checkpoints need {needed / 1e9:.0f} GB, there are {free / 1e9:.0f}"}
     result: dict[str, Any] = {}
-    for name in ("asynchronous", "synchronous"):
+    for name in kinds:
         found = [alone("stall", name, json.dumps(shape), str(saves)) for _ in range(rounds)]
         best = min(found, key=lambda one: sum(one["seconds"]))
         result |= {"checkpoint_mb": round(best["mb"], 1), f"{name}_stall_seconds": best["seconds"]}
@@ -428,11 +430,12 @@ def main() -> None:
         result["shape"] = shape
         if "recipe" in options.parts:
             for precision in options.precision:
-                result[precision] = cases(shape, precision, options)
-                record(f"train_{name}", result)
+                for found in cases(shape, precision, options):
+                    record(f"train_{name}", {**result, precision: found})
+                result[precision] = found
         else:
             shape["train"]["compile"] = True
-            record(f"train_{name}", {**result, "checkpoint": checkpoints(1, shape, 2)})
+            record(f"train_{name}", {**result, "checkpoint": checkpoints(1, shape, 2, ("asynchronous",))})
         return
     result["unit"] = "tokens a second of CPU time of one thread"
     if "steps" in options.parts:

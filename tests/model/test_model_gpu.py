@@ -68,22 +68,15 @@ def test_every_way_to_train_in_fp16_gives_the_curve(
     assert _losses(tmp_path / "run") == pytest.approx(expected, abs=BOUNDS["fp16"])
 
 
-def test_overflows_lower_the_loss_scale_by_the_rule(manifest: str, tmp_path: Path) -> None:
-    rule = {"initial_power": 8, "window": 3, "hysteresis": 2}
-    run_here(manifest, str(tmp_path / "run"), precision="fp16", overflows=(1, 2), loss_scale=rule)
-    lines = journal.read(str(tmp_path / "run"))
-    assert [line["loss_scale"] for line in lines] == [256, 256, 256, 128, 128, 128, 256, 256]
-    assert [line.get("skipped", False) for line in lines[:4]] == [False, True, True, False]
-
-
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_a_checkpoint_holds_the_state_and_training_goes_on_from_it(
     asynchronous: bool, manifest: str, tmp_path: Path
 ) -> None:
-    saving = {"every": 2, "asynchronous": asynchronous, "keep_last": 9}
-    whole = run_here(manifest, str(tmp_path / "whole"), precision="fp16", checkpoint=saving)
-    run_here(manifest, str(tmp_path / "parts"), precision="fp16", checkpoint=saving, steps=4)
-    parts = run_here(manifest, str(tmp_path / "parts"), precision="fp16", checkpoint=saving)
+    run: dict[str, Any] = {"precision": "fp16", "optimizer": {"learning_rate": 1e-2, "schedule": "constant"}}
+    run["checkpoint"] = {"every": 2, "asynchronous": asynchronous, "keep_last": 9}
+    whole = run_here(manifest, str(tmp_path / "whole"), **run)
+    run_here(manifest, str(tmp_path / "parts"), **run, steps=4)
+    parts = run_here(manifest, str(tmp_path / "parts"), **run)
     assert parts["resumed_from"] == 4
     assert _losses(tmp_path / "parts") == pytest.approx(_losses(tmp_path / "whole"), abs=1e-3)
     states = [
