@@ -1,10 +1,12 @@
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from model.config import ModelConfig, TrainConfig
 from model.plan import flops_per_token, owned_parameters, plan
-from model.roofline import ATTENTION_SHARE, BANDWIDTH_SHARE, GPUS, MATRIX_SHARE, Step, step
+from model.roofline import ATTENTION_SHARE, BANDWIDTH_SHARE, EAGER, GPUS, MATRIX_SHARE, Step, step
 
 MODEL = ModelConfig(hidden_size=4096, num_layers=16, num_heads=32, max_sequence_length=4096)
 VOCAB = 50277
@@ -26,8 +28,19 @@ def test_a_step_of_one_gpu_by_hand():
     assert found.matrices == pytest.approx((all_flops - 2 * causal) / (989e12 * MATRIX_SHARE))
     layers = 16 * 3 * 23 * 4096 * 2
     loss = MODEL.padded_vocab_size(VOCAB) * 22
-    assert found.elementwise == pytest.approx(tokens * (layers + loss) / (4.8e12 * BANDWIDTH_SHARE))
+    assert found.elementwise == pytest.approx(EAGER * tokens * (layers + loss) / (4.8e12 * BANDWIDTH_SHARE))
     assert found.communication == 0
+
+
+@pytest.mark.parametrize("layers", [4, 16])
+def test_steps_measured_on_an_h200_are_given(layers):
+    record = Path(__file__).parents[2] / "benchmarks" / "results" / f"train_recipe_{layers}.json"
+    content = json.loads(record.read_text())
+    measured = next(row for row in content["fp16"]["cases"] if row["case"] == "piledriver:8:compile")
+    model = ModelConfig.model_validate(content["shape"]["model"])
+    settings = {"global_batch_size": 8, "micro_batch_size": 8, "precision": "fp16", "compile": True}
+    seconds = predict(model=model, **settings).total
+    assert seconds == pytest.approx(8 * 4096 / measured["tokens_per_second"], rel=0.01)
 
 
 def test_what_costs_more():
