@@ -169,6 +169,8 @@ def test_bad_settings_are_named_before_training(manifest: str, tmp_path: Path) -
         check(job)
     with pytest.raises(UserError, match="train.offload_optimizer needs"):
         run_here(manifest, str(tmp_path / "run"), zero_stage=0, offload_optimizer=True)
+    with pytest.raises(ValueError, match="compile needs zero_stage 0, 1 or 2, not 3"):
+        settings(compile=True, zero_stage=3)
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="train.compile: on a CPU torch .* fp32 alone, not bf16"):
             run_here(manifest, str(tmp_path / "run"), compile=True, precision="bf16")
