@@ -14,7 +14,8 @@ settings. Each measurement has a process of its own, and the two models take tur
 second of CPU time of one thread, which other work on the machine changes little, and memory in bytes that
 torch has allocated at the peak of a step.
 
-ray: the whole loop below Ray Train against the bare one, in turns, and how long it waits for samples.
+ray: the whole loop below Ray Train against the bare one. Both are there at the same time and take turns of
+five steps, so that the machine's drift meets both. And how long they wait for samples.
 
 checkpoint: seconds that a checkpoint stops the loop, written behind it and not.
 
@@ -39,9 +40,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from benchmarks.dedup_inputs import ROOT, circumstances, record
 from benchmarks.plan import peaks
@@ -284,7 +288,40 @@ def cases(shape: dict[str, Any], precision: str, options: argparse.Namespace) ->
         yield result
 
 
-def launch(launcher: str, shape: dict[str, Any], folder: str, **changes: Any) -> tuple[str, dict[str, Any]]:
+class Turns:
+    """Lets two loops go in turns, from one journal line to the next; each has one, in its own process."""
+
+    def __init__(self, folder: str, name: str, other: str) -> None:
+        """Files in `folder` tell whose turn it is."""
+        self.folder, self.name, self.other = folder, name, other
+
+    @contextmanager
+    def __call__(self, journal_url: str) -> Iterator[None]:
+        """Wait after each line until the other one has written its next."""
+        from model.journal import Journal
+
+        append, turn = Journal.append, Path(self.folder, "turn")
+
+        def append_and_wait(journal: Journal, line: dict[str, Any]) -> bool:
+            written = append(journal, line)
+            if line["step"] == 1:
+                Path(self.folder, f"{self.name} is here").touch()
+            else:
+                turn.write_text(self.other)
+            while not Path(self.folder, f"{self.other} has gone").exists():
+                if Path(self.folder, f"{self.other} is here").exists() and turn.read_text() == self.name:
+                    break
+                time.sleep(0.002)
+            return written
+
+        with mock.patch.object(Journal, "append", append_and_wait):
+            yield
+        Path(self.folder, f"{self.name} has gone").touch()
+
+
+def launch(
+    launcher: str, shape: dict[str, Any], folder: str, turns: Turns | None = None, **changes: Any
+) -> tuple[str, dict[str, Any]]:
     """The whole loop on one worker, by itself ("bare") or below Ray Train: the run's folder and summary."""
     import torch
 
@@ -306,7 +343,8 @@ def launch(launcher: str, shape: dict[str, Any], folder: str, **changes: Any) ->
         if not torch.cuda.is_available():
             torch.set_num_threads(1)
         model = ModelConfig.model_validate(shape["model"])
-        return run_url, run(TrainJob(model, TrainConfig.model_validate(train), manifest, run_url))
+        with turns(run_url) if turns else nullcontext():
+            return run_url, run(TrainJob(model, TrainConfig.model_validate(train), manifest, run_url))
     import ray
 
     from pipelines.cluster import start_local
@@ -315,7 +353,8 @@ def launch(launcher: str, shape: dict[str, Any], folder: str, **changes: Any) ->
     start_local(2, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     sources = [{"name": "a", "urls": ["unused"]}]
     content = {"name": "bench", "storage": folder, "sources": sources, "train": train}
-    summary = run_training(Config.model_validate({**content, "model": shape["model"]}), manifest, run_url)
+    config = Config.model_validate({**content, "model": shape["model"]})
+    summary = run_training(config, manifest, run_url, turns)
     ray.shutdown()
     return run_url, summary
 
@@ -323,41 +362,44 @@ def launch(launcher: str, shape: dict[str, Any], folder: str, **changes: Any) ->
 PARTS = ["steps", "ray", "checkpoint"]
 
 
-def loop(launcher: str, steps: int) -> dict[str, float]:
-    """Milliseconds a step of a loop, of wall-clock and of CPU time, and its waiting for samples.
+def loop(launcher: str, steps: int, folder: str) -> dict[str, Any]:
+    """Milliseconds a step of a loop, of wall-clock and of CPU time, and its waiting for samples, by line.
 
-    Medians over the journal's lines but the first two.
+    Without the first two lines, and the last, when the other loop may already be saving.
     """
     from model.journal import read
 
-    with tempfile.TemporaryDirectory() as folder:
-        lines = read(launch(launcher, LOOP, folder, steps=steps)[0])[2:]
+    turns = Turns(folder, launcher, "ray" if launcher == "bare" else "bare")
+    with tempfile.TemporaryDirectory() as place:
+        lines = read(launch(launcher, LOOP, place, turns, steps=steps)[0])[2:-1]
     size = LOOP["train"]["micro_batch_size"] * LOOP["model"]["max_sequence_length"]
-    seconds = [size / line["tokens_per_second"] for line in lines]
     used = [line["system"]["process_cpu_seconds"] for line in lines]
-    cpu = [(after - before) / 5 for before, after in itertools.pairwise(used)]
     return {
-        "milliseconds": 1000 * statistics.median(seconds),
-        "cpu_milliseconds": 1000 * statistics.median(cpu),
-        "loader_wait": statistics.median(line["loader_wait"] for line in lines),
+        "milliseconds": [1000 * size / line["tokens_per_second"] for line in lines],
+        "cpu_milliseconds": [1000 * (after - before) / 5 for before, after in itertools.pairwise(used)],
+        "loader_wait": [line["loader_wait"] for line in lines],
     }
 
 
-def overhead(steps: int, rounds: int) -> dict[str, Any]:
-    """Ray Train's loop against the bare one, turn by turn, the best round of each.
-
-    A round's seconds drift by a tenth on a virtual machine: three times as many as of other parts, and every
-    second one begins with the other loop.
-    """
-    found: dict[str, list[dict[str, float]]] = {"bare": [], "ray": []}
-    for number in range(3 * rounds):
-        for name in ("bare", "ray") if number % 2 == 0 else ("ray", "bare"):
-            found[name].append(alone("loop", name, str(steps)))
-    result: dict[str, Any] = dict(found)
+def overhead(steps: int) -> dict[str, Any]:
+    """Ray Train's loop against the bare one: medians of both, and of the ratios of neighbouring turns."""
+    names = ("bare", "ray")
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
+        Path(folder, "turn").write_text("bare")
+        found = dict(
+            zip(names, pool.map(lambda name: alone("loop", name, str(steps), folder), names), strict=True)
+        )
+    result: dict[str, Any] = {"turns": len(found["bare"]["milliseconds"])}
     for field in ("milliseconds", "cpu_milliseconds"):
-        best = {name: min(one[field] for one in results) for name, results in found.items()}
-        result[f"overhead_of_{field}"] = round(best["ray"] / best["bare"] - 1, 4)
-    waits = [one["loader_wait"] for results in found.values() for one in results]
+        bare, ray = found["bare"][field], found["ray"][field]
+        ratios = sorted(after / before for before, after in zip(bare, ray, strict=True))
+        quarters = statistics.quantiles(ratios)
+        result[field] = {
+            **{name: round(statistics.median(found[name][field]), 2) for name in names},
+            "overhead": round(statistics.median(ratios) - 1, 4),
+            "overhead_quartiles": [round(quarters[0] - 1, 4), round(quarters[2] - 1, 4)],
+        }
+    waits = [wait for one in found.values() for wait in one["loader_wait"]]
     result["loader_wait"] = round(statistics.median(waits), 6)
     return result
 
@@ -415,7 +457,7 @@ def main() -> None:
             which, shape, precision, steps, trace = rest
             print(json.dumps(measure(which, json.loads(shape), precision, int(steps), trace)))
         elif what == "loop":
-            print(json.dumps(loop(rest[0], int(rest[1]))))
+            print(json.dumps(loop(rest[0], int(rest[1]), rest[2])))
         else:
             print(json.dumps(stall(rest[0] == "asynchronous", json.loads(rest[1]), int(rest[2]))))
         return
@@ -445,7 +487,7 @@ def main() -> None:
             for precision in options.precision
         }
     if "ray" in options.parts:
-        result["ray"] = overhead(60 if options.quick else 100, rounds)
+        result["ray"] = overhead(200 if options.quick else 400)
     if "checkpoint" in options.parts:
         result["checkpoint"] = checkpoints(rounds, STATE, 3)
     record("train" if set(PARTS) <= set(options.parts) else "_".join(["train", *options.parts]), result)

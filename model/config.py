@@ -196,7 +196,7 @@ class TrainConfig(Section):
     activation_checkpointing: bool = False
     """Recompute each layer's activations in the backward pass."""
     compile: bool = False
-    """Run layers and loss through torch.compile: a tenth faster on a GPU; on a CPU in fp32 alone, and not with
+    """Run layers and loss through torch.compile: a tenth faster on a GPU. On a CPU in fp32 alone; not with
     zero_stage 3, whose hooks inside the layers leave nothing to compile."""
     loss_chunk: int = Field(1024, ge=1)
     """Positions whose logits exist at one time in the chunked cross-entropy."""

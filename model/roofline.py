@@ -18,7 +18,7 @@ ATTENTION_SHARE = 0.377
 BANDWIDTH_SHARE = 0.85
 """Of device memory's and the links' bandwidth, by long reads and writes."""
 UPDATE_SHARE = 0.36
-"""Of device memory's bandwidth, by DeepSpeed's many passes over gradients and weights, its pauses included."""
+"""Of device memory's bandwidth, by DeepSpeed's many passes over gradients and weights, pauses included."""
 EAGER = 2.5
 """How much longer elementwise work takes when torch.compile does not fuse it."""
 
@@ -95,7 +95,7 @@ def step(
         moved *= EAGER
     bandwidth = gpu.terabytes_per_second * 1e12
     # Gradients are copied to a bucket, averaged, copied from it, flattened and read for their norm, each in
-    # the model's width; cast to float32 and scaled; Adam reads four values and writes three; weights are cast.
+    # the model's width; cast to float32 and scaled; Adam reads four values, writes three; weights are cast.
     divided = owned / (replicas if train.zero_stage else 1)
     updated = divided * (10 * width + 4 + 8 + 7 * 4 + 4 - width)
     matrix_seconds = matrices / (peak * 1e12 * MATRIX_SHARE)
