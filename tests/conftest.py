@@ -1,6 +1,8 @@
 """Fixtures shared by all tests: the real data beside the checkout, and one local Ray cluster."""
 
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +10,21 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".cache
 
 import pytest
 
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+ROOT = Path(__file__).parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ray_folder() -> Iterator[None]:
+    """Ray's files are in a folder of this run, where no other run has left the address of its cluster.
+
+    Ray Train asks a cluster that is gone, if one has, and takes twelve seconds more to end.
+    """
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        os.environ["RAY_TMPDIR"] = folder
+        yield
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
 
 
 @pytest.fixture(scope="session")
@@ -20,12 +36,16 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    """A local Ray cluster of two CPUs."""
+def ray_cluster() -> None:
+    """A local Ray cluster of two CPUs.
+
+    It stays for the modules after this one, because a start takes ten seconds; tests on a cluster of their
+    own shut it down.
+    """
     import ray
 
     from pipelines.cluster import start_local
 
-    start_local(2)
-    yield
-    ray.shutdown()
+    if not ray.is_initialized():
+        paths = [str(ROOT), str(ROOT / "tests")]
+        start_local(2, PYTHONPATH=os.pathsep.join(paths), OMP_NUM_THREADS="1")

@@ -8,7 +8,6 @@ import uuid
 import numpy as np
 import pyarrow as pa
 import pytest
-import ray
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +16,6 @@ from base import files
 from base.errors import UserError
 from dedup import lines, minhash, spans
 from dedup.config import DedupConfig, LinesConfig, MinHashConfig
-from pipelines.cluster import start_local
 from pipelines.deduplicate import (
     compact_indexes,
     deduplicate,
@@ -31,12 +29,7 @@ from pipelines.deduplicate import (
 THOROUGH = DedupConfig(minhash=MinHashConfig(ngram=1, bands=64, rows=1), threshold=0.6)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    if not ray.is_initialized():
-        start_local(2)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def write_part(folder, name, documents, config, batch=3):

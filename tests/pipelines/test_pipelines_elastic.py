@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """One node with one core; tests add more."""
+    ray.shutdown()
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     variables = {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),

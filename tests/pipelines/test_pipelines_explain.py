@@ -5,14 +5,12 @@ import sys
 
 import pyarrow.compute as pc
 import pytest
-import ray
 
 from base import files
 from base.errors import UserError
 from jobs import explain as command
 from jobs.common import run
 from pipelines import explain
-from pipelines.cluster import start_local
 from pipelines.config import Config
 from pipelines.prepare import inputs_of, prepare, refresh
 
@@ -29,7 +27,7 @@ def near(text: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
+def corpus(tmp_path_factory, ray_cluster):
     folder = tmp_path_factory.mktemp("explain")
     long = " ".join(BASE)
     # Record 2 is the longest, which is the one to keep.
@@ -55,12 +53,10 @@ def corpus(tmp_path_factory):
             "ray": {"workers": 1},
         }
     )
-    start_local(2)
     prepare(config, inputs_of(config), lambda *_: None)
     (folder / "two.jsonl").write_text(json.dumps({"text": near(long) + " And wakes."}) + "\n")
     version = refresh(config, inputs_of(config), lambda *_: None).version
-    yield folder, version
-    ray.shutdown()
+    return folder, version
 
 
 def identifiers(version):

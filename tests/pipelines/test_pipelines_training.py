@@ -1,13 +1,10 @@
 import functools
 import json
-import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from mlflow import MlflowClient
 from synthetic_corpus import write_corpus
 from training_runs import MODEL, SOURCES, KillOnce, Refuses, Sees, run_here, settings
@@ -15,18 +12,10 @@ from training_runs import MODEL, SOURCES, KillOnce, Refuses, Sees, run_here, set
 from base.errors import UserError
 from model import checkpoint, journal
 from pipelines import shipping, tracking
-from pipelines.cluster import start_local
 from pipelines.config import Config
 from pipelines.training import run_training
 
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    start_local(2, PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]), OMP_NUM_THREADS="1")
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def _config(folder: Path, **train: object) -> Config:
@@ -41,7 +30,7 @@ def _config(folder: Path, **train: object) -> Config:
     )
 
 
-def test_two_workers_survive_the_death_of_one_with_the_same_losses(cluster: None, tmp_path: Path) -> None:
+def test_two_workers_survive_the_death_of_one_with_the_same_losses(tmp_path: Path) -> None:
     manifest = write_corpus(tmp_path, SOURCES)
     same = {"steps": 40, "checkpoint": {"every": 10}}
     expected = run_here(manifest, str(tmp_path / "alone"), **same)
@@ -72,24 +61,24 @@ def test_two_workers_survive_the_death_of_one_with_the_same_losses(cluster: None
         run_training(_config(tmp_path, steps=50, seed=1), manifest, run_url)
 
 
-def test_a_mistake_ends_the_run_at_once(cluster: None, tmp_path: Path) -> None:
+def test_a_mistake_ends_the_run_at_once(tmp_path: Path) -> None:
     manifest = write_corpus(tmp_path, SOURCES)
     starts = tmp_path / "starts"
     with pytest.raises(UserError, match="step 3 is refused"):
         run_training(_config(tmp_path), manifest, str(tmp_path / "run"), Refuses(str(starts)))
-    # No retry. Ray Train itself takes 12 seconds to stop.
+    # No retry.
     (started,) = starts.read_text().splitlines()
     assert time.time() - float(started) < 30
 
 
-def test_a_cluster_too_small_is_named(cluster: None, tmp_path: Path) -> None:
+def test_a_cluster_too_small_is_named(tmp_path: Path) -> None:
     manifest = write_corpus(tmp_path, SOURCES)
     with pytest.raises(UserError, match="need 6 CPUs, the Ray cluster has 2"):
         run_training(_config(tmp_path, cpus_per_worker=3), manifest, str(tmp_path / "run"))
 
 
 def test_fewer_workers_train_on_a_smaller_cluster_and_their_warnings_are_heard_once(
-    cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     manifest = write_corpus(tmp_path, SOURCES)
     next((tmp_path / "corpus").rglob("train-00001.arrow")).write_bytes(b"nonsense")
