@@ -2,6 +2,7 @@ import json
 import logging
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,10 @@ def test_random_kills_change_no_loss(
     run = {"run_url": str(tmp_path / "run"), "steps": steps, "precision": precision, "zero_stage": stage}
     run |= {"checkpoint": {"every": 4, "keep_every": 100}, "evaluate_batches": 1, "evaluate_every": 50}
     run["loss_scale"] = {"initial_power": 8, "window": 100}
-    killed = run_with_kills(manifest, run, kills, seed=stage)
-    expected = _losses(run_here(manifest, **{**run, "run_url": str(tmp_path / "reference")})["run_url"])
-    assert killed == kills
+    with ThreadPoolExecutor(1) as pool:  # each has one core
+        killing = pool.submit(run_with_kills, manifest, run, kills, seed=stage)
+        expected = _losses(run_here(manifest, **{**run, "run_url": str(tmp_path / "reference")})["run_url"])
+        assert killing.result() == kills
     assert _losses(tmp_path / "run") == expected and len(expected) == steps
     assert all(
         checkpoint.damage(checkpoint.folder(run["run_url"], s)) is None
