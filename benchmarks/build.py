@@ -12,9 +12,8 @@ and the report once; datatrove's are its CPU seconds, which are fewer.
 Both: every document measured by the rules of Gopher, C4 and FineWeb and hardly any
 dropped, MinHash 14 x 8 over word 5-grams, personal data replaced,
 GPT-NeoX tokens. Ours measures the language too, verifies duplicates and checks its tokens.
-workers: `copies` of pile_sample (each with its words in another order, so that they are no duplicates) by one
-worker, two, two again and one again; the sums of the seconds count. Beside one worker the driver and Ray have
-a core to themselves, beside two they have none; so one worker is measured too with all processes on one core.
+workers: `copies` of pile_sample (each with its words in another order, so that they are no duplicates) by two
+workers, one, and two again; the mean of the seconds counts. Few copies show the start of processes.
 profile: pile_sample with every task in this process; the functions in which the time goes, compiled kernels
 counted to the function that calls them.
 memory: greatest private memory of a worker for pile_sample and for the copies, each of other sources.
@@ -109,13 +108,8 @@ def configuration(data: Path, storage: Path, sources: list[Path], workers: int, 
     return load(str(ROOT / "configs" / "pile.yaml"), settings)
 
 
-def build(config: Config, cores: int | None = None) -> dict[str, Any]:
-    """Build on a new cluster: seconds in all and by stage, greatest memory of a worker.
-
-    cores: how many of the machine's cores all processes have; absent: all.
-    """
-    every = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(every)[:cores])
+def build(config: Config) -> dict[str, Any]:
+    """Build on a new cluster: seconds in all and by stage, greatest memory of a worker."""
     cluster.start_local(config.ray.workers)
     time.sleep(SETTLE)
     watch = Watch()
@@ -136,7 +130,6 @@ def build(config: Config, cores: int | None = None) -> dict[str, Any]:
     finally:
         watch.close()
         ray.shutdown()
-        os.sched_setaffinity(0, every)
     read = sum(source[0]["bytes_in"] for source in version.manifest["ledger"].values())
     return {
         "seconds": round(seconds, 2),
@@ -236,25 +229,24 @@ def measure_kernels(data: Path, work: Path, python: str, megabytes: float) -> di
 
 
 def measure_workers(data: Path, work: Path, copies: int) -> dict[str, Any]:
-    """Copies of pile_sample by one worker and by two, each twice, and by one on one core.
+    """Copies of pile_sample by two workers, by one, and by two again.
 
-    A virtual machine's speed drifts with its neighbours'; in this order drift counts for all alike.
+    A virtual machine's speed drifts with its neighbours'; in this order drift counts for both alike.
     """
     sources = write_copies(sorted((data / "pile_sample").glob("*.jsonl.zst")), work / "copies", copies)
-    runs: dict[str, list[dict[str, Any]]] = {"one": [], "one on one core": [], "two": []}
-    order = ("one", "two", "one on one core")
-    for name in (*order, *order[::-1]):
+    runs: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
+    for workers in (2, 1, 2):
         storage = work / "workers"
-        config = configuration(data, storage, sources, 2 if name == "two" else 1)
-        runs[name].append(run := build(config, 1 if name == "one on one core" else None))
+        runs[workers].append(run := build(configuration(data, storage, sources, workers)))
         shutil.rmtree(storage)
-        print(f"{name:<16} {run['seconds']:8.1f} s  {run['megabytes_per_second']:8.2f} MB/s", flush=True)
+        print(
+            f"{workers} workers {run['seconds']:8.1f} s  {run['megabytes_per_second']:8.2f} MB/s", flush=True
+        )
         for stage, seconds in run["stages"].items():
             print(f"    {stage:<12} {seconds:7.2f} s  {100 * seconds / run['seconds']:5.1f} %")
-    seconds = {name: sum(run["seconds"] for run in found) for name, found in runs.items()}
-    times = {name: round(seconds[name] / seconds["two"], 3) for name in order if name != "two"}
-    print(f"two workers are so many times as fast (must be 1.85): {times}")
-    return {**runs, "times": times}
+    one, two = (sum(run["seconds"] for run in found) / len(found) for found in runs.values())
+    print(f"two workers are {one / two:.3f} times as fast as one (must be 1.85)")
+    return {"one": runs[1], "two": runs[2], "times": round(one / two, 3)}
 
 
 def strided(text: str, stride: int) -> str:
