@@ -17,6 +17,7 @@ import pyarrow as pa
 import ray
 import tenacity
 
+from base import NUMBA_LOCATORS
 from base.errors import UserError
 from pipelines.config import RayConfig
 
@@ -68,6 +69,7 @@ def worker_environment() -> dict[str, str]:
     cache = os.environ.get("NUMBA_CACHE_DIR") or str(Path.home() / ".cache" / "piledriver" / "numba")
     return {
         "NUMBA_CACHE_DIR": cache,
+        "NUMBA_CACHE_LOCATOR_CLASSES": NUMBA_LOCATORS,
         "TOKENIZERS_PARALLELISM": "false",
         "RAY_TRAIN_ENABLE_V2": "1",
     }
