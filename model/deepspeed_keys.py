@@ -34,6 +34,7 @@ DECIDED = {
     "bf16": "precision",
     "zero_optimization.stage": "zero_stage",
     "zero_optimization.offload_optimizer": "offload_optimizer",
+    "zero_optimization.compute_grad_norm": "guard, which needs the norm,",
     "activation_checkpointing": "activation_checkpointing",
 }
 """Settings that have a field of their own in the train section."""

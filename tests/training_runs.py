@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import psutil
+
 from base.errors import UserError
 from model import journal
 from model.config import ModelConfig, TrainConfig
@@ -113,13 +115,23 @@ def _kill_in_save(step: int, point: str) -> None:
 def run_with_kills(manifest_url: str, run: dict[str, Any], kills: int, seed: int) -> int:
     """Do a run that is killed up to `kills` times at random moments and begun again; how often it was.
 
-    A process of its own imports what training needs and forks, so that a beginning takes no seconds.
+    Every other kill comes after the run has written a new line, however long its start takes. A process of
+    its own imports what training needs and forks, so that a beginning takes no seconds.
     """
     arguments = [manifest_url, json.dumps({"kills": kills, "seed": seed, "run": run})]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     command = [sys.executable, __file__, *arguments]
-    done = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=240)
+    done = subprocess.run(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=500)
     return int(done.stdout.splitlines()[-1])
+
+
+def _journal_size(run: dict[str, Any]) -> int:
+    path = Path(run["run_url"]) / journal.NAME
+    return path.stat().st_size if path.exists() else 0
+
+
+def _is_zombie(child: int) -> bool:
+    return psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
 def _kill_and_begin_again(manifest_url: str, kills: int, seed: int, run: dict[str, Any]) -> int:
@@ -139,7 +151,13 @@ def _kill_and_begin_again(manifest_url: str, kills: int, seed: int, run: dict[st
         if killed == kills:
             assert os.waitpid(child, 0)[1] == 0
             return killed
-        time.sleep(generator.uniform(0.0, 1.5))
+        if killed % 2:
+            time.sleep(generator.uniform(0.0, 1.5))
+        else:
+            size = _journal_size(run)
+            while _journal_size(run) <= size and not _is_zombie(child):
+                time.sleep(0.005)
+            time.sleep(generator.uniform(0.0, 0.2))
         os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
         if status == 0:

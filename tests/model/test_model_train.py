@@ -216,6 +216,10 @@ def test_a_vocabulary_or_mixture_that_does_not_fit_is_named(manifest: str, tmp_p
         ),
         ({"zero_optimization": {"sub_group_size": "x"}}, "zero_optimization.sub_group_size: Input should be"),
         ({"zero_optimization": {"stage": 2}}, "zero_optimization.stage: set train.zero_stage instead"),
+        (
+            {"zero_optimization": {"compute_grad_norm": False}},
+            "set train.guard, which needs the norm, instead",
+        ),
         ({"train_batch_size": 2}, "deepspeed.train_batch_size: set train.global_batch_size instead"),
         ({"zero_optimization": 3}, "zero_optimization = 3: it is a section"),
     ],
