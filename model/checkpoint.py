@@ -75,10 +75,7 @@ def agree(value: Any) -> Any:
 
 
 class _HostMemory:
-    """Memory for copies of a GPU's tensors, locked so that they come at the speed of the bus.
-
-    Locking takes longer than copying: what one checkpoint has locked serves the next.
-    """
+    """Memory for copies of a GPU's tensors, locked for it; what one checkpoint has locked serves the next."""
 
     def __init__(self) -> None:
         self._all: dict[Any, list[Tensor]] = {}

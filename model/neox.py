@@ -324,13 +324,17 @@ class NeoX(nn.Module):
             for start in range(0, len(parameters), threads):  # as many matrices exist at one time
                 some = parameters[start : start + threads]
                 for (_, parameter), values in zip(some, pool.map(draw, some), strict=True):
-                    if hasattr(parameter, "ds_id"):  # partitioned by deepspeed.zero.Init
-                        import deepspeed
+                    _assign(parameter, values)
 
-                        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
-                            parameter.copy_(values)
-                    else:
-                        parameter.copy_(values)
+
+def _assign(parameter: nn.Parameter, values: Tensor) -> None:
+    if hasattr(parameter, "ds_id"):  # partitioned by deepspeed.zero.Init
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+            parameter.copy_(values)
+    else:
+        parameter.copy_(values)
 
 
 def weight_decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
