@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from base import files
+from base.credentials import hide
 from base.errors import UserError
 from model.journal import NAME, read
 from pipelines import tracking, trained
@@ -16,7 +17,7 @@ from pipelines.manifest import Version
 
 ENTROPY_TOKENS = 20_000_000
 RECORDED = "recorded"
-"""A file of a finished run that MLflow holds all of."""
+"""A file of a finished run that MLflow holds all of; its content is the URI of the store."""
 CURVE_FIELDS = {
     "steps",
     "global_batch_size",
@@ -103,8 +104,9 @@ def pretrain(
     if found:
         if found["manifest_hash"] != version.hash:
             raise UserError(f"run {run} was trained on another corpus version ({found['version']})")
-        if not files.exists(files.join(trained.run_url(config.storage, run), RECORDED)):
-            place = tracking.Tracking.of(config)
+        place = tracking.Tracking.of(config)
+        mark = files.join(trained.run_url(config.storage, run), RECORDED)
+        if not files.exists(mark) or files.read_bytes(mark) != hide(place.uri).encode():
             with tracking.run(place, "train", run, _tags(config, version, run), again=True) as opened:
                 _record(opened, place, config, version, run, found)
         return {**found, "new": False}
@@ -179,7 +181,7 @@ def _record(
     losses = [values["loss"] for values in result["evaluation"].values()]
     opened.model(config.name, result["model"], sum(losses) / len(losses) if losses else None)
     if delivered and not opened.warned:
-        files.write_bytes(files.join(url, RECORDED), b"")
+        files.write_bytes(files.join(url, RECORDED), hide(place.uri).encode())
 
 
 def profile(version: Version) -> dict[str, Any]:

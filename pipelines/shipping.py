@@ -1,7 +1,8 @@
 """The journal of a training run on its way to MLflow: metrics and samples of text, once each.
 
-How far a journal was sent is kept beside it. Sending a line twice changes nothing, since MLflow keys a metric
-by name, step and time, and the samples are sent as one table.
+How far a journal was sent, and to which run of which store, is kept beside it; another run gets it from the
+beginning. Sending a line twice changes nothing, since MLflow keys a metric by name, step and time, and the
+samples are sent as one table.
 """
 
 import contextlib
@@ -48,11 +49,6 @@ def deliver(tracking: Tracking, run_id: str, journal_url: str) -> bool:
     return _Shipper(tracking, run_id, journal_url).send()
 
 
-def _sent(journal_url: str) -> int:
-    mark = journal_url + MARK
-    return int(files.read_bytes(mark)) if files.exists(mark) else 0
-
-
 def _work(shipper: "_Shipper", stop: threading.Event, every: float) -> None:
     wait = every
     while not stop.is_set():
@@ -64,12 +60,13 @@ def _work(shipper: "_Shipper", stop: threading.Event, every: float) -> None:
 class _Shipper:
     def __init__(self, tracking: Tracking, run_id: str, journal_url: str) -> None:
         self.tracking, self.run_id, self.url = tracking, run_id, journal_url
+        self.target = {"store": hide(tracking.uri), "run": run_id}
         self.client: Any = None
         self.warned = False
 
     def send(self) -> bool:
         """Send every complete line that was not sent; false when MLflow does not answer."""
-        start = _sent(self.url)
+        start = self.sent()
         content = self.content(start)
         if not content:
             return True
@@ -84,8 +81,16 @@ class _Shipper:
                 log.warning("MLflow at %s does not answer; metrics wait: %s", hide(self.tracking.uri), error)
             self.warned = True
             return False
-        files.write_bytes(self.url + MARK, str(start + len(content)).encode())
+        files.write_json(self.url + MARK, {**self.target, "bytes": start + len(content)})
         return True
+
+    def sent(self) -> int:
+        """Bytes of the journal that this run has."""
+        mark = self.url + MARK
+        found = files.read_json(mark) if files.exists(mark) else None
+        # The mark was a number alone once.
+        ours = isinstance(found, dict) and found == {**found, **self.target}
+        return int(found["bytes"]) if ours else 0
 
     def content(self, start: int) -> bytes:
         """The complete lines of the journal from byte `start` on."""

@@ -28,8 +28,11 @@ def test_a_finished_run_delivers_what_mlflow_has_missed(tmp_path: Path) -> None:
     trained.record(config.storage, "run", result)
     place = tracking.Tracking.of(config)
     assert tracking.find(place, "train", key="run") is None
-    for _ in range(2):
-        assert pretrain.pretrain(config, version, "run")["new"] is False
+    elsewhere = _config(tmp_path, tracking={"uri": f"sqlite:///{tmp_path}/elsewhere.db"})
+    for chosen in (config, config, elsewhere):
+        assert pretrain.pretrain(chosen, version, "run")["new"] is False
+    moved = tracking.find(tracking.Tracking.of(elsewhere), "train", key="run")
+    assert moved is not None and moved.data.metrics["loss"] == 1.0
     client = MlflowClient(place.uri)
     found = tracking.find(place, "train", key="run")
     assert found is not None and found.info.status == "FINISHED"

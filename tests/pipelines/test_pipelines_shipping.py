@@ -22,7 +22,8 @@ def test_journal_lines_arrive_once_each_also_after_an_outage(tmp_path: Path) -> 
             file.write(json.dumps(line) + text)
 
     def delivered() -> bool:
-        return int(journal.with_name(journal.name + shipping.MARK).read_text()) == journal.stat().st_size
+        mark = json.loads(journal.with_name(journal.name + shipping.MARK).read_text())
+        return int(mark["bytes"]) == journal.stat().st_size
 
     with tracking.run(place, "train", "k2", {}) as run:
         assert run.id and shipping.deliver(place, run.id, str(journal))
@@ -42,10 +43,20 @@ def test_journal_lines_arrive_once_each_also_after_an_outage(tmp_path: Path) -> 
             file.write("\n")
         assert shipping.deliver(place, run.id, str(journal))
         assert delivered()
-    client = MlflowClient(place.uri)
-    history = client.get_metric_history(run.id, "loss")
-    assert [(point.step, point.value) for point in history] == [(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)]
-    assert len(client.get_metric_history(run.id, "evaluation/books/loss")) == 4
-    table = json.loads((Path(f"{tmp_path}/artifacts") / run.id / "artifacts" / shipping.SAMPLES).read_text())
-    assert table["columns"] == ["step", "prompt", "text"]
-    assert table["data"] == [[step, "One", f" and\n{step}"] for step in (1, 2, 3, 4)]
+    # Another store, a lost one, another run, and back: each has the whole curve, once.
+    other = tracking.Tracking(f"sqlite:///{tmp_path}/other.db", "test", f"file://{tmp_path}/artifacts")
+    runs = [(place, run.id)]
+    for store, key in ((other, "k2"), (other, "k3")):
+        with tracking.run(store, "train", key, {}) as again:
+            assert again.id and shipping.deliver(store, again.id, str(journal))
+        runs.append((store, again.id))
+    assert shipping.deliver(place, run.id, str(journal))
+    for store, identifier in runs:
+        client = MlflowClient(store.uri)
+        history = client.get_metric_history(identifier, "loss")
+        assert [(point.step, point.value) for point in history] == [(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)]
+        assert len(client.get_metric_history(identifier, "evaluation/books/loss")) == 4
+        path = Path(f"{tmp_path}/artifacts") / identifier / "artifacts" / shipping.SAMPLES
+        table = json.loads(path.read_text())
+        assert table["columns"] == ["step", "prompt", "text"]
+        assert table["data"] == [[step, "One", f" and\n{step}"] for step in (1, 2, 3, 4)]
