@@ -85,9 +85,9 @@ class OptimizerConfig(Section):
     learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate."""
     min_learning_rate: float = Field(1e-4, ge=0)
-    """Learning rate at the end of the schedule."""
+    """Learning rate at the end of the schedule; at most learning_rate."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """Adam's decay rates."""
+    """Adam's decay rates, each from 0 to below 1."""
     epsilon: float = Field(1e-8, gt=0)
     """Adam's epsilon."""
     weight_decay: float = Field(0.1, ge=0)
@@ -97,9 +97,24 @@ class OptimizerConfig(Section):
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     """Learning-rate schedule after the warm-up."""
     warmup_steps: int = Field(20, ge=0)
-    """Steps of linear warm-up."""
+    """Steps of linear warm-up; at most all steps, with wsd those before the decay."""
     decay_fraction: float = Field(0.2, gt=0, le=1)
     """Share of all steps in which the wsd schedule decays."""
+
+    @model_validator(mode="after")
+    def _rates_fall(self) -> "OptimizerConfig":
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {list(self.betas)} must each be at least 0 and below 1")
+        if self.schedule != "constant" and self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate {self.min_learning_rate:g} must not be above learning_rate "
+                f"{self.learning_rate:g}"
+            )
+        return self
+
+    def decay_steps(self, steps: int) -> int:
+        """The last ones of `steps`, in which the wsd schedule decays; 0 with another schedule."""
+        return max(1, round(steps * self.decay_fraction)) if self.schedule == "wsd" else 0
 
 
 class LossScaleConfig(Section):
@@ -246,48 +261,51 @@ class TrainConfig(Section):
     """Peak TFLOP/s of one worker for MFU; measured by a short matrix product when absent."""
 
     @model_validator(mode="after")
-    def _batches_divide(self) -> "TrainConfig":
+    def _settings_fit(self) -> "TrainConfig":
         self._check_tensor_parallel()
         if self.compile and self.zero_stage == 3:
             raise ValueError("compile needs zero_stage 0, 1 or 2, not 3")
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3, not 0")
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers {self.min_workers} must not be above workers {self.workers}")
-        for workers in range(self.min_workers or self.workers, self.workers):
-            if self.global_batch_size % (self.micro_batch_size * workers):
-                raise ValueError(
-                    f"global_batch_size {self.global_batch_size} must be a multiple of micro_batch_size × "
-                    f"workers for every number of workers from min_workers on, but is not for {workers}"
-                )
-        per_pass = self.micro_batch_size * self.workers // self.tensor_parallel
-        product = "micro_batch_size × workers" + (" / tensor_parallel" if self.tensor_parallel > 1 else "")
-        if self.global_batch_size % per_pass:
-            raise ValueError(
-                f"global_batch_size {self.global_batch_size} must be a multiple of {product} = {per_pass}"
-            )
+        for workers in range(self.min_workers or self.workers, self.workers + 1):
+            self.check_workers(workers)
         if self.batch_warmup is not None:
-            for name, size in (
-                ("start", self.batch_warmup.start),
-                ("increment", self.batch_warmup.increment),
-            ):
-                if size % per_pass:
-                    raise ValueError(
-                        f"batch_warmup.{name} {size} must be a multiple of {product} = {per_pass}"
-                    )
             rise = self.global_batch_size - self.batch_warmup.start
             if rise <= 0 or rise % self.batch_warmup.increment:
                 raise ValueError(
                     f"batch_warmup must lead from start {self.batch_warmup.start} to global_batch_size "
                     f"{self.global_batch_size} by whole increments of {self.batch_warmup.increment}"
                 )
+        warmup, decay = self.optimizer.warmup_steps, self.optimizer.decay_steps(self.steps)
+        if warmup + decay > self.steps:
+            added = f" and the {decay} steps of decay that decay_fraction gives" if decay else ""
+            raise ValueError(f"optimizer.warmup_steps {warmup}{added} must not be above steps {self.steps}")
         return self
+
+    def check_workers(self, workers: int) -> None:
+        """Raise ValueError unless so many workers share every global batch evenly."""
+        if workers % self.tensor_parallel:
+            split = self.tensor_parallel
+            raise ValueError(f"workers {workers} must be a multiple of tensor_parallel {split}")
+        sizes = {"global_batch_size": self.global_batch_size}
+        if self.batch_warmup is not None:
+            sizes["batch_warmup.start"] = self.batch_warmup.start
+            sizes["batch_warmup.increment"] = self.batch_warmup.increment
+        per_pass = self.micro_batch_size * workers // self.tensor_parallel
+        product = "micro_batch_size × workers" + (" / tensor_parallel" if self.tensor_parallel > 1 else "")
+        for name, size in sizes.items():
+            if size % per_pass:
+                elastic = f", for every number of workers from min_workers {self.min_workers} on"
+                raise ValueError(
+                    f"{name} {size} must be a multiple of {product} = {per_pass}"
+                    + (elastic if self.min_workers is not None else "")
+                )
 
     def _check_tensor_parallel(self) -> None:
         if self.tensor_parallel == 1:
             return
-        if self.workers % self.tensor_parallel:
-            raise ValueError(
-                f"workers {self.workers} must be a multiple of tensor_parallel {self.tensor_parallel}"
-            )
         if self.zero_stage not in (1, 2):
             raise ValueError(f"tensor_parallel needs zero_stage 1 or 2, not {self.zero_stage}")
         if self.min_workers not in (None, self.workers):

@@ -40,7 +40,9 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     """The learning rate of 0-based `step` of `steps`.
 
     Linear warm-up, then cosine decay (Loshchilov & Hutter 2017), warmup-stable-decay (Hu et al. 2024,
-    MiniCPM; here with a linear decay) or a constant.
+    MiniCPM; here with a linear decay) or a constant. The cosine is GPT-NeoX's and Megatron-LM's: it would
+    reach the smallest rate in the step after the last, whose own rate is not far from it. The linear decay,
+    which would be far from it, reaches it in the last step.
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
@@ -50,8 +52,8 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     if config.schedule == "cosine":
         progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
         return config.min_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-    decay = max(1, round(steps * config.decay_fraction))
-    progress = (step - max(steps - decay, config.warmup_steps)) / decay
+    decay = config.decay_steps(steps)
+    progress = (step + 1 - (steps - decay)) / decay
     return config.learning_rate - span * min(max(progress, 0.0), 1.0)
 
 
@@ -173,13 +175,6 @@ def build_engine(
 
     It skips optimizer steps whose gradients are not finite, whatever the precision.
     """
-    if config.offload_optimizer and config.zero_stage == 0:
-        raise UserError("train.offload_optimizer needs train.zero_stage 1, 2 or 3")
-    if model_config.num_heads % config.tensor_parallel or model_config.mlp_size % config.tensor_parallel:
-        raise UserError(
-            f"train.tensor_parallel = {config.tensor_parallel} must divide model.num_heads = "
-            f"{model_config.num_heads} and the MLP's width {model_config.mlp_size}"
-        )
     precision = precision_of(config)
     accelerator = get_accelerator()
     if config.compile and precision != "fp32" and accelerator.device_name() == "cpu":

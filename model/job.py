@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from base import files
+from base.errors import UserError
 from model.config import ModelConfig, TrainConfig
 from model.loader import Corpus, Loader, ShardCache
 
@@ -41,8 +42,14 @@ def precision_of(config: TrainConfig) -> str:
 def check(job: TrainJob) -> Loader:
     """The loader of a job, after all that can be checked without building the model.
 
-    Raises UserError for a corpus, mixture or resumed run that does not fit.
+    Raises UserError for a model, corpus, mixture or resumed run that does not fit.
     """
+    split, model = job.train.tensor_parallel, job.model
+    if model.num_heads % split or model.mlp_size % split:
+        raise UserError(
+            f"train.tensor_parallel = {split} must divide model.num_heads = {model.num_heads} and the MLP's "
+            f"width {model.mlp_size}"
+        )
     if job.train.deepspeed:
         from model.deepspeed_keys import check_keys
 

@@ -89,8 +89,9 @@ class _Shipper:
         mark = self.url + MARK
         found = files.read_json(mark) if files.exists(mark) else None
         # The mark was a number alone once.
-        ours = isinstance(found, dict) and found == {**found, **self.target}
-        return int(found["bytes"]) if ours else 0
+        if not isinstance(found, dict) or found != {**found, **self.target}:
+            return 0
+        return int(found["bytes"])
 
     def content(self, start: int) -> bytes:
         """The complete lines of the journal from byte `start` on."""

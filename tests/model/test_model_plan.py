@@ -156,7 +156,7 @@ def test_the_fewest_workers_for_a_number_of_days():
 @pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (0, "bf16"), (1, "fp32"), (3, "bf16")])
 def test_checkpoints_have_the_size_that_is_planned(stage, precision, tmp_path):
     manifest = write_corpus(tmp_path, SOURCES)
-    changes = {"steps": 1, "zero_stage": stage, "precision": precision}
+    changes = {"steps": 2, "zero_stage": stage, "precision": precision}
     wide = MODEL.model_copy(update={"hidden_size": 256})
     job = TrainJob(wide, settings(**changes), manifest, str(tmp_path / "run"))
     folder = Path(train(job)["checkpoint_url"])

@@ -35,7 +35,9 @@ def test_schedules_are_plain_functions_of_the_step() -> None:
     assert learning_rate(cosine, 60, 110) == pytest.approx(0.55)
     assert learning_rate(cosine, 110, 110) == pytest.approx(0.1)
     wsd = OptimizerConfig(**values, schedule="wsd", decay_fraction=0.2)
-    assert [learning_rate(wsd, step, 100) for step in (20, 80, 90, 100)] == pytest.approx([1, 1, 0.55, 0.1])
+    assert [learning_rate(wsd, step, 100) for step in (20, 79, 89, 99)] == pytest.approx([1, 1, 0.55, 0.1])
+    last = OptimizerConfig(**{**values, "warmup_steps": 80}, schedule="wsd", decay_fraction=0.2)
+    assert [learning_rate(last, step, 100) for step in (79, 80, 99)] == pytest.approx([1, 0.955, 0.1])
     assert learning_rate(OptimizerConfig(**values, schedule="constant"), 99, 100) == 1.0
 
 
@@ -167,14 +169,33 @@ def test_bad_settings_are_named_before_training(manifest: str, tmp_path: Path) -
     job = TrainJob(MODEL, settings(global_batch_size=1000), manifest, str(tmp_path / "run"))
     with pytest.raises(UserError, match="fewer than one batch of 1000"):
         check(job)
-    with pytest.raises(UserError, match="train.offload_optimizer needs"):
-        run_here(manifest, str(tmp_path / "run"), zero_stage=0, offload_optimizer=True)
-    with pytest.raises(ValueError, match="compile needs zero_stage 0, 1 or 2, not 3"):
-        settings(compile=True, zero_stage=3)
+    job = TrainJob(MODEL, settings(workers=3, tensor_parallel=3, global_batch_size=6), manifest, "")
+    with pytest.raises(UserError, match=r"tensor_parallel = 3 must divide model.num_heads = 4 and the MLP's"):
+        check(job)
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="train.compile: on a CPU torch .* fp32 alone, not bf16"):
             run_here(manifest, str(tmp_path / "run"), compile=True, precision="bf16")
     assert not (tmp_path / "run").exists() or not journal.read(str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"offload_optimizer": True, "zero_stage": 0}, "offload_optimizer needs zero_stage 1, 2 or 3, not 0"),
+        ({"compile": True, "zero_stage": 3}, "compile needs zero_stage 0, 1 or 2, not 3"),
+        ({"optimizer": {"warmup_steps": 9}}, "optimizer.warmup_steps 9 must not be above steps 8"),
+        (
+            {"optimizer": {"warmup_steps": 7, "schedule": "wsd"}},
+            "optimizer.warmup_steps 7 and the 2 steps of decay that decay_fraction gives must not be above",
+        ),
+        ({"optimizer": {"learning_rate": 1e-5}}, "min_learning_rate 0.0001 must not be above learning_rate"),
+        ({"optimizer": {"learning_rate": math.inf}}, "finite number"),
+        ({"optimizer": {"betas": (1.5, -3)}}, r"betas \[1.5, -3.0\] must each be at least 0 and below 1"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings(**changes)
 
 
 def test_a_shard_damaged_in_the_middle_of_training_stops_or_is_skipped(tmp_path: Path) -> None:
@@ -191,7 +212,8 @@ def test_a_shard_damaged_in_the_middle_of_training_stops_or_is_skipped(tmp_path:
     shard.write_bytes(content)
     held = tmp_path / "corpus" / "versions" / "v0001" / "shards" / "b" / "heldout-00000.arrow"
     held.write_bytes(b"")
-    evaluated = {**run, "steps": 13, "evaluate_batches": 1, "optimizer": {"schedule": "constant"}}
+    evaluated = {**run, "steps": 13, "evaluate_batches": 1}
+    evaluated["optimizer"] = {"schedule": "constant", "warmup_steps": 2}
     with pytest.raises(UserError, match=r"b/heldout-00000.arrow is damaged"):
         run_here(manifest, **evaluated)
     assert set(run_here(manifest, **evaluated, damaged_shards="skip")["evaluation"]) == {"a"}

@@ -12,7 +12,10 @@ from pipelines import manifest, pretrain, tracking, trained
 from pipelines.config import Config, load
 
 
-def test_a_finished_run_delivers_what_mlflow_has_missed(tmp_path: Path) -> None:
+def test_a_finished_run_delivers_what_mlflow_has_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where a store of one's own puts artifacts
     version = manifest.open_version(write_corpus(tmp_path, {"a": [[50] * 4]}))
     version.manifest.update(name="tiny", parent=None)
     config = _config(tmp_path)

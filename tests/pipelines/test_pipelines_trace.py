@@ -102,7 +102,7 @@ def test_the_command_prints_one_line_a_span(
 
 def test_a_changed_corpus_is_refused(tmp_path: Path) -> None:
     manifest = write_corpus(tmp_path, SOURCES)
-    run_here(manifest, str(tmp_path / "training" / "tiny"), steps=1)
+    run_here(manifest, str(tmp_path / "training" / "tiny"), steps=2)
     url = str(tmp_path / "training" / "tiny" / RUN)
     facts = files.read_json(url)
     files.write_json(url, {**facts, "data": {**facts["data"], "manifest_hash": "0" * 32}})

@@ -96,5 +96,9 @@ def test_fewer_workers_train_on_a_smaller_cluster_and_their_warnings_are_heard_o
     assert (tmp_path / "seen").read_text() == "''"
     with pytest.raises(ValueError, match="min_workers 3 must not be above workers 2"):
         _config(tmp_path, min_workers=3)
-    with pytest.raises(ValueError, match="from min_workers on, but is not for 3"):
-        _config(tmp_path, min_workers=2, workers=4)
+    same = {"min_workers": 2, "workers": 4}
+    with pytest.raises(ValueError, match="workers = 6, for every number of workers from min_workers 2 on"):
+        _config(tmp_path, **same)
+    warmup = {"start": 8, "increment": 8, "steps": 4}
+    with pytest.raises(ValueError, match=r"batch_warmup.start 8 must be a multiple of .* = 6, for every"):
+        _config(tmp_path, **same, global_batch_size=24, batch_warmup=warmup)
