@@ -10,10 +10,13 @@ from jobs.common import ConfigOption, SetOption, run
 def main(
     config: ConfigOption,
     set_: SetOption = None,
-    workers: Annotated[int | None, typer.Option(help="GPUs; default: train.workers.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="GPUs, among which batches divide; default: train.workers.")
+    ] = None,
     gpu: Annotated[str, typer.Option(help="h200, h100 or a100.")] = "h200",
     mfu: Annotated[
-        float | None, typer.Option(help="Model FLOPs utilisation that is reached; default: predicted.")
+        float | None,
+        typer.Option(help="Model FLOPs utilisation that is reached, such as 0.45; default: predicted."),
     ] = None,
     price: Annotated[float | None, typer.Option(help="Price of one GPU-hour.")] = None,
     days: Annotated[float | None, typer.Option(help="Choose the fewest GPUs that take no longer.")] = None,

@@ -270,7 +270,11 @@ class TrainConfig(Section):
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers {self.min_workers} must not be above workers {self.workers}")
         for workers in range(self.min_workers or self.workers, self.workers + 1):
-            self.check_workers(workers)
+            problem = self.misfit(workers)
+            if problem is not None:
+                least = self.min_workers
+                elastic = f", for every number of workers from min_workers {least} on" if least else ""
+                raise ValueError(problem + elastic)
         if self.batch_warmup is not None:
             rise = self.global_batch_size - self.batch_warmup.start
             if rise <= 0 or rise % self.batch_warmup.increment:
@@ -284,11 +288,10 @@ class TrainConfig(Section):
             raise ValueError(f"optimizer.warmup_steps {warmup}{added} must not be above steps {self.steps}")
         return self
 
-    def check_workers(self, workers: int) -> None:
-        """Raise ValueError unless so many workers share every global batch evenly."""
+    def misfit(self, workers: int) -> str | None:
+        """Why so many workers cannot share every global batch evenly; None when they can."""
         if workers % self.tensor_parallel:
-            split = self.tensor_parallel
-            raise ValueError(f"workers {workers} must be a multiple of tensor_parallel {split}")
+            return f"workers {workers} must be a multiple of tensor_parallel {self.tensor_parallel}"
         sizes = {"global_batch_size": self.global_batch_size}
         if self.batch_warmup is not None:
             sizes["batch_warmup.start"] = self.batch_warmup.start
@@ -297,11 +300,8 @@ class TrainConfig(Section):
         product = "micro_batch_size × workers" + (" / tensor_parallel" if self.tensor_parallel > 1 else "")
         for name, size in sizes.items():
             if size % per_pass:
-                elastic = f", for every number of workers from min_workers {self.min_workers} on"
-                raise ValueError(
-                    f"{name} {size} must be a multiple of {product} = {per_pass}"
-                    + (elastic if self.min_workers is not None else "")
-                )
+                return f"{name} {size} must be a multiple of {product} = {per_pass}"
+        return None
 
     def _check_tensor_parallel(self) -> None:
         if self.tensor_parallel == 1:

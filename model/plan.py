@@ -1,9 +1,10 @@
 """What a training run needs: parameters, FLOPs, memory by part, time and cost. Arithmetic only, no torch."""
 
+import math
 from dataclasses import dataclass
 
 from base.errors import UserError
-from model import roofline
+from model import batches, roofline
 from model.config import ModelConfig, TrainConfig
 from model.roofline import GPUS, Gpu
 
@@ -63,6 +64,7 @@ class Plan:
     tokens: int
     """Tokens trained on."""
     tokens_per_step: int
+    """After a warm-up of the batch."""
     flops_per_token: float
     """Forward and backward, attention included: what MFU counts."""
     hardware_flops_per_token: float
@@ -302,14 +304,25 @@ def plan(
     """The run of `train` on `workers` workers (absent: train.workers) for a tokenizer of `vocab_size` tokens.
 
     mfu: model FLOPs utilisation, the share of the GPU's peak that is reached; absent: predicted.
-    price_per_hour: of one worker.
+    price_per_hour: of one worker. Raises UserError for a value that makes no sense, and for workers among
+    which the batches do not divide.
     """
-    workers = workers or train.workers
+    workers = train.workers if workers is None else workers
+    for name, value, fits, allowed in (
+        ("workers", workers, workers >= 1, "at least 1"),
+        ("mfu", mfu, mfu is None or 0 < mfu <= 1, "above 0 and at most 1"),
+        ("price", price_per_hour, price_per_hour is None or 0 <= price_per_hour < math.inf, "0 or more"),
+    ):
+        if not fits:
+            raise UserError(f"{name} {value:g} must be {allowed}")
+    problem = train.misfit(workers)
+    if problem is not None:
+        raise UserError(f"{workers} workers do not fit: {problem}")
     length = config.max_sequence_length
     padded = config.padded_vocab_size(vocab_size)
     per_token = flops_per_token(config, vocab_size, length)
     tokens_per_step = train.global_batch_size * length
-    tokens = train.steps * tokens_per_step
+    tokens = batches.first_sample(train.global_batch_size, train.batch_warmup, train.steps) * length
     most = per_token * tokens_per_step / (workers * gpu.tflops * 1e12)
     step = None
     if mfu is None:
@@ -356,16 +369,22 @@ def workers_for(
 ) -> int:
     """The fewest workers that take at most `days`, of the numbers among which the global batch divides.
 
-    Arguments as in `plan`. Raises UserError when even the most of them take longer.
+    Arguments as in `plan`. Raises UserError when even the most of them take longer, or none could.
     """
+    if not days > 0:
+        raise UserError(f"days {days:g} must be above 0")
     split = train.tensor_parallel
-    most = train.global_batch_size // train.micro_batch_size
+    sizes = [train.global_batch_size]
+    if train.batch_warmup is not None:
+        sizes += [train.batch_warmup.start, train.batch_warmup.increment]
+    most = math.gcd(*sizes) // train.micro_batch_size
     for replicas in range(1, most + 1):
         if most % replicas == 0:
             found = plan(config, train, vocab_size, workers=replicas * split, gpu=gpu, mfu=mfu)
             if found.days <= days:
                 return found.workers
     raise UserError(
-        f"{most * split} workers, the most for train.global_batch_size = {train.global_batch_size} and "
-        f"micro_batch_size = {train.micro_batch_size}, take {found.days:.1f} days, not {days:g}"
+        f"{most * split} workers, the most for train.global_batch_size = {train.global_batch_size}"
+        f"{', batch_warmup' if train.batch_warmup else ''} and micro_batch_size = {train.micro_batch_size}, "
+        f"take {found.days:.1f} days, not {days:g}"
     )

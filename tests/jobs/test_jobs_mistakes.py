@@ -55,6 +55,7 @@ def test_help_has_examples(command: str) -> None:
 def test_configuration(path: Path) -> None:
     assert "unknown key tokenise" in mistake("prepare", path, "--set", "tokenise.vocab_size=1")
     assert "train.precision = 'fp8'" in mistake("plan", path, "--set", "train.precision=fp8")
+    assert "workers 0 must be at least 1" in mistake("plan", path, "--workers", "0")
     assert "does not exist" in mistake("train", path.with_name("none.yaml"))
     assert "none of the phases" in mistake("dedup", path, "--until", "shuffle")
 

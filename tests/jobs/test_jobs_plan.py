@@ -9,7 +9,7 @@ CONFIG = Path(__file__).parents[2] / "configs" / "stablelm-base-alpha-3b.yaml"
 
 
 def test_a_recipe_in_numbers(capsys: pytest.CaptureFixture[str]) -> None:
-    main(str(CONFIG), workers=256, mfu=0.5, price=2.0)
+    main(str(CONFIG), workers=64, mfu=0.5, price=2.0)
     rows = {}
     for line in capsys.readouterr().out.splitlines():
         cells = [cell.strip() for cell in line.strip("│").split("│")]
@@ -18,7 +18,7 @@ def test_a_recipe_in_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["parameters, unique"] == "3,637,321,728"
     assert rows["parameters, as GPT-NeoX counts them"] == "3,638,525,952"
     assert rows["MFU, as given"] == "50%" and rows["hardware FLOPs utilisation"] == "66%"
-    assert rows["workers"] == "256" and rows["fits in 139 GiB"] == "yes"
+    assert rows["workers"] == "64" and rows["fits in 139 GiB"] == "yes"
     peak = float(rows["memory a worker, peak"].removesuffix(" GiB"))
     assert peak == max(
         float(value.removesuffix(" GiB"))
@@ -26,7 +26,7 @@ def test_a_recipe_in_numbers(capsys: pytest.CaptureFixture[str]) -> None:
         if name.startswith("memory a worker")
     )
     days, cost = float(rows["days"]), float(rows["cost"].replace(",", ""))
-    assert cost == pytest.approx(days * 24 * 256 * 2, rel=0.01)
+    assert cost == pytest.approx(days * 24 * 64 * 2, rel=0.01)
     assert float(rows["seconds a step"]) * 180_000 / 86_400 == pytest.approx(days, rel=0.01)
 
 

@@ -152,6 +152,39 @@ def test_the_fewest_workers_for_a_number_of_days():
         workers_for(config, train, 1000, one / 13, mfu=0.5)
 
 
+def test_a_warm_up_of_the_batch_counts_in_tokens_and_workers():
+    warmup = {"start": 8, "increment": 8, "steps": 5}
+    train = TrainConfig(steps=20, global_batch_size=48, micro_batch_size=4, batch_warmup=warmup)
+    config, same = ModelConfig(max_sequence_length=32), {"mfu": 0.5}
+    found = plan(config, train, 1000, **same)
+    assert found.tokens == (8 + 16 + 24 + 32 + 40 + 15 * 48) * 32
+    assert found.tokens / found.tokens_per_second == pytest.approx(found.days * 86400)
+    assert workers_for(config, train, 1000, found.days / 1.5, **same) == 2
+    with pytest.raises(UserError, match="2 workers, the most for .* = 48, batch_warmup and micro_batch_size"):
+        workers_for(config, train, 1000, found.days / 3, **same)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"workers": 0}, "workers 0 must be at least 1"),
+        ({"workers": -8}, "workers -8 must be at least 1"),
+        ({"workers": 48}, "48 workers do not fit: global_batch_size 64 must be a multiple of .* = 192"),
+        ({"mfu": 45.0}, "mfu 45 must be above 0 and at most 1"),
+        ({"mfu": 0.0}, "mfu 0 must be above 0 and at most 1"),
+        ({"price_per_hour": -1.0}, "price -1 must be 0 or more"),
+    ],
+)
+def test_values_that_make_no_sense_are_named(arguments, message):
+    train = TrainConfig(global_batch_size=64, micro_batch_size=4)
+    with pytest.raises(UserError, match=message):
+        plan(ModelConfig(), train, 1000, **arguments)
+    with pytest.raises(UserError, match="1 workers do not fit: workers 1 must be a multiple of tensor_par"):
+        plan(ModelConfig(), TrainConfig(tensor_parallel=2, workers=2), 1000, workers=1)
+    with pytest.raises(UserError, match="days 0 must be above 0"):
+        workers_for(ModelConfig(), train, 1000, 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (0, "bf16"), (1, "fp32"), (3, "bf16")])
 def test_checkpoints_have_the_size_that_is_planned(stage, precision, tmp_path):
