@@ -17,22 +17,27 @@ def main(
 ) -> None:
     r"""List the documents of every sequence of a step with their origin, or the steps that saw a document.
 
+    Steps that the guard skipped or rolled back are marked: the weights hold nothing of them.
+
     \b
     Examples:
       python -m jobs.trace --config configs/quickstart.yaml --run v0001-1f2e3d4c --step 17
       python -m jobs.trace --config configs/quickstart.yaml --run v0001-1f2e3d4c \
         --document 0123456789abcdef0123456789abcdef
     """
+    from model.loader import ShardCache
     from pipelines import trace
     from pipelines.config import load
 
     if (step is None) == (document is None):
         raise UserError("give either --step or --document")
     settings = load(config, set_)
-    opened = trace.Run(settings.storage, name)
+    cache = ShardCache(settings.train.cache_folder, int(settings.train.cache_gib * 2**30))
+    opened = trace.Run(settings.storage, name, cache)
     if step is not None:
         found = trace.documents_of_step(opened, step)
-        print(f"run {name}, step {step}: {len(found['sample'].unique())} sequences")
+        undone = f"; {opened.undone[step]}" if step in opened.undone else ""
+        print(f"run {name}, step {step}: {len(found['sample'].unique())} sequences{undone}")
         for row in found.to_pylist():
             print(
                 f"  sequence {row['sequence']:>4} at {row['position']:>5}: {row['document_id']} "
@@ -42,12 +47,17 @@ def main(
         found = trace.steps_of_document(opened, document)
         rows = found.to_pylist()
         origin = f" ({rows[0]['source']}, {rows[0]['file']}:{rows[0]['record']})" if rows else ""
-        seen = len({row["step"] for row in rows})
-        print(f"document {document.lower()}{origin}: seen in {seen} of {opened.steps} steps of run {name}")
+        steps = {row["step"] for row in rows}
+        undone = (
+            f", {len(steps & opened.undone.keys())} of them undone" if steps & opened.undone.keys() else ""
+        )
+        seen = f"seen in {len(steps)} of {opened.steps} steps of run {name}"
+        print(f"document {document.lower()}{origin}: {seen}{undone}")
         for row in rows:
             print(
                 f"  step {row['step']:>7}, sequence {row['sequence']:>4} at {row['position']:>5}: "
                 f"tokens {row['first']} to {row['stop'] - 1}"
+                + (f"; {row['undone']}" if row["undone"] else "")
             )
 
 

@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 from numba import carray, njit, types
 from numba.extending import intrinsic
@@ -547,16 +546,6 @@ class Loader:
             filled += stop - begin
             shard += 1
         return spans
-
-    def find(self, document_id: bytes) -> tuple[int, int] | None:
-        """Position in the manifest of the shard that holds a document, and its row; None when none does."""
-        wanted = pa.scalar(document_id, pa.binary(16))
-        for number, entry in enumerate(self.corpus.shards):
-            if entry["documents"]:
-                row = pc.index(self.corpus.shard(number).table.column("document_id"), wanted).as_py()
-                if row >= 0:
-                    return number, row
-        return None
 
     def samples_of(self, shard: int, row: int, limit: int) -> list[int]:
         """The samples below `limit` that hold tokens of a document, in order; no sample is generated.

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from synthetic_corpus import write_corpus
@@ -11,7 +12,7 @@ from base import files
 from base.errors import UserError
 from jobs import trace as command
 from model.job import RUN
-from model.loader import Corpus
+from model.loader import Corpus, ShardCache
 from pipelines import trace
 
 LENGTH = MODEL.max_sequence_length
@@ -57,7 +58,7 @@ def test_a_document_lists_exactly_the_steps_that_saw_it(trained: tuple[str, str]
     expected: dict[str, list[dict[str, Any]]] = {}
     for step in range(1, run.steps + 1):
         for row in trace.documents_of_step(run, step).to_pylist():
-            expected.setdefault(row["document_id"], []).append({"step": step, **row})
+            expected.setdefault(row["document_id"], []).append({"step": step, "undone": None, **row})
     assert len(expected) == 50
     for document, rows in expected.items():
         assert trace.steps_of_document(run, document.upper()).to_pylist() == rows
@@ -98,6 +99,50 @@ def test_the_command_prints_one_line_a_span(
     assert "\n  step       2, sequence    0 at     0: tokens" in output
     with pytest.raises(UserError, match="either --step or --document"):
         command.main(str(config), "tiny")
+
+
+def test_steps_that_left_nothing_in_the_weights_are_marked(
+    trained: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, manifest = trained
+    guarded: dict[str, Any] = {"guard": {"window": 8, "rollback_after": 3}, "checkpoint": {"every": 5}}
+    url = str(Path(storage) / "training" / "spiky")
+    run_here(manifest, url, steps=18, overflows=(4,), spikes=(13, 14, 15), **guarded)
+    run = trace.Run(storage, "spiky")
+    assert set(run.undone) == {5, 11, 12, 13, 14, 15, 16}
+    back = "rolled back: step 16 went back to the weights of step 10"
+    assert all(run.undone[step] == back for step in (11, 12, 13))
+    assert run.undone[5] == "skipped: gradient norm is not finite"
+    assert run.undone[16].startswith("skipped: gradient norm")
+    document = trace.documents_of_step(run, 12)["document_id"][0].as_py()
+    rows = trace.steps_of_document(run, document).to_pylist()
+    assert {row["step"]: row["undone"] for row in rows}[12] == back
+    assert all(row["undone"] == run.undone.get(row["step"]) for row in rows)
+    config = tmp_path / "tiny.yaml"
+    content = {"name": "t", "storage": storage, "sources": [{"name": "a", "urls": ["unused"]}]}
+    config.write_text(json.dumps(content))
+    command.main(str(config), "spiky", step=5)
+    command.main(str(config), "spiky", document=document)
+    output = capsys.readouterr().out
+    assert "run spiky, step 5: 8 sequences; skipped: gradient norm is not finite\n" in output
+    undone = {row["step"] for row in rows if row["undone"]}
+    assert f" of 18 steps of run spiky, {len(undone)} of them undone\n" in output
+    assert output.count(f"; {back}\n") == sum(row["undone"] == back for row in rows)
+
+
+def test_only_shards_that_hold_the_document_are_copied(trained: tuple[str, str], tmp_path: Path) -> None:
+    storage = trained[0]
+    fsspec.filesystem("memory").put(storage, "/traced", recursive=True)
+    expected = trace.steps_of_document(trace.Run(storage, "tiny"), _document(trained, "b/train-00000"))
+    run = trace.Run("memory://traced", "tiny", ShardCache(str(tmp_path)))
+    found = trace.steps_of_document(run, _document(trained, "b/train-00000"))
+    assert found.equals(expected) and len(list(tmp_path.iterdir())) == 1
+
+
+def _document(trained: tuple[str, str], shard: str) -> str:
+    """The first document of a shard."""
+    url = Path(trained[1]).parent / "origins" / f"{shard}.parquet"
+    return str(files.read_parquet(str(url))["document_id"][0].as_py().hex())
 
 
 def test_a_changed_corpus_is_refused(tmp_path: Path) -> None:
