@@ -236,7 +236,15 @@ def test_a_vocabulary_or_mixture_that_does_not_fit_is_named(manifest: str, tmp_p
             {"zero_optimization": {"sub_group": 1}},
             "zero_optimization.sub_group: DeepSpeed does not know this",
         ),
-        ({"zero_optimization": {"sub_group_size": "x"}}, "zero_optimization.sub_group_size: Input should be"),
+        ({"zero_optimization": {"sub_group_size": "x"}}, "sub_group_size = 'x': Input should be"),
+        ({"zero_optimization": {"cpu_offload": True}}, "cpu_offload: set train.offload_optimizer instead"),
+        ({"zero_optimization": {"offload_param": {"device": "cpu"}}}, "offload_param: not supported; only"),
+        (
+            {"communication_data_type": "fp17"},
+            "communication_data_type = 'fp17': Input should be 'fp16', 'bf16'",
+        ),
+        ({"gradient_predivide_factor": "abc"}, "gradient_predivide_factor = 'abc': Input should be a valid"),
+        ({"prescale_gradients": "no"}, "prescale_gradients = 'no': Input should be a valid boolean"),
         ({"zero_optimization": {"stage": 2}}, "zero_optimization.stage: set train.zero_stage instead"),
         (
             {"zero_optimization": {"compute_grad_norm": False}},
