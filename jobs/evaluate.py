@@ -36,6 +36,7 @@ def main(
     chosen = trained.find(settings.storage, model)
     trained.check_fits(chosen)
     version = manifest.require(settings.storage, corpus or chosen.result.get("version"))
+    trained.check_tokenizer(chosen, version)
     from jobs.progress import StageProgress
     from pipelines import cluster, evaluation
 

@@ -85,17 +85,9 @@ def evaluate(config: Config, version: Version, model: trained.Trained, progress:
     """Score the held-out documents of every source and record the result.
 
     Returns {"sources": {name: measures}, "all": measures, "url": folder, "new": bool}, where measures are
-    documents, tokens, bytes, loss (nats a token), perplexity and bits_per_byte.
-
-    Raises UserError if the model's vocabulary is smaller than the corpus', or nothing is held out.
+    documents, tokens, bytes, loss (nats a token), perplexity and bits_per_byte. The model must know the
+    corpus' tokens (trained.check_tokenizer). Raises UserError if nothing is held out.
     """
-    vocabulary = files.read_json(files.join(model.url, "config.json"))["vocab_size"]
-    facts = version.manifest["tokenizer"]
-    if facts["vocab_size"] > vocabulary:
-        raise UserError(
-            f"model {model.name} knows {vocabulary} tokens, "
-            f"but the corpus' tokenizer has {facts['vocab_size']}"
-        )
     settings = config.evaluate
     key = files.key_of(version.hash, trained.model_key(model), settings.model_dump(mode="json"))
     url = files.join(config.storage, "evaluation", f"{model.name}-{version.name}-{key[:8]}")
@@ -113,7 +105,7 @@ def evaluate(config: Config, version: Version, model: trained.Trained, progress:
         missing = [unit for unit in units if not files.exists(unit.output)]
         arguments = {
             "model": model.url,
-            "end_of_document_id": facts["end_of_document_id"],
+            "end_of_document_id": version.manifest["tokenizer"]["end_of_document_id"],
             "batch": settings.micro_batch_size,
         }
         count = counter(progress, "evaluate", len(units) - len(missing), len(units))

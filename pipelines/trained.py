@@ -1,11 +1,13 @@
 """Finding and loading a trained model: by the name of a run, or by the URL of a Hugging Face folder."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from base import files
 from base.errors import UserError
+from pipelines.manifest import Version
 
 if TYPE_CHECKING:
     import torch
@@ -84,6 +86,43 @@ def check_fits(trained: Trained) -> None:
                 f"{trained.url} does not fit its config.json: {name} is {found.get(name, 'missing')}, "
                 f"the configuration asks for {shape}"
             )
+
+
+def check_tokenizer(trained: Trained, version: Version) -> None:
+    """Raise UserError if the tokens of a corpus version are not those of the model.
+
+    The sizes of the vocabularies are compared, and which token every id of the corpus stands for, where a
+    tokenizer.json lies beside both.
+    """
+    facts = version.manifest["tokenizer"]
+    vocabulary = files.read_json(files.join(trained.url, "config.json"))["vocab_size"]
+    if facts["vocab_size"] > vocabulary:
+        raise UserError(
+            f"model {trained.name} knows {vocabulary} tokens, "
+            f"but the corpus' tokenizer has {facts['vocab_size']}"
+        )
+    url = files.join(trained.url, "tokenizer.json")
+    if "file" not in facts or not files.exists(url):
+        return
+    content = files.read_bytes(url)
+    if hashlib.sha256(content).hexdigest() == facts["sha256"]:
+        return
+    known = _tokens(json.loads(content))
+    for number, token in sorted(_tokens(files.read_json(files.join(version.url, facts["file"]))).items()):
+        if known.get(number) != token:
+            raise UserError(
+                f"model {trained.name} has another tokenizer than corpus {version.name}: "
+                f"token {number} is {known.get(number)!r} there and {token!r} in the corpus"
+            )
+
+
+def _tokens(tokenizer: dict[str, Any]) -> dict[int, str]:
+    """Token by id of a `tokenizers` JSON."""
+    vocabulary = tokenizer["model"]["vocab"]
+    if isinstance(vocabulary, list):  # Unigram's: token and score
+        vocabulary = {token: number for number, (token, _) in enumerate(vocabulary)}
+    added = {entry["content"]: entry["id"] for entry in tokenizer.get("added_tokens", [])}
+    return {number: token for token, number in {**vocabulary, **added}.items()}
 
 
 def model_key(trained: Trained) -> str:
