@@ -297,10 +297,12 @@ class TrainConfig(Section):
             sizes["batch_warmup.start"] = self.batch_warmup.start
             sizes["batch_warmup.increment"] = self.batch_warmup.increment
         per_pass = self.micro_batch_size * workers // self.tensor_parallel
-        product = "micro_batch_size × workers" + (" / tensor_parallel" if self.tensor_parallel > 1 else "")
+        product, values = "micro_batch_size × workers", f"{self.micro_batch_size} × {workers}"
+        if self.tensor_parallel > 1:
+            product, values = f"{product} / tensor_parallel", f"{values} / {self.tensor_parallel}"
         for name, size in sizes.items():
             if size % per_pass:
-                return f"{name} {size} must be a multiple of {product} = {per_pass}"
+                return f"{name} {size} must be a multiple of {product} = {values} = {per_pass}"
         return None
 
     def _check_tensor_parallel(self) -> None:

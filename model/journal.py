@@ -4,14 +4,20 @@ It is the record of a run; MLflow is filled from it and may be away. Lines are a
 """
 
 import json
+import logging
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from base import files
 
 NAME = "journal.jsonl"
+SYNC_SECONDS = 30.0
+"""A remote journal gets new lines so often, if there are some; MLflow is filled from there."""
+
+logger = logging.getLogger("piledriver.journal")
 
 
 class Journal:
@@ -33,6 +39,7 @@ class Journal:
         self._file.truncate(content.rfind(b"\n") + 1)
         self.last_step = max((line["step"] for line in parse(content)), default=0)
         """The last step that has a line; 0 when there is none."""
+        self._synced = time.monotonic()
 
     def append(self, line: dict[str, Any]) -> bool:
         """Write a line, unless its step has one; says whether it was written."""
@@ -41,10 +48,16 @@ class Journal:
         self._file.write((json.dumps(line) + "\n").encode())
         self._file.flush()
         self.last_step = line["step"]
+        if time.monotonic() - self._synced > SYNC_SECONDS:
+            try:
+                self.sync()
+            except Exception as error:  # the next checkpoint syncs too, and stops training if it cannot
+                logger.warning("the journal at %s waits: %s", self.url, error)
         return True
 
     def sync(self) -> None:
         """Bring a remote run's journal up to date; a local one always is."""
+        self._synced = time.monotonic()
         if self._remote and self._path is not None:
             files.write_bytes(self.url, Path(self._path).read_bytes())
 

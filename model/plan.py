@@ -317,7 +317,7 @@ def plan(
             raise UserError(f"{name} {value:g} must be {allowed}")
     problem = train.misfit(workers)
     if problem is not None:
-        raise UserError(f"{workers} workers do not fit: {problem}")
+        raise UserError(problem)
     length = config.max_sequence_length
     padded = config.padded_vocab_size(vocab_size)
     per_token = flops_per_token(config, vocab_size, length)

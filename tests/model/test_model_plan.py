@@ -169,7 +169,7 @@ def test_a_warm_up_of_the_batch_counts_in_tokens_and_workers():
     [
         ({"workers": 0}, "workers 0 must be at least 1"),
         ({"workers": -8}, "workers -8 must be at least 1"),
-        ({"workers": 48}, "48 workers do not fit: global_batch_size 64 must be a multiple of .* = 192"),
+        ({"workers": 48}, "global_batch_size 64 must be a multiple of .* = 4 × 48 = 192"),
         ({"mfu": 45.0}, "mfu 45 must be above 0 and at most 1"),
         ({"mfu": 0.0}, "mfu 0 must be above 0 and at most 1"),
         ({"price_per_hour": -1.0}, "price -1 must be 0 or more"),
@@ -179,7 +179,7 @@ def test_values_that_make_no_sense_are_named(arguments, message):
     train = TrainConfig(global_batch_size=64, micro_batch_size=4)
     with pytest.raises(UserError, match=message):
         plan(ModelConfig(), train, 1000, **arguments)
-    with pytest.raises(UserError, match="1 workers do not fit: workers 1 must be a multiple of tensor_par"):
+    with pytest.raises(UserError, match="workers 1 must be a multiple of tensor_par"):
         plan(ModelConfig(), TrainConfig(tensor_parallel=2, workers=2), 1000, workers=1)
     with pytest.raises(UserError, match="days 0 must be above 0"):
         workers_for(ModelConfig(), train, 1000, 0)

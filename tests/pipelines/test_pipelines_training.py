@@ -97,7 +97,7 @@ def test_fewer_workers_train_on_a_smaller_cluster_and_their_warnings_are_heard_o
     with pytest.raises(ValueError, match="min_workers 3 must not be above workers 2"):
         _config(tmp_path, min_workers=3)
     same = {"min_workers": 2, "workers": 4}
-    with pytest.raises(ValueError, match="workers = 6, for every number of workers from min_workers 2 on"):
+    with pytest.raises(ValueError, match=" = 6, for every number of workers from min_workers 2 on"):
         _config(tmp_path, **same)
     warmup = {"start": 8, "increment": 8, "steps": 4}
     with pytest.raises(ValueError, match=r"batch_warmup.start 8 must be a multiple of .* = 6, for every"):
