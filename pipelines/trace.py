@@ -98,34 +98,35 @@ def steps_of_document(run: Run, document: str) -> pa.Table:
     if len(identifier) != 16:
         raise UserError(f"document {document!r} is not an id of 32 hexadecimal digits")
     corpus = run.loader.corpus
-    place = _find(corpus, identifier)
-    if place is None:
+    places = _places(corpus, identifier)
+    if not places:
         raise UserError(f"{corpus.manifest_url} holds no document {document.lower()}; see jobs.explain")
-    number, row = place
-    if corpus.shards[number]["split"] != "train":
-        raise UserError(
-            f"document {document.lower()} is held out of training ({corpus.shards[number]['path']})"
-        )
+    trained_on = [place for place in places if corpus.shards[place[0]]["split"] == "train"]
+    if not trained_on:
+        path = corpus.shards[places[0][0]]["path"]
+        raise UserError(f"document {document.lower()} is held out of training ({path})")
     rows = []
-    for sample in run.loader.samples_of(number, row, batches.first_sample(*run.batch, run.steps)):
-        step = batches.step_of(*run.batch, sample)
-        for span in run.loader.trace(sample):
-            if span.document_id == identifier:
-                rows.append(
-                    {
-                        "step": step + 1,
-                        "undone": run.undone.get(step + 1),
-                        "sequence": sample - batches.first_sample(*run.batch, step),
-                        "sample": sample,
-                        "position": span.position,
-                        "document_id": document.lower(),
-                        "source": span.source,
-                        "first": span.first,
-                        "stop": span.stop,
-                        "shard": span.shard,
-                        "row": span.row,
-                    }
-                )
+    for number, row in trained_on:
+        for sample in run.loader.samples_of(number, row, batches.first_sample(*run.batch, run.steps)):
+            step = batches.step_of(*run.batch, sample)
+            for span in run.loader.trace(sample):
+                if (span.shard, span.row) == (corpus.shards[number]["path"], row):
+                    rows.append(
+                        {
+                            "step": step + 1,
+                            "undone": run.undone.get(step + 1),
+                            "sequence": sample - batches.first_sample(*run.batch, step),
+                            "sample": sample,
+                            "position": span.position,
+                            "document_id": document.lower(),
+                            "source": span.source,
+                            "first": span.first,
+                            "stop": span.stop,
+                            "shard": span.shard,
+                            "row": span.row,
+                        }
+                    )
+    rows.sort(key=lambda row: (row["sample"], row["position"]))
     return (
         _with_origins(corpus, pa.Table.from_pylist(rows))
         if rows
@@ -133,19 +134,20 @@ def steps_of_document(run: Run, document: str) -> pa.Table:
     )
 
 
-def _find(corpus: Corpus, identifier: bytes) -> tuple[int, int] | None:
-    """Position in the manifest of the shard that holds a document, and its row; None when none does.
+def _places(corpus: Corpus, identifier: bytes) -> list[tuple[int, int]]:
+    """Position in the manifest of each shard that holds a document, and its row; a merge may keep two.
 
     Reads the ids in the tables of origins, 16 bytes a document, and no shard.
     """
     wanted = pa.scalar(identifier, pa.binary(16))
+    found = []
     for number, entry in enumerate(corpus.shards):
         if entry["documents"]:
             identifiers = files.read_parquet(_origins(corpus, entry["path"]), ["document_id"])["document_id"]
             row = pc.index(identifiers, wanted.cast(identifiers.type)).as_py()
             if row >= 0:
-                return number, row
-    return None
+                found.append((number, row))
+    return found
 
 
 def _origins(corpus: Corpus, shard: str) -> str:

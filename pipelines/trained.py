@@ -105,7 +105,7 @@ def check_tokenizer(trained: Trained, version: Version) -> None:
     if "file" not in facts or not files.exists(url):
         return
     content = files.read_bytes(url)
-    if hashlib.sha256(content).hexdigest() == facts["sha256"]:
+    if hashlib.sha256(content).hexdigest() == facts.get("sha256"):
         return
     known = _tokens(json.loads(content))
     for number, token in sorted(_tokens(files.read_json(files.join(version.url, facts["file"]))).items()):

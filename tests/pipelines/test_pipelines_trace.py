@@ -139,6 +139,27 @@ def test_only_shards_that_hold_the_document_are_copied(trained: tuple[str, str],
     assert found.equals(expected) and len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_document_that_stands_in_two_shards_is_found_in_both(tmp_path: Path) -> None:
+    manifest = Path(write_corpus(tmp_path, {"a": [[50] * 3, [70]]}))
+    content = json.loads(manifest.read_text())
+    first, twin = content["shards"][0], {**content["shards"][0], "path": "v0001/shards/a/train-00009.arrow"}
+    for kind, suffix in (("shards", "arrow"), ("origins", "parquet")):
+        place = manifest.parent / kind / "a"
+        (place / f"train-00009.{suffix}").write_bytes((place / f"train-00000.{suffix}").read_bytes())
+    manifest.write_text(json.dumps({**content, "shards": [*content["shards"], twin]}))
+    run_here(str(manifest), str(tmp_path / "training" / "tiny"), steps=3)
+    run = trace.Run(str(tmp_path), "tiny")
+    every = [
+        {"step": step, "undone": None, **row}
+        for step in (1, 2, 3)
+        for row in trace.documents_of_step(run, step).to_pylist()
+    ]
+    document = _document((str(tmp_path), str(manifest)), "a/train-00000")
+    expected = [row for row in every if row["document_id"] == document]
+    assert first["documents"] == 3 and len(expected) > 6
+    assert trace.steps_of_document(run, document).to_pylist() == expected
+
+
 def _document(trained: tuple[str, str], shard: str) -> str:
     """The first document of a shard."""
     url = Path(trained[1]).parent / "origins" / f"{shard}.parquet"
