@@ -63,12 +63,12 @@ def check(job: TrainJob) -> Loader:
         return loader
     from model import checkpoint
 
-    found = checkpoint.steps(job.run_url)
-    if found:
+    newest = next(checkpoint.descriptions(job.run_url), None)
+    if newest is not None:
         expected = describe(job, loader)
         if job.train.precision == "auto":  # the workers decide it: their machines may be other ones
             del expected["model"]["precision"]
-        checkpoint.check_description(checkpoint.folder(job.run_url, found[-1]), expected)
+        checkpoint.check_description(checkpoint.folder(job.run_url, newest[0]), expected)
     return loader
 
 

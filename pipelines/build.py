@@ -434,6 +434,7 @@ class Build:
         self.tokenize_tasks = [
             shard.Tokenize(
                 survivors,
+                self.part("attributes", item, "parquet"),
                 self.tokenizer,
                 config.tokenize.end_of_document,
                 config.shard.seed,

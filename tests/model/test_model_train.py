@@ -2,6 +2,7 @@ import itertools
 import json
 import math
 import operator
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from training_runs import MODEL, SOURCES, run_here, run_processes, settings, sta
 from base.errors import UserError
 from model import checkpoint, journal
 from model.config import OptimizerConfig
-from model.convert import import_hf
+from model.convert import export_hf, import_hf
 from model.engine import learning_rate
 from model.job import TrainJob, check
 
@@ -244,8 +245,18 @@ def test_deepspeed_keys_reach_the_engine(manifest: str, tmp_path: Path) -> None:
     )
 
 
-def test_the_model_is_exported_for_hugging_face(manifest: str, tmp_path: Path) -> None:
+def test_the_model_is_exported_for_hugging_face(
+    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running: list[str] = []
+
+    def export(*arguments: Any, **options: Any) -> None:
+        running.extend(thread.name for thread in threading.enumerate())
+        export_hf(*arguments, **options)
+
+    monkeypatch.setattr("model.train.export_hf", export)
     result = run_here(manifest, str(tmp_path / "run"), steps=3)
+    assert running and "watchdog" not in running  # it may take longer than a step
     config, vocab_size, state = import_hf(result["hf_url"])
     assert vocab_size == 128 and config.hidden_size == 32
     expected = checkpoint.consolidated_state(result["checkpoint_url"])
