@@ -33,10 +33,11 @@ class SourceConfig(Section):
     """auto decides by extension and content; json is one array, arrow an IPC file or stream, warc includes
     WET; text is one document a file."""
     text_field: str = Field("text", min_length=1)
-    """Field or column that holds the text; dots reach into nested objects. Not used by warc and text."""
+    """Field or column that holds the text; dots reach into nested objects where no field has the whole as
+    its name. Not used by warc and text."""
     name_field: str | None = None
-    """Field that names the source of each record (The Pile: meta.pile_set_name); records without it
-    belong to `name`."""
+    """Field that names the source of each record (The Pile: meta.pile_set_name), by text or a whole number;
+    records without it belong to `name`."""
     kind: Kind = "prose"
     """What the text is; decides which quality rules apply by default."""
     kinds: dict[str, Kind] = {}

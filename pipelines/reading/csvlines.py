@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from base.errors import UserError
 from pipelines.config import IngestConfig, SourceConfig
-from pipelines.reading import csvscan, decompress, jsonscan
+from pipelines.reading import csvscan, decompress
 from pipelines.reading.records import (
     BOM,
     SAMPLE_BYTES,
@@ -19,6 +18,7 @@ from pipelines.reading.records import (
     column_batch,
     damaged,
     rejected,
+    source_names,
     string_array,
     too_long,
 )
@@ -144,12 +144,11 @@ class _Parser:
         found = np.flatnonzero(status == csvscan.FOUND)
         raw = string_array(text, text_offsets[: count + 1], pa.large_binary()).take(pa.array(found))
         named = string_array(names, name_offsets[: count + 1], pa.large_binary()).take(pa.array(found))
-        good = pc.and_(pc.greater(pc.binary_length(named), 0), pa.array(jsonscan.valid_utf8(named)))
         batch = column_batch(
             self.record + found,
             raw,
             sizes[found],
-            pc.if_else(good, named, pa.scalar(None, pa.large_binary())).cast(pa.string()),
+            source_names(named),
             self.what,
             self.config,
         )
