@@ -73,7 +73,7 @@ def read_lines(
 
 
 def read_array(url: str, source: SourceConfig, config: IngestConfig) -> Iterator[Batch]:
-    """Read the elements of a JSON array; a record's number is that of the element."""
+    """Read the elements of JSON arrays and the values outside of them; records are their numbers."""
     return _read(url, array_lines(url), source, config, 0)
 
 
