@@ -197,10 +197,11 @@ def test_csv_scan_never_reads_past_its_data() -> None:
         data = np.frombuffer(bytes(choose.choices(b'a,"\r\n', k=choose.randrange(1, 20))), np.uint8)
         arrays = [np.zeros(len(data) + 1, kind) for kind in (np.uint8, np.uint8, np.int64, np.int64)]
         status, offsets, names = np.zeros(21, np.uint8), np.zeros(22, np.int64), np.zeros(22, np.int64)
-        count, used = csvscan.scan(data, 44, 2, 1, 0, True, 2**62, 2**62, *arrays, status, offsets, names)
+        longest = choose.choice([3, 2**62])
+        count, used = csvscan.scan(data, 44, 2, 1, 0, True, 2**62, longest, *arrays, status, offsets, names)
         assert used == len(data)
         assert (arrays[2][:count] <= arrays[3][:count]).all()
-        part, taken = csvscan.scan(data, 44, 2, 1, 0, False, 2**62, 2**62, *arrays, status, offsets, names)
+        part, taken = csvscan.scan(data, 44, 2, 1, 0, False, 2**62, longest, *arrays, status, offsets, names)
         assert part <= count
         assert taken <= used
 
