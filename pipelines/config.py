@@ -30,13 +30,14 @@ class SourceConfig(Section):
     urls: list[str] = Field(min_length=1)
     """Files, folders or glob patterns (any fsspec URL); their order does not matter."""
     format: Literal["auto", "jsonl", "json", "parquet", "arrow", "csv", "warc", "text"] = "auto"
-    """auto decides by extension and content; json is one array, arrow an IPC file or stream, warc includes
-    WET; text is one document a file."""
+    """auto decides by extension and content; json is arrays or values over several lines, arrow an IPC file
+    or stream, warc includes WET; text is one document a file."""
     text_field: str = Field("text", min_length=1)
-    """Field or column that holds the text; dots reach into nested objects. Not used by warc and text."""
+    """Field or column that holds the text; dots reach into nested objects where no field has the whole as
+    its name. Not used by warc and text."""
     name_field: str | None = None
-    """Field that names the source of each record (The Pile: meta.pile_set_name); records without it
-    belong to `name`."""
+    """Field that names the source of each record (The Pile: meta.pile_set_name), by text or a whole number;
+    records without it belong to `name`."""
     kind: Kind = "prose"
     """What the text is; decides which quality rules apply by default."""
     kinds: dict[str, Kind] = {}

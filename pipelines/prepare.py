@@ -24,15 +24,15 @@ class Outcome:
     new: bool
 
 
-def inputs_of(config: Config) -> list[Input]:
-    """The files of every source.
+def inputs_of(config: Config, found: set[tuple[str, str]] | None = None) -> list[Input]:
+    """The files of every source, those `found` by a check before if it is given.
 
     Raises UserError for a source without files, an unknown language, or a missing model that scores.
     """
     language.check(config.language)
     score.check(config.score, config.storage)
     cache = files.join(manifests.corpus_url(config.storage), "inputs.json")
-    return list_inputs(config.sources, cache, config.ingest.split_bytes)
+    return list_inputs(config.sources, cache, config.ingest.split_bytes, found)
 
 
 def prepare(config: Config, inputs: list[Input], progress: Progress) -> Outcome:
