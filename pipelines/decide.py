@@ -113,7 +113,7 @@ def decide_part(task: Decide) -> dict[str, Any]:
     value = np.full(table.num_rows, np.nan)
     for name in sorted(pc.unique(names).to_pylist()):
         mask = pc.equal(names, name).to_numpy(zero_copy_only=False)
-        kind = task.source.kinds.get(name, task.source.kind)
+        kind = task.source.kind_of(name)
         policy = task.source.model_copy(update={"kind": kind})
         mine = table.filter(pa.array(mask))
         why, measured = quality.decide(mine, policy, task.quality)
