@@ -16,9 +16,10 @@ from pipelines import commit, report, score, shard, trained
 from pipelines import manifest as manifests
 from pipelines.cluster import Progress, counter, map_actors, map_files, run_tasks
 from pipelines.config import Config, build_configuration, slug
-from pipelines.decide import IDS_PER_TASK, Decide, Ordinals, count_dropped, decide_part, number_identical
+from pipelines.decide import Decide, count_dropped, decide_part
 from pipelines.deduplicate import deduplicate, find_repeated_lines, find_repeated_spans
 from pipelines.edit import EDIT_STAGES, EDIT_VERSION, Edits
+from pipelines.identical import number_identical
 from pipelines.inputs import Input
 from pipelines.ledger import STAGES, Ledger, Stage, add_counts
 from pipelines.manifest import Version
@@ -152,7 +153,7 @@ class Build:
         count = counter(self.progress, "measure", 0, len(tasks))
         sizes = [item.bytes for item in self.inputs]
         counts = map_files(measure_part, tasks, sizes, self.config.ray.workers, count)
-        self.documents = sum(entry["documents"] for entry in counts)
+        self.documents = [entry["documents"] for entry in counts]
         self.sources_of = {entry["part"]: set(entry["ledger"]) for entry in counts}
         self.reading: dict[str, Stage] = {}
         for item, entry in zip(self.inputs, counts, strict=True):
@@ -205,19 +206,13 @@ class Build:
     def decide(self) -> None:
         """Number identical documents and apply the quality thresholds to the measured columns."""
         config = self.config
-        attributes = [(item.part, self.part("attributes", item, "parquet")) for item in self.inputs]
+        attributes = [self.part("attributes", item, "parquet") for item in self.inputs]
         base = files.key_of(
             [(item.part, self.measure_key(item.source)) for item in self.inputs],
             self.parent.hash if self.parent else None,
         )
-        shares = -(-self.documents // IDS_PER_TASK) or 1
-        ordinals = run_tasks(
-            number_identical,
-            [
-                Ordinals(attributes, self.work("ordinals", base, f"{share:05d}.parquet"), share, shares)
-                for share in range(shares)
-            ],
-            config.ray.workers,
+        ordinals = number_identical(
+            attributes, self.documents, self.work("ordinals", base), config.ray.workers
         )
         policies = [
             source.model_dump(mode="json", include={"name", "kind", "kinds", "priority"})
@@ -231,8 +226,9 @@ class Build:
         tasks = [
             Decide(
                 item.part,
-                url,
-                ordinals,
+                attributes[number],
+                number,
+                ordinals[number],
                 self.sources[item.source],
                 config.quality,
                 config.language,
@@ -242,7 +238,7 @@ class Build:
                 self.work("decide", self.decide_key, f"{item.part}.dropped.parquet"),
                 self.work("decide", self.decide_key, f"{item.part}.json"),
             )
-            for item, (_, url) in zip(self.inputs, attributes, strict=True)
+            for number, item in enumerate(self.inputs)
         ]
         for counts in run_tasks(
             decide_part, tasks, config.ray.workers, counter(self.progress, "decide", 0, len(tasks))
