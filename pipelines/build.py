@@ -292,16 +292,18 @@ class Build:
             config.ray.workers,
         )
         self.dropped, self.dropped_of = outcome.dropped, outcome.dropped_of
-        for stage, reason in (("exact", "exact_duplicate"), ("fuzzy", "near_duplicate")):
-            before = "quality" if stage == "exact" else "exact"
-            for stages in self.ledger.sources.values():
+        for url in outcome.dropped:
+            table = files.read_parquet(url, ["source", "reason", "bytes"])
+            reasons = table["reason"].cast(pa.string())
+            for stage, reason in (("exact", "exact_duplicate"), ("fuzzy", "near_duplicate")):
+                count_dropped(self.ledger, stage, table.filter(pc.equal(reasons, reason)))
+        for stages in self.ledger.sources.values():
+            for before, stage in (("quality", "exact"), ("exact", "fuzzy")):
                 if before in stages:
+                    # So far it has let out what it dropped, below zero.
                     documents, size = stages[before].documents_out, stages[before].bytes_out
-                    stages[stage] = Stage(documents, size, documents_out=documents, bytes_out=size)
-            for url in outcome.dropped:
-                table = files.read_parquet(url, ["source", "reason", "bytes"])
-                table = table.filter(pc.equal(table["reason"].cast(pa.string()), reason))
-                count_dropped(self.ledger, stage, table)
+                    entered = Stage(documents, size, documents_out=documents, bytes_out=size)
+                    stages.setdefault(stage, Stage()).add(entered)
 
     def indexes(self) -> list[str]:
         """Dedup index folders of the ancestors, oldest first."""
