@@ -4,7 +4,6 @@ Everything later works on the columns written here and reads text again only to 
 duplicates and to tokenize.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ import pyarrow.parquet as pq
 from base import files
 from dedup import hashing, minhash
 from dedup.config import MinHashConfig
-from pipelines.config import CorpusConfig, IngestConfig, LanguageConfig, RedactConfig, SourceConfig
+from pipelines.config import CorpusConfig, IngestConfig, LanguageConfig, RedactConfig, SourceConfig, slug
 from pipelines.inputs import Input
 from pipelines.ledger import Ledger
 from pipelines.reading import ingest, records
@@ -77,11 +76,6 @@ def count_part(task: Count) -> int:
 def part_url(corpus: str, kind: str, key: str, part: str, suffix: str) -> str:
     """The file of one part below documents/, attributes/, rejects/ or parts/."""
     return files.join(corpus, kind, key, f"{part}.{suffix}")
-
-
-def slug(name: str) -> str:
-    """A source name of a record as it is used in paths: runs of other characters become a hyphen."""
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.").lower() or "unnamed"
 
 
 def measure_part(task: Measure) -> dict[str, Any]:

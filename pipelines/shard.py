@@ -592,7 +592,10 @@ def plan_shards(
     target_tokens: int,
     **common: Any,
 ) -> list[Shard]:
-    """The shards of a corpus from the token runs of `tasks` and their counts, by source, split and number."""
+    """The shards of a corpus from the token runs of `tasks` and their counts, by source, split and number.
+
+    A source and split has about `target_tokens` tokens a shard, and no more shards than documents.
+    """
     runs: dict[tuple[str, str], list[Run]] = {}
     tokens: dict[tuple[str, str], int] = {}
     by_part = sorted(zip(tasks, counts, strict=True), key=lambda pair: pair[0].survivors.part)
@@ -606,7 +609,8 @@ def plan_shards(
                 )
     shards = []
     for group in sorted(runs, key=lambda group: (group[0], SPLITS.index(group[1]))):
-        count = max(1, round(tokens[group] / target_tokens))
+        documents = sum(run.documents for run in runs[group])
+        count = max(1, min(round(tokens[group] / target_tokens), documents))
         shards += [
             Shard(group[0], group[1], number, count=count, runs=runs[group], **common)
             for number in range(count)

@@ -143,6 +143,15 @@ def test_shards_are_the_same_however_the_files_are_divided(
     assert contents(tmp_path / "b" / "v0001", build(tmp_path / "b", tokenizer, divisions)[0]) == expected
 
 
+def test_there_are_no_more_shards_than_documents(tmp_path: Path, tokenizer: str) -> None:
+    lines, _ = build(tmp_path, tokenizer, [25], target_tokens=1)
+    groups = [(line["source"], line["split"]) for line in lines]
+    for group in set(groups):
+        mine = [line["documents"] for line in lines if (line["source"], line["split"]) == group]
+        assert len(mine) == sum(mine)
+    assert sum(line["documents"] for line in lines) == len(TEXTS)
+
+
 def test_dropped_documents_are_left_out(tmp_path: Path, tokenizer: str) -> None:
     lines, _ = build(tmp_path, tokenizer, [25], dropped={0: [0, 24], 1: [3]})
     assert sum(line["documents"] for line in lines) == len(TEXTS) - 3
