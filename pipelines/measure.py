@@ -4,6 +4,7 @@ Everything later works on the columns written here and reads text again only to 
 duplicates and to tokenize.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
