@@ -86,17 +86,23 @@ def remove(url: str) -> None:
 
 
 def list_files(pattern: str) -> list[str]:
-    """Every file that matches a glob pattern, or lies below a folder, sorted, as URLs.
+    """The file of that name, or all that match a glob pattern or lie below a folder, sorted, as URLs.
 
     An address of the web is a folder if it ends in a slash.
     """
     filesystem, path = split(pattern)
     if _is_folder(filesystem, path):
         found = filesystem.find(path)
+    elif filesystem.exists(path):
+        found = [path]
     elif any(character in path for character in "*?["):
-        found = [name for name in filesystem.glob(path) if not _is_folder(filesystem, name)]
+        matches = filesystem.glob(path, detail=True)
+        # Another type may still be a folder: a link to one.
+        found = [
+            name for name in matches if matches[name]["type"] == "file" or not _is_folder(filesystem, name)
+        ]
     else:
-        found = [path] if filesystem.exists(path) else []
+        found = []
     names = sorted(name for name in found if TEMPORARY not in name.rsplit("/", 1)[-1])
     if isinstance(filesystem, LocalFileSystem):
         return names

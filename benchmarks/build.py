@@ -16,7 +16,8 @@ workers: `copies` of pile_sample (each with its words in another order, so that 
 workers, one, and two again; the mean of the seconds counts. Few copies show the start of processes.
 profile: pile_sample with every task in this process; the functions in which the time goes, compiled kernels
 counted to the function that calls them.
-memory: greatest private memory of a worker for pile_sample and for the copies, each of other sources.
+memory: greatest private memory of a worker, use and spill of the object store, for pile_sample and for the
+copies, each of other sources.
 threshold: a build, and the same with another quality rule: seconds by two workers, and what the tasks read in
 another pair of builds, whose tasks run in this process so that imports do not count.
 Seconds are those of the wall, from listing the sources to the committed version, on a new Ray cluster each
@@ -44,6 +45,7 @@ import psutil
 import pyarrow as pa
 import ray
 import zstandard
+from ray._private import internal_api
 
 import pipelines.build
 from benchmarks import peers
@@ -68,17 +70,22 @@ STORE = tempfile.TemporaryDirectory(prefix="piledriver-bench-")
 
 
 class Watch(threading.Thread):
-    """Watches the private memory of the workers of a local cluster."""
+    """Watches the private memory of the workers of a local cluster, and what lies in its object store."""
 
     def __init__(self) -> None:
         """Not started yet."""
         super().__init__(daemon=True)
         self.finished = threading.Event()
         self.memory = 0
+        self.stored = 0
+        self.spilled = 0
 
     def run(self) -> None:
         """Look once a second: a look takes some hundredths of one."""
         while not self.finished.wait(1):
+            store = internal_api.get_memory_info_reply(ray._private.state.state).store_stats
+            self.stored = max(self.stored, store.object_store_bytes_used)
+            self.spilled = store.spilled_bytes_total
             for process in psutil.Process().children(recursive=True):
                 try:
                     if process.name().startswith("ray::"):
@@ -137,6 +144,8 @@ def build(config: Config) -> dict[str, Any]:
         "megabytes_per_second": round(read / 1e6 / seconds, 2),
         "stages": {name: round(value, 2) for name, value in stages.items()},
         "worker_peak_mib": round(watch.memory / 2**20),
+        "object_store_peak_mib": round(watch.stored / 2**20, 1),
+        "object_store_spilled_mib": round(watch.spilled / 2**20, 1),
         "tokens": sum(line["tokens"] for line in version.manifest["shards"]),
         "documents": sum(line["documents"] for line in version.manifest["shards"]),
     }
@@ -356,7 +365,10 @@ def measure_memory(data: Path, work: Path, copies: int) -> dict[str, Any]:
         paths = write_copies(sources, work / f"copies-{count}", count, apart=True)
         run = build(configuration(data, work / f"memory-{count}", paths, 2))
         shutil.rmtree(work / f"memory-{count}")
-        print(f"{run['megabytes']:6.0f} MB: greatest memory of a worker {run['worker_peak_mib']} MiB")
+        print(
+            f"{run['megabytes']:6.0f} MB: greatest memory of a worker {run['worker_peak_mib']} MiB, "
+            f"object store {run['object_store_peak_mib']} MiB, spilled {run['object_store_spilled_mib']} MiB"
+        )
         found[f"{count}x"] = run
     return found
 

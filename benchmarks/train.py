@@ -411,8 +411,7 @@ def stall(asynchronous: bool, shape: dict[str, Any], saves: int) -> dict[str, An
 
     saving = {"every": 5, "asynchronous": asynchronous, "keep_last": 1}
     with tempfile.TemporaryDirectory() as folder:
-        short = {"steps": 5 * saves, "optimizer": {"warmup_steps": 0}}
-        url, summary = launch("bare", shape, folder, **short, checkpoint=saving)
+        url, summary = launch("bare", shape, folder, steps=5 * saves, checkpoint=saving)
         size = sum(
             file.stat().st_size for file in Path(summary["checkpoint_url"]).rglob("*") if file.is_file()
         )

@@ -20,13 +20,13 @@ def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = 
     check_storage(settings.storage)
     from pipelines.precheck import check
 
-    check(settings)
+    found = check(settings)
     from jobs.progress import StageProgress
     from pipelines import cluster, prepare
     from pipelines.tracking import Tracking
 
     Tracking.of(settings)
-    inputs = prepare.inputs_of(settings)
+    inputs = prepare.inputs_of(settings, found)
     cluster.start(settings.ray, verbose)
     progress = StageProgress()
     outcome = prepare.prepare(settings, inputs, progress)

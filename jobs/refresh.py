@@ -19,14 +19,14 @@ def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = 
     check_storage(settings.storage)
     from pipelines.inputs import check_sources
 
-    check_sources(settings.sources)
+    found = check_sources(settings.sources)
     from pipelines import manifest
 
     manifest.require(settings.storage)
     from jobs.progress import StageProgress
     from pipelines import cluster, prepare
 
-    inputs = prepare.inputs_of(settings)
+    inputs = prepare.inputs_of(settings, found)
     _, fresh = prepare.refresh_plan(settings, inputs)
     print(f"{len(fresh)} new or changed files of {len(inputs)}")
     if fresh:

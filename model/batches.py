@@ -1,18 +1,10 @@
-"""Which samples a step trains on: the sizes of the global batches, a pure function of the settings."""
+"""Which samples a step trains on: a pure function of the settings.
+
+With a warm-up the sizes of the global batches are a staircase from its first size to the final one: its steps
+are shared evenly among the sizes below (GPT-NeoX and Megatron-LM: rampup_batch_size, Shoeybi et al. 2019).
+"""
 
 from model.config import BatchWarmup
-
-
-def batch_size(final: int, warmup: BatchWarmup | None, step: int) -> int:
-    """Sequences of 0-based `step`: a staircase from the first size to `final`, then `final`.
-
-    The steps of the warm-up are shared evenly among the sizes below `final` (GPT-NeoX and Megatron-LM:
-    rampup_batch_size, Shoeybi et al. 2019).
-    """
-    if warmup is None or step >= warmup.steps:
-        return final
-    stairs = (final - warmup.start) // warmup.increment
-    return warmup.start + warmup.increment * (step * stairs // warmup.steps)
 
 
 def first_sample(final: int, warmup: BatchWarmup | None, step: int) -> int:

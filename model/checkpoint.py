@@ -3,12 +3,15 @@
 <run>/checkpoints/step_00000100/
   checkpoint.json     what the checkpoint is of, and the xxh3-128 of every other file; written last
   state/…             DeepSpeed's files
+  damaged.json        in place of checkpoint.json: what was found damaged, and does not count any more
 """
 
 import contextlib
 import copy
 import logging
+import math
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -30,6 +33,7 @@ logger = logging.getLogger("piledriver.checkpoint")
 
 STATE = "state"
 DESCRIPTION = "checkpoint.json"
+DAMAGED = "damaged.json"
 
 
 def folder(run_url: str, step: int) -> str:
@@ -40,7 +44,26 @@ def folder(run_url: str, step: int) -> str:
 def steps(run_url: str) -> list[int]:
     """Steps that have a checkpoint folder with a description, oldest first."""
     pattern = files.join(run_url, "checkpoints", "step_*", DESCRIPTION)
-    return sorted(int(url.rsplit("/", 2)[1].removeprefix("step_")) for url in files.list_files(pattern))
+    names = [url.rsplit("/", 2)[1] for url in files.list_files(pattern)]
+    return sorted(int(name.removeprefix("step_")) for name in names if re.fullmatch(r"step_\d{8,}", name))
+
+
+def read_description(checkpoint_url: str) -> dict[str, Any]:
+    """The description of a checkpoint. Raises ValueError when it is damaged, OSError when it is not there."""
+    content = files.read_json(files.join(checkpoint_url, DESCRIPTION))
+    if not isinstance(content, dict) or not {"step", "model", "data", "files"} <= content.keys():
+        raise ValueError(f"{DESCRIPTION} does not describe a checkpoint")
+    return content
+
+
+def descriptions(run_url: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Step and description of each checkpoint, newest first, without those whose description is damaged."""
+    for step in reversed(steps(run_url)):
+        try:
+            content = read_description(folder(run_url, step))
+        except (ValueError, FileNotFoundError):
+            continue
+        yield step, content
 
 
 def _flush(path: str) -> None:
@@ -118,7 +141,7 @@ class Saver:
 
     DeepSpeed's own writing is replaced by a copy of the state in host memory, which a thread of each rank
     writes, hashes and uploads while training goes on. Ranks tell each other through files when they are done,
-    because collectives belong to the main thread.
+    because collectives belong to the main thread. A rank that cannot write such a file says so in `wait`.
     """
 
     def __init__(self, engine: Any, run_url: str, config: CheckpointConfig) -> None:
@@ -132,8 +155,12 @@ class Saver:
         self._captured: list[tuple[Any, str]] = []
         self._memory = _HostMemory()
         self._thread: threading.Thread | None = None
-        self._closing = threading.Event()
+        self._silent = False
+        """Whether this rank could not tell rank 0 what it has written."""
+        self._giving_up = threading.Event()
+        """Rank 0 waits for no more files of others."""
         engine.checkpoint_engine.save = self._capture
+        engine._copy_recovery_script = lambda save_path: None
 
     def _capture(self, state_dict: Any, path: str) -> None:
         self._captured.append((_snapshot(state_dict, {}, self._memory), path))
@@ -153,25 +180,12 @@ class Saver:
             temporary = os.path.join(tempfile.gettempdir(), name)
         else:
             temporary = os.path.join(os.path.dirname(local), f"{files.TEMPORARY}step_{step:08d}")
-        fits = True
-        if leader:
-            shutil.rmtree(temporary, ignore_errors=True)
-            os.makedirs(temporary, exist_ok=True)
-            needed = sum(file.get("bytes", 0) for file in _previous(self.run_url).get("files", {}).values())
-            free = shutil.disk_usage(temporary).free
-            fits = free > needed * 1.05
-            if not fits:
-                os.rmdir(temporary)
-                logger.warning(
-                    "no checkpoint at step %d: %s has %d free bytes, %d are needed",
-                    step,
-                    temporary,
-                    free,
-                    needed,
-                )
+        problem = _make_room(temporary, self.run_url) if leader else None
+        if problem is not None:
+            logger.warning("no checkpoint at step %d: %s", step, problem)
         if self.rank == 0 and local is None:
             files.remove(target)
-        if not all(_gather(fits)):
+        if any(_gather(problem is not None)):
             return
         self._memory.free()
         self.engine.save_checkpoint(temporary, tag=STATE, save_latest=False)
@@ -179,28 +193,31 @@ class Saver:
             torch.cuda.synchronize()
         captured, self._captured = self._captured, []
         content = {"step": step, **description}
-        if self.config.asynchronous:
-            arguments = (captured, temporary, target, content)
-            self._thread = threading.Thread(
-                target=self._write, args=arguments, name="checkpoint", daemon=True
-            )
-            self._thread.start()
-        else:
-            self._write(captured, temporary, target, content)
-            _barrier()
+        self._silent = False
+        arguments = (captured, temporary, target, content)
+        self._thread = threading.Thread(target=self._write, args=arguments, name="checkpoint", daemon=True)
+        self._thread.start()
+        if not self.config.asynchronous:
+            self.wait()
 
     def wait(self) -> None:
         """Wait until the last checkpoint is whole, or has failed."""
-        if self._thread is not None:
+        if self._thread is None:
+            return
+        if self.rank:
             self._thread.join()
-            self._thread = None
-            _barrier()
+        if any(_gather(self._silent)):
+            self._giving_up.set()
+        self._thread.join()
+        self._giving_up.clear()
+        self._thread = None
+        _barrier()
 
     def close(self) -> None:
         """Finish what this rank writes, without waiting for others that may be gone."""
         if self._thread is not None:
             self._thread.join(timeout=30)
-            self._closing.set()
+            self._giving_up.set()
             self._thread.join()
 
     def _write(
@@ -234,6 +251,7 @@ class Saver:
                 self._complete(report, place, target, content)
         except Exception as error:  # training goes on, and the last checkpoint stays
             logger.warning("no checkpoint at step %d: %s: %s", content["step"], type(error).__name__, error)
+            self._silent = self.rank > 0
             if self.rank == 0 and self.saved != content["step"]:
                 with contextlib.suppress(OSError):
                     files.remove(place)
@@ -243,7 +261,7 @@ class Saver:
         for rank in range(1, self.world):
             url, pause = files.join(place, f"rank_{rank}.json"), 0.01
             while not files.exists(url):
-                if self._closing.wait(pause):
+                if self._giving_up.wait(pause):
                     raise RuntimeError(f"rank {rank} did not finish its files")
                 pause = min(2 * pause, 1.0)
             reports.append(files.read_json(url))
@@ -257,8 +275,6 @@ class Saver:
             files.write_json(files.join(target, DESCRIPTION), content)
         else:
             local = str(files.local_path(target))
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(place, "zero_to_fp32.py"))
             files.write_json(os.path.join(place, DESCRIPTION), content)
             _flush(os.path.join(place, DESCRIPTION))
             _flush(place)
@@ -266,29 +282,38 @@ class Saver:
             os.rename(place, local)
             _flush(os.path.dirname(local))
         self.saved = content["step"]
-        _prune(self.run_url, self.config)
+        _prune(self.run_url, self.config, self.saved)
 
 
-def _previous(run_url: str) -> dict[str, Any]:
-    found = steps(run_url)
-    content: dict[str, Any] = (
-        files.read_json(files.join(folder(run_url, found[-1]), DESCRIPTION)) if found else {}
-    )
-    return content
+def _make_room(temporary: str, run_url: str) -> str | None:
+    """Make an empty folder for a checkpoint; what is in the way of one as large as the last, if anything."""
+    try:
+        _, previous = next(descriptions(run_url), (0, {"files": {}}))
+        needed = sum(file["bytes"] for file in previous["files"].values())
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.makedirs(temporary, exist_ok=True)
+        free = shutil.disk_usage(temporary).free
+        if free > needed * 1.05:
+            return None
+        os.rmdir(temporary)
+    except OSError as error:
+        return str(error)
+    return f"{temporary} has {free} free bytes, {needed} are needed"
 
 
 def best(run_url: str, count: int = 1) -> list[int]:
-    """Steps of the checkpoints with the lowest held-out loss, best first, at most `count`."""
-    losses = []
-    for step in steps(run_url):
-        loss = files.read_json(files.join(folder(run_url, step), DESCRIPTION)).get("evaluation_loss")
-        if loss is not None:
-            losses.append((loss, step))
+    """Steps of the checkpoints with the lowest held-out loss, best first, at most `count`.
+
+    Those without one do not count, nor those whose loss is not finite.
+    """
+    found = [(content.get("evaluation_loss"), step) for step, content in descriptions(run_url)]
+    losses = [(loss, step) for loss, step in found if loss is not None and math.isfinite(loss)]
     return [step for _, step in sorted(losses)[:count]]
 
 
-def _prune(run_url: str, config: CheckpointConfig) -> None:
-    found = steps(run_url)
+def _prune(run_url: str, config: CheckpointConfig, saved: int) -> None:
+    """Remove what the policy does not keep of the checkpoints up to the one just saved."""
+    found = [step for step in steps(run_url) if step <= saved]
     kept = best(run_url, config.keep_best) if config.keep_best else []
     for step in found[: -config.keep_last]:
         if step not in kept and not (config.keep_every and step % config.keep_every == 0):
@@ -300,8 +325,7 @@ def _prune(run_url: str, config: CheckpointConfig) -> None:
 def damage(checkpoint_url: str) -> str | None:
     """What is wrong with a checkpoint; None when every file has the digest it was written with."""
     try:
-        description = files.read_json(files.join(checkpoint_url, DESCRIPTION))
-        for name, entry in description["files"].items():
+        for name, entry in read_description(checkpoint_url)["files"].items():
             if files.digest(files.join(checkpoint_url, name)) != entry["digest"]:
                 return f"{name} has changed since it was written"
     except (OSError, ValueError, KeyError) as error:
@@ -310,13 +334,20 @@ def damage(checkpoint_url: str) -> str | None:
 
 
 def latest(run_url: str) -> str | None:
-    """URL of the newest whole checkpoint of a run or None; damaged ones are named in a warning."""
+    """URL of the newest whole checkpoint of a run or None.
+
+    Damaged ones that are newer are named in a warning and set aside, so that the policy does not keep them in
+    place of whole ones.
+    """
     for step in reversed(steps(run_url)):
         url = folder(run_url, step)
         problem = damage(url)
         if problem is None:
             return url
         logger.warning("checkpoint %s is damaged and left out: %s", url, problem)
+        filesystem, path = files.split(url)
+        with contextlib.suppress(OSError):
+            filesystem.mv(files.join(path, DESCRIPTION), files.join(path, DAMAGED))
     return None
 
 
@@ -326,7 +357,7 @@ def check_description(checkpoint_url: str, expected: dict[str, Any]) -> dict[str
     A precision that `expected` does not name may be any one. Raises UserError naming the first value that
     differs.
     """
-    content: dict[str, Any] = files.read_json(files.join(checkpoint_url, DESCRIPTION))
+    content = read_description(checkpoint_url)
     for section in ("model", "data"):
         for name in [*expected[section], *(set(content[section]) - set(expected[section]))]:
             before, value = content[section].get(name), expected[section].get(name)

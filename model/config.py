@@ -97,9 +97,9 @@ class OptimizerConfig(Section):
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     """Learning-rate schedule after the warm-up."""
     warmup_steps: int = Field(20, ge=0)
-    """Steps of linear warm-up; at most all steps, with wsd those before the decay."""
+    """Steps of linear warm-up."""
     decay_fraction: float = Field(0.2, gt=0, le=1)
-    """Share of all steps in which the wsd schedule decays."""
+    """Share of all steps in which the wsd schedule decays; a longer warm-up leaves it fewer."""
 
     @model_validator(mode="after")
     def _rates_fall(self) -> "OptimizerConfig":
@@ -111,10 +111,6 @@ class OptimizerConfig(Section):
                 f"{self.learning_rate:g}"
             )
         return self
-
-    def decay_steps(self, steps: int) -> int:
-        """The last ones of `steps`, in which the wsd schedule decays; 0 with another schedule."""
-        return max(1, round(steps * self.decay_fraction)) if self.schedule == "wsd" else 0
 
 
 class LossScaleConfig(Section):
@@ -282,10 +278,6 @@ class TrainConfig(Section):
                     f"batch_warmup must lead from start {self.batch_warmup.start} to global_batch_size "
                     f"{self.global_batch_size} by whole increments of {self.batch_warmup.increment}"
                 )
-        warmup, decay = self.optimizer.warmup_steps, self.optimizer.decay_steps(self.steps)
-        if warmup + decay > self.steps:
-            added = f" and the {decay} steps of decay that decay_fraction gives" if decay else ""
-            raise ValueError(f"optimizer.warmup_steps {warmup}{added} must not be above steps {self.steps}")
         return self
 
     def misfit(self, workers: int) -> str | None:

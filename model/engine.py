@@ -52,8 +52,8 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     if config.schedule == "cosine":
         progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
         return config.min_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-    decay = config.decay_steps(steps)
-    progress = (step + 1 - (steps - decay)) / decay
+    start = max(steps - max(1, round(steps * config.decay_fraction)), config.warmup_steps)
+    progress = (step + 1 - start) / (steps - start)
     return config.learning_rate - span * min(max(progress, 0.0), 1.0)
 
 

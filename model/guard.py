@@ -66,7 +66,7 @@ class Guard:
         steps: what the message says of the bad steps. Raises UserError when there is no checkpoint, or it has
         been returned to so often that it will not help.
         """
-        if checkpoint_step is None or not self.config.rollback_after:
+        if checkpoint_step is None:
             raise UserError(f"{steps}, and there is no way back to a checkpoint; lower the learning rate")
         self.rollbacks[checkpoint_step] = self.rollbacks.get(checkpoint_step, 0) + 1
         if self.rollbacks[checkpoint_step] > self.config.max_rollbacks:

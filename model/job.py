@@ -4,6 +4,7 @@ Imports no DeepSpeed, and torch only for a run that has begun: they take seconds
 """
 
 import json
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,8 @@ from base import files
 from base.errors import UserError
 from model.config import ModelConfig, TrainConfig
 from model.loader import Corpus, Loader, ShardCache
+
+logger = logging.getLogger("piledriver.job")
 
 SUMMARY = "summary.json"
 RUN = "run.json"
@@ -50,6 +53,12 @@ def check(job: TrainJob) -> Loader:
             f"train.tensor_parallel = {split} must divide model.num_heads = {model.num_heads} and the MLP's "
             f"width {model.mlp_size}"
         )
+    if job.train.optimizer.warmup_steps > job.train.steps:
+        logger.warning(
+            "the run ends in its warm-up: train.optimizer.warmup_steps is %d, train.steps %d",
+            job.train.optimizer.warmup_steps,
+            job.train.steps,
+        )
     if job.train.deepspeed:
         from model.deepspeed_keys import check_keys
 
@@ -70,12 +79,12 @@ def check(job: TrainJob) -> Loader:
         return loader
     from model import checkpoint
 
-    found = checkpoint.steps(job.run_url)
-    if found:
+    newest = next(checkpoint.descriptions(job.run_url), None)
+    if newest is not None:
         expected = describe(job, loader)
         if job.train.precision == "auto":  # the workers decide it: their machines may be other ones
             del expected["model"]["precision"]
-        checkpoint.check_description(checkpoint.folder(job.run_url, found[-1]), expected)
+        checkpoint.check_description(checkpoint.folder(job.run_url, newest[0]), expected)
     return loader
 
 

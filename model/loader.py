@@ -223,17 +223,6 @@ class Corpus:
             )
         return _Shard(tokens, offsets, batch, copy)
 
-    def verify(self) -> None:
-        """Compare every shard with its digest (xxh3-128). Raises UserError naming the first that differs."""
-        for entry in self.shards:
-            url = files.join(self.base, entry["path"])
-            try:
-                digest = files.digest(url)
-            except FileNotFoundError:
-                raise UserError(f"shard {url} of manifest {self.manifest_url} does not exist") from None
-            if digest != entry["digest"]:
-                raise UserError(f"shard {url} is damaged: its digest is not the one in the manifest")
-
     def heldout(
         self, source: str, max_documents: int | None = None, max_tokens: int | None = None
     ) -> Heldout:
@@ -351,11 +340,13 @@ class Loader:
         """Prepare the order of samples.
 
         skip_damaged: samples that touch a damaged shard are replaced by others of their source, a pure
-        function of the sample and of which shards are damaged; else reading one raises a UserError.
+        function of the sample and of which shards are damaged; each shard is read whole when it is opened,
+        to find that out. Else reading one raises a UserError.
 
         weights: share of samples per source, normalised over all sources; 0 leaves a source out. None or
-        empty: by tokens. Raises UserError when weights name unknown sources or leave some unnamed, when the
-        corpus has fewer windows than one global batch or when its vocabulary is larger than the model's.
+        empty: by tokens; a source that is shorter than one window is then left out with a warning. Raises
+        UserError when weights name unknown sources, leave some unnamed or name one that is too short, when
+        the corpus has fewer windows than one global batch or when its vocabulary is larger than the model's.
         """
         self.corpus = corpus
         self.sequence_length = sequence_length
@@ -381,6 +372,14 @@ class Loader:
             raise UserError(
                 f"mixture.{short[0]}: the source has fewer than {sequence_length + 1} tokens in "
                 f"{corpus.manifest_url}; 0 leaves it out"
+            )
+        for index in np.flatnonzero(windows == 0):
+            logger.warning(
+                "source %s of %s is left out: its %d tokens are fewer than the %d of a window",
+                self.names[index],
+                corpus.manifest_url,
+                tokens[index],
+                sequence_length + 1,
             )
         kept = np.flatnonzero(windows)
         self.names = [self.names[index] for index in kept]
@@ -454,12 +453,22 @@ class Loader:
             found = int(order.permute(window, size, key, -attempt))
         raise UserError(f"source {self.names[source]} of {self.corpus.manifest_url}: most of it is damaged")
 
-    def _damage(self, index: int, error: UserError) -> None:
-        """Note a damaged shard, or raise the error."""
-        if not self._skip:
-            raise error
-        logger.warning("%s; its samples are replaced by others of the source", error)
-        self._damaged[index] = True
+    def _open(self, index: int) -> None:
+        """Open a shard; note that it is damaged, or raise the error.
+
+        What is damaged decides which samples are replaced, so it must not depend on what is read of it.
+        """
+        try:
+            tokens = self.corpus.shard(int(self._numbers[index])).tokens
+            if self._skip and int(tokens.max()) >= self.corpus.tokenizer["vocab_size"]:
+                raise self._strange(index)
+        except UserError as error:
+            if not self._skip:
+                raise
+            logger.warning("%s; its samples are replaced by others of the source", error)
+            self._damaged[index] = True
+        else:
+            self._addresses[index] = tokens.ctypes.data
 
     def _map(self, shard: NDArray[np.int64], position: NDArray[np.int64]) -> None:
         last = np.searchsorted(self._starts, position + self.sequence_length, side="right") - 1
@@ -469,10 +478,7 @@ class Loader:
             ranges = [np.arange(a, b + 1) for a, b in zip(shard[crossing], last[crossing], strict=True)]
             needed = np.unique(np.concatenate([needed, *ranges]))
         for index in needed[self._addresses[needed] == 0]:
-            try:
-                self._addresses[index] = self.corpus.shard(int(self._numbers[index])).tokens.ctypes.data
-            except UserError as error:
-                self._damage(index, error)
+            self._open(index)
         removed = self.corpus.close_removed(self._numbers[needed])
         self._addresses[np.isin(self._numbers, removed)] = 0
 
@@ -493,9 +499,9 @@ class Loader:
             if int(self._damaged.sum()) > known:
                 continue
             wrong = _gather(self._addresses, self._starts, shard, position, width, vocab_size, rows)
-            if wrong < 0:
-                return rows
-            self._damage(wrong, self._strange(wrong))
+            if wrong >= 0:
+                raise self._strange(wrong)
+            return rows
 
     def sample(self, number: int) -> NDArray[np.int64]:
         """One sample, [sequence_length + 1]."""
@@ -589,15 +595,7 @@ class Loader:
         """Find every damaged shard of a source."""
         for index in range(int(self._first_shard[source]), int(self._first_shard[source + 1])):
             if self._addresses[index] == 0 and not self._damaged[index]:
-                try:
-                    tokens = self.corpus.shard(int(self._numbers[index])).tokens
-                except UserError as error:
-                    self._damage(index, error)
-                    continue
-                if int(tokens.max()) >= self.corpus.tokenizer["vocab_size"]:
-                    self._damage(index, self._strange(index))
-                else:
-                    self._addresses[index] = tokens.ctypes.data
+                self._open(index)
 
 
 def bits_per_byte(nats_per_token: float, tokens: int, text_bytes: int) -> float:

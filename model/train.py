@@ -85,12 +85,15 @@ def evaluate(
         # Every rank does as many passes as every other, because ZeRO-3 gathers weights in each.
         rows = -(-min(job.train.evaluate_batches * size, available) // (size * world)) * size * world
         sums = torch.zeros(2, dtype=torch.float64)
+        failed = torch.zeros(1)
         try:
             windows = heldout_batches(corpus, source, length, rows)
         except UserError as error:
             if job.train.damaged_shards == "stop":
                 raise
             logger.warning("%s; the source is not evaluated", error)
+            failed += 1
+        if _sum(failed, engine) > 0:  # other ranks may have read it
             continue
         for start in range(rank * size, rows, size * world):
             batch = torch.from_numpy(windows[start : start + size]).to(engine.device)
@@ -257,6 +260,7 @@ class _Loop:
                     line |= {"skipped": True, "reason": reason, "samples": self.samples(step - 1, step)}
                 if bad and self.guard.refuse():
                     line["rollback"] = self.roll_back(step, reason)
+                    evaluated = False
                 elif evaluated:
                     self.watchdog.beat(f"the evaluation after step {step}")
                     evaluation = evaluate(self.engine, self.job, self.loader.corpus, self.share, self.shares)
@@ -270,6 +274,7 @@ class _Loop:
                 self.watchdog.beat(f"the checkpoint after step {step}")
                 self.save(step, evaluation if evaluated else {})
                 self.clock.reset()
+        self.watchdog.close()  # no step is left to wait for, and to upload and export may take long
         self.saver.wait()
         return self.summary(step, first, time.perf_counter() - begin, evaluation)
 

@@ -56,11 +56,12 @@ class Watchdog:
         faulthandler.dump_traceback_later(self.seconds, file=self._stacks)
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop watching for good."""
         if self._thread is not None:
             faulthandler.cancel_dump_traceback_later()
             self._stop.set()
             self._thread.join()
+            self._thread = None
             self._stacks.close()
             if not os.path.getsize(self._stacks.name):
                 os.unlink(self._stacks.name)

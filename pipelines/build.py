@@ -4,6 +4,7 @@ Every stage writes below <storage>/corpus under a key made of everything its out
 running again finds finished work and a changed setting never mixes with old outputs.
 """
 
+import logging
 from typing import Any
 
 import pyarrow as pa
@@ -14,18 +15,21 @@ from base.errors import UserError
 from pipelines import commit, report, score, shard, trained
 from pipelines import manifest as manifests
 from pipelines.cluster import Progress, counter, map_actors, map_files, run_tasks
-from pipelines.config import Config, build_configuration
-from pipelines.decide import IDS_PER_TASK, Decide, Ordinals, count_dropped, decide_part, number_identical
+from pipelines.config import Config, build_configuration, slug
+from pipelines.decide import Decide, count_dropped, decide_part
 from pipelines.deduplicate import deduplicate, find_repeated_lines, find_repeated_spans
 from pipelines.edit import EDIT_STAGES, EDIT_VERSION, Edits
+from pipelines.identical import number_identical
 from pipelines.inputs import Input
-from pipelines.ledger import Ledger, Stage, add_counts
+from pipelines.ledger import STAGES, Ledger, Stage, add_counts
 from pipelines.manifest import Version
 from pipelines.measure import Count, Measure, count_part, measure_part, part_url
 from pipelines.text import language, quality, tokenizer
 from pipelines.text.decontaminate import load_benchmarks, write_benchmarks
 
-MEASURE_VERSION = 3
+log = logging.getLogger(__name__)
+
+MEASURE_VERSION = 4
 """Raised when the measuring code changes what it writes."""
 
 
@@ -82,6 +86,8 @@ class Build:
         self.select()
         self.tokenize()
         self.check_losses("spans", "lines", "decontaminate")
+        if self.parent is None:
+            self._check_documents()
         lines = self.write_shards(self.plan_shards())
         self.ledger.check()
         self.write_index()
@@ -91,7 +97,11 @@ class Build:
     def select(self) -> None:
         """Run the stages from the files of the sources to the documents that stay and their edits."""
         self.measure()
+        self.check_reading()
+        self.check_losses("normalise")
         self.check_mixture()
+        if self.parent is None:
+            self._check_kinds()
         self.decide()
         self.check_losses("quality")
         self.deduplicate()
@@ -143,10 +153,14 @@ class Build:
         count = counter(self.progress, "measure", 0, len(tasks))
         sizes = [item.bytes for item in self.inputs]
         counts = map_files(measure_part, tasks, sizes, self.config.ray.workers, count)
-        self.documents = sum(entry["documents"] for entry in counts)
+        self.documents = [entry["documents"] for entry in counts]
         self.sources_of = {entry["part"]: set(entry["ledger"]) for entry in counts}
-        for entry in counts:
-            self.ledger.add(Ledger.from_json(entry["ledger"]))
+        self.reading: dict[str, Stage] = {}
+        for item, entry in zip(self.inputs, counts, strict=True):
+            part = Ledger.from_json(entry["ledger"])
+            self.ledger.add(part)
+            for stages in part.sources.values():
+                self.reading.setdefault(item.source, Stage()).add(stages["read"])
 
     def _first_records(self) -> dict[Input, int]:
         """How many records of its file lie before each range of a file that is read in several."""
@@ -181,22 +195,24 @@ class Build:
         of_parent = self.parent.manifest["sources"] if self.parent else ()
         commit.check_mixture(self.config, {*self.ledger.sources, *of_parent})
 
+    def _check_kinds(self) -> None:
+        """Warn of kinds whose name no record has."""
+        for source in self.config.sources:
+            parts = [self.sources_of[item.part] for item in self.inputs if item.source == source.name]
+            missing = sorted(source.kinds.keys() - {slug(name) for name in set().union(*parts)})
+            if missing:
+                log.warning("kinds of source %s: no record is named %s", source.name, ", ".join(missing))
+
     def decide(self) -> None:
         """Number identical documents and apply the quality thresholds to the measured columns."""
         config = self.config
-        attributes = [(item.part, self.part("attributes", item, "parquet")) for item in self.inputs]
+        attributes = [self.part("attributes", item, "parquet") for item in self.inputs]
         base = files.key_of(
             [(item.part, self.measure_key(item.source)) for item in self.inputs],
             self.parent.hash if self.parent else None,
         )
-        shares = -(-self.documents // IDS_PER_TASK) or 1
-        ordinals = run_tasks(
-            number_identical,
-            [
-                Ordinals(attributes, self.work("ordinals", base, f"{share:05d}.parquet"), share, shares)
-                for share in range(shares)
-            ],
-            config.ray.workers,
+        ordinals = number_identical(
+            attributes, self.documents, self.work("ordinals", base), config.ray.workers
         )
         policies = [
             source.model_dump(mode="json", include={"name", "kind", "kinds", "priority"})
@@ -210,8 +226,9 @@ class Build:
         tasks = [
             Decide(
                 item.part,
-                url,
-                ordinals,
+                attributes[number],
+                number,
+                ordinals[number],
                 self.sources[item.source],
                 config.quality,
                 config.language,
@@ -221,7 +238,7 @@ class Build:
                 self.work("decide", self.decide_key, f"{item.part}.dropped.parquet"),
                 self.work("decide", self.decide_key, f"{item.part}.json"),
             )
-            for item, (_, url) in zip(self.inputs, attributes, strict=True)
+            for number, item in enumerate(self.inputs)
         ]
         for counts in run_tasks(
             decide_part, tasks, config.ray.workers, counter(self.progress, "decide", 0, len(tasks))
@@ -275,45 +292,60 @@ class Build:
             config.ray.workers,
         )
         self.dropped, self.dropped_of = outcome.dropped, outcome.dropped_of
-        for stage, reason in (("exact", "exact_duplicate"), ("fuzzy", "near_duplicate")):
-            before = "quality" if stage == "exact" else "exact"
-            for stages in self.ledger.sources.values():
+        for url in outcome.dropped:
+            table = files.read_parquet(url, ["source", "reason", "bytes"])
+            reasons = table["reason"].cast(pa.string())
+            for stage, reason in (("exact", "exact_duplicate"), ("fuzzy", "near_duplicate")):
+                count_dropped(self.ledger, stage, table.filter(pc.equal(reasons, reason)))
+        for stages in self.ledger.sources.values():
+            for before, stage in (("quality", "exact"), ("exact", "fuzzy")):
                 if before in stages:
+                    # So far it has let out what it dropped, below zero.
                     documents, size = stages[before].documents_out, stages[before].bytes_out
-                    stages[stage] = Stage(documents, size, documents_out=documents, bytes_out=size)
-            for url in outcome.dropped:
-                table = files.read_parquet(url, ["source", "reason", "bytes"])
-                table = table.filter(pc.equal(table["reason"].cast(pa.string()), reason))
-                count_dropped(self.ledger, stage, table)
+                    entered = Stage(documents, size, documents_out=documents, bytes_out=size)
+                    stages.setdefault(stage, Stage()).add(entered)
 
     def indexes(self) -> list[str]:
         """Dedup index folders of the ancestors, oldest first."""
         return manifests.indexes(self.parent) if self.parent else []
+
+    def check_reading(self) -> None:
+        """Raise SourceLossError if more records of a source were rejected than it may lose.
+
+        A rejected record does not tell its name, so that the share is of all records of the source's files.
+        """
+        for name, counts in sorted(self.reading.items()):
+            self._check_loss(name, "read", counts, self.sources[name].max_loss)
 
     def check_losses(self, *stages: str) -> None:
         """Raise SourceLossError if one of the stages dropped more of a source than it may."""
         for name, counts in sorted(self.ledger.sources.items()):
             allowed = self.sources[name].max_loss if name in self.sources else self._record_source_loss()
             for stage in stages:
-                if stage not in counts or not counts[stage].documents_in:
-                    continue
-                lost = counts[stage].documents_dropped / counts[stage].documents_in
-                if lost > allowed:
-                    reasons = ", ".join(
-                        f"{reason} {entry['documents']}"
-                        for reason, entry in sorted(counts[stage].dropped.items())
-                    )
-                    raise SourceLossError(
-                        f"source {name} loses {lost:.0%} of its {counts[stage].documents_in} documents in "
-                        f"stage {stage} ({reasons}), more than max_loss {allowed:.0%}; examples: "
-                        + "; ".join(self._examples(name, stage))
-                    )
+                if stage in counts:
+                    self._check_loss(name, stage, counts[stage], allowed)
+
+    def _check_loss(self, name: str, stage: str, counts: Stage, allowed: float) -> None:
+        lost = counts.documents_dropped / max(counts.documents_in, 1)
+        if lost <= allowed:
+            return
+        reasons = ", ".join(
+            f"{reason} {entry['documents']}" for reason, entry in sorted(counts.dropped.items())
+        )
+        examples = self._examples(name, stage)
+        raise SourceLossError(
+            f"source {name} loses {lost:.0%} of its {counts.documents_in} documents in "
+            f"stage {stage} ({reasons}), more than max_loss {allowed:.0%}"
+            + ("; examples: " + "; ".join(examples) if examples else "")
+        )
 
     def _record_source_loss(self) -> float:
         return min(source.max_loss for source in self.config.sources if source.name_field)
 
     def _examples(self, source: str, stage: str, count: int = 3) -> list[str]:
         """Where some of the dropped documents came from, with the reason."""
+        if stage in ("read", "normalise"):
+            return self._rejected(source, stage, count)
         urls = self.quality_dropped if stage == "quality" else self.dropped
         if stage in EDIT_STAGES:
             urls = [task.url("dropped") for task in self.tokenize_tasks]
@@ -329,6 +361,40 @@ class Build:
             if len(found) >= count:
                 break
         return found[:count]
+
+    def _rejected(self, source: str, stage: str, count: int) -> list[str]:
+        """Some of the records that never became documents, with the reason; none where none are kept."""
+        found: list[str] = []
+        for item in self.inputs:
+            if source not in self.sources_of[item.part]:
+                continue
+            url = self.part("rejects", item, "parquet")
+            table = files.read_parquet(url, ["source", "file", "record", "reason"])
+            empty = pc.equal(table["reason"], "empty_text")
+            chosen = empty if stage == "normalise" else pc.invert(empty)
+            table = table.filter(pc.and_(chosen, pc.equal(table["source"], source)))
+            found += [
+                f"record {row['record']} of {row['file']} ({row['reason']})"
+                for row in table.slice(0, count - len(found)).to_pylist()
+            ]
+            if len(found) == count:
+                break
+        return found
+
+    def _check_documents(self) -> None:
+        """Raise UserError if no document is left for a corpus."""
+        if any(ranges for counts in self.runs for ranges in counts["runs"]):
+            return
+        lost: dict[str, int] = {}
+        for stages in self.ledger.sources.values():
+            for stage, counts in stages.items():
+                lost[stage] = lost.get(stage, 0) + counts.documents_dropped
+        records = sum(counts.documents_in for counts in self.reading.values())
+        stages_lost = ", ".join(f"{stage} {lost[stage]}" for stage in STAGES if lost.get(stage))
+        raise UserError(
+            f"no document is left for a corpus: the files hold {records} records"
+            + (f", and these were dropped: {stages_lost}" if stages_lost else "")
+        )
 
     def plan_edits(self) -> None:
         """Find repeated spans and lines, and hash the benchmarks: all that the edits of texts need."""
@@ -434,6 +500,7 @@ class Build:
         self.tokenize_tasks = [
             shard.Tokenize(
                 survivors,
+                self.part("attributes", item, "parquet"),
                 self.tokenizer,
                 config.tokenize.end_of_document,
                 config.shard.seed,

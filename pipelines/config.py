@@ -9,6 +9,7 @@ import os
 import re
 from typing import Any, Literal
 
+import xxhash
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -22,6 +23,17 @@ from model.config import ModelConfig, TrainConfig
 Kind = Literal["prose", "code", "mathematics", "dialogue", "law"]
 
 
+def slug(name: str) -> str:
+    """The source name of a record as ids and paths have it: lower case, a hyphen for spaces and separators.
+
+    A name that would lose other characters ends in a hash of it, so that C, C++ and C# are three sources.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.").lower() or "unnamed"
+    if re.fullmatch(r"[A-Za-z0-9_.\-\s/\\:,;|()\[\]{}]*", name):
+        return plain
+    return f"{plain}-{xxhash.xxh3_64_hexdigest(name.encode())[:8]}"
+
+
 class SourceConfig(Section):
     """One source of documents."""
 
@@ -30,17 +42,20 @@ class SourceConfig(Section):
     urls: list[str] = Field(min_length=1)
     """Files, folders or glob patterns (any fsspec URL); their order does not matter."""
     format: Literal["auto", "jsonl", "json", "parquet", "arrow", "csv", "warc", "text"] = "auto"
-    """auto decides by extension and content; json is one array, arrow an IPC file or stream, warc includes
-    WET; text is one document a file."""
+    """auto decides by extension and content; json is arrays or values over several lines, arrow an IPC file
+    or stream, warc includes WET; text is one document a file."""
     text_field: str = Field("text", min_length=1)
-    """Field or column that holds the text; dots reach into nested objects. Not used by warc and text."""
+    """Field or column that holds the text; dots reach into nested objects where no field has the whole as
+    its name. Not used by warc and text."""
     name_field: str | None = None
-    """Field that names the source of each record (The Pile: meta.pile_set_name); records without it
-    belong to `name`."""
+    """Field that names the source of each record (The Pile: meta.pile_set_name), by text or a whole number;
+    records without it belong to `name`. Wikipedia (en) becomes wikipedia-en; names that lose more than that
+    get a hash."""
     kind: Kind = "prose"
     """What the text is; decides which quality rules apply by default."""
     kinds: dict[str, Kind] = {}
-    """Kind by the source name of the records, where name_field gives several."""
+    """Kind by the source name of the records, where name_field gives several; upper case, spaces and
+    separators do not matter."""
     priority: int = Field(0, ge=-(2**31), lt=2**31)
     """Of duplicates in several sources, the one with the highest priority stays."""
     max_loss: float = Field(0.9, gt=0, le=1)
@@ -51,6 +66,20 @@ class SourceConfig(Section):
     def _in_order(cls, urls: list[str]) -> list[str]:
         """The same configuration, and hash of it, however the URLs are listed."""
         return sorted(set(urls))
+
+    @field_validator("kinds")
+    @classmethod
+    def _by_slug(cls, kinds: dict[str, Kind]) -> dict[str, Kind]:
+        """Kinds by the names that documents have."""
+        found: dict[str, Kind] = {}
+        for name, kind in kinds.items():
+            if found.setdefault(slug(name), kind) != kind:
+                raise ValueError(f"{name} is there twice, as {found[slug(name)]} and as {kind}")
+        return found
+
+    def kind_of(self, name: str) -> Kind:
+        """The kind of the documents with this source name."""
+        return self.kinds.get(slug(name), self.kind)
 
 
 class IngestConfig(Section):

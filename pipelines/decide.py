@@ -3,7 +3,6 @@
 Reads attributes only, never text, so that a changed threshold costs seconds.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,66 +13,10 @@ import pyarrow.compute as pc
 from base import files
 from dedup import hashing
 from pipelines.config import Kind, LanguageConfig, QualityConfig, ScoreConfig, SourceConfig
+from pipelines.identical import ordinals_of
 from pipelines.ledger import Ledger
 from pipelines.score import decide_score
 from pipelines.text import quality
-
-ORDINALS = pa.schema([("part", pa.string()), ("row", pa.uint32()), ("ordinal", pa.int64())])
-IDS_PER_TASK = 20_000_000
-READERS = 8
-"""Files that a task which reads only a little of many opens at a time."""
-
-
-@dataclass(frozen=True)
-class Ordinals:
-    """Which attributes files to look through, in order of (file), and the share of the id space of a task."""
-
-    attributes: list[tuple[str, str]]
-    output: str
-    share: int
-    shares: int
-
-
-def number_identical(task: Ordinals) -> str:
-    """Write the ordinals above 0 of documents that share their id with an earlier one.
-
-    `attributes` are (part, URL) in order of (source, file); rows are in order of record, so that
-    order of arrival is order of origin. Returns the URL of the table written.
-    """
-    if files.exists(task.output):
-        return task.output
-
-    def of_share(item: tuple[str, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        identifiers = files.read_parquet(item[1], ["document_id"])["document_id"].combine_chunks()
-        high, low = hashing.id_words(identifiers)
-        mine = (high >> np.uint64(40)) * np.uint64(task.shares) >> np.uint64(24) == np.uint64(task.share)
-        return np.flatnonzero(mine).astype(np.uint32), high[mine], low[mine]
-
-    parts, rows, highs, lows = [], [], [], []
-    # A file takes milliseconds to open, or a trip to a remote storage.
-    with ThreadPoolExecutor(READERS) as readers:
-        for number, (mine, high, low) in enumerate(readers.map(of_share, task.attributes)):
-            parts.append(np.full(len(mine), number, np.uint32))
-            rows.append(mine)
-            highs.append(high)
-            lows.append(low)
-    part, row, high, low = (np.concatenate(columns) for columns in (parts, rows, highs, lows))
-    order = np.lexsort((row, part, low, high))
-    same = np.zeros(len(order), bool)
-    same[1:] = (high[order][1:] == high[order][:-1]) & (low[order][1:] == low[order][:-1])
-    starts = np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
-    ordinal = np.arange(len(order)) - starts
-    names = pa.array([name for name, _ in task.attributes], pa.string())
-    table = pa.table(
-        {
-            "part": names.take(pa.array(part[order][same])),
-            "row": row[order][same],
-            "ordinal": ordinal[same].astype(np.int64),
-        },
-        schema=ORDINALS,
-    )
-    files.write_parquet(task.output, table)
-    return task.output
 
 
 @dataclass(frozen=True)
@@ -82,7 +25,10 @@ class Decide:
 
     part: str
     attributes: str
-    ordinals: list[str]
+    number: int
+    """Number of the part in the order of identical documents."""
+    ordinals: str
+    """Where its ordinals are (identical.py)."""
     source: SourceConfig
     quality: QualityConfig
     language: LanguageConfig
@@ -107,13 +53,14 @@ def decide_part(task: Decide) -> dict[str, Any]:
         scores = files.read_parquet(task.scores)
         for name in scores.column_names:
             table = table.append_column(name, scores[name])
-    identifiers = _with_ordinals(table["document_id"].combine_chunks(), task)
+    ordinals = ordinals_of(task.ordinals, task.number, table.num_rows)
+    identifiers = hashing.add_ordinals(table["document_id"], ordinals)
     names = table["source"].cast(pa.string())
     reason = np.full(table.num_rows, None, object)
     value = np.full(table.num_rows, np.nan)
     for name in sorted(pc.unique(names).to_pylist()):
         mask = pc.equal(names, name).to_numpy(zero_copy_only=False)
-        kind = task.source.kinds.get(name, task.source.kind)
+        kind = task.source.kind_of(name)
         policy = task.source.model_copy(update={"kind": kind})
         mine = table.filter(pa.array(mask))
         why, measured = quality.decide(mine, policy, task.quality)
@@ -205,12 +152,3 @@ def count_dropped(ledger: Ledger, stage: str, dropped: pa.Table) -> None:
         counts.drop(row["reason"], row["bytes_count"], row["bytes_sum"])
         counts.documents_out -= row["bytes_count"]
         counts.bytes_out -= row["bytes_sum"]
-
-
-def _with_ordinals(identifiers: pa.FixedSizeBinaryArray, task: Decide) -> pa.FixedSizeBinaryArray:
-    ordinals = np.zeros(len(identifiers), np.int64)
-    for url in task.ordinals:
-        table = files.read_parquet(url)
-        mine = table.filter(pc.field("part") == task.part)
-        ordinals[mine["row"].to_numpy()] = mine["ordinal"].to_numpy()
-    return hashing.add_ordinals(identifiers, ordinals)

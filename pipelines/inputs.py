@@ -11,7 +11,7 @@ from base import files
 from base.credentials import hide
 from base.errors import UserError
 from pipelines.config import SourceConfig
-from pipelines.reading import splitting
+from pipelines.reading import decompress, splitting
 
 
 @dataclass(frozen=True, order=True)
@@ -47,17 +47,25 @@ class Input:
 def check_sources(sources: list[SourceConfig]) -> set[tuple[str, str]]:
     """(source, file URL) of every file of every source.
 
-    Of a folder that `datasets` saved only the data files count. Raises UserError for a URL that matches no
-    file.
+    Of a folder that `datasets` saved only the data files count. Files and folders whose names begin with "_"
+    or "." (`_SUCCESS`, `.ipynb_checkpoints`) count only where the URL names them. Raises UserError for a URL
+    that matches no file.
     """
     found: set[tuple[str, str]] = set()
     for source in sources:
         for url in source.urls:
-            matches = _without_notes(files.list_files(files.absolute(url)))
+            pattern = files.absolute(url)
+            matches = _without_notes(files.list_files(pattern))
+            matches = [match for match in matches if _hidden(match) == _hidden(pattern)]
             if not matches:
                 raise UserError(f"source {source.name}: no file matches {url}")
             found.update((source.name, match) for match in matches)
     return found
+
+
+def _hidden(url: str) -> int:
+    """How many of the names in a URL begin as those do that are no data to Spark and `datasets`."""
+    return sum(name.startswith(("_", ".")) for name in decompress.file_name(url).split("/"))
 
 
 def _without_notes(names: list[str]) -> list[str]:
@@ -73,18 +81,25 @@ def _without_notes(names: list[str]) -> list[str]:
     ]
 
 
-def list_inputs(sources: list[SourceConfig], cache_url: str, split_bytes: int) -> list[Input]:
+def list_inputs(
+    sources: list[SourceConfig],
+    cache_url: str,
+    split_bytes: int,
+    found: set[tuple[str, str]] | None = None,
+) -> list[Input]:
     """Every file of every source, in ranges of about `split_bytes` where it can be split, sorted.
 
     A digest is the object store's checksum where the file system tells one, else xxh3-128 of the
     content. `cache_url` remembers digests by URL, size and modification time, so that a second
-    listing does not read the files again. A file that is listed with several credentials is one.
+    listing does not read the files again, unless nothing tells the time. A file that is listed with several
+    credentials is one. `found` is what check_sources gave, where it was called before.
 
-    Raises UserError for a source that matches no file, and for a file that cannot be read.
+    Raises UserError for a source that matches no file, and for a file that cannot be read or whose size is
+    not told.
     """
-    found = sorted(check_sources(sources))
+    pairs = sorted(check_sources(sources) if found is None else found)
     known = files.read_json(cache_url) if files.exists(cache_url) else {}
-    names = sorted({file for _, file in found})
+    names = sorted({file for _, file in pairs})
     with ThreadPoolExecutor(8) as pool:
         shown = Counter(map(hide, names))
         # Names that differ in what is hidden may be of different files.
@@ -97,11 +112,11 @@ def list_inputs(sources: list[SourceConfig], cache_url: str, split_bytes: int) -
                 lambda pair: splitting.starts(
                     pair[1], by_name[pair[0]], facts[pair[1]]["bytes"], split_bytes
                 ),
-                found,
+                pairs,
             )
         )
     inputs: dict[str, Input] = {}
-    for (source, file), begins in zip(found, starts, strict=True):
+    for (source, file), begins in zip(pairs, starts, strict=True):
         ends = [*begins[1:], facts[file]["bytes"]]
         for start, stop in zip(begins, ends, strict=True):
             place = [] if len(begins) == 1 else [str(start), str(stop)]
@@ -115,12 +130,15 @@ def _facts(file: str, known: dict[str, Any] | None) -> dict[str, Any]:
     try:
         info = filesystem.info(path)
         tag = info.get("ETag") or info.get("md5Hash") or info.get("etag") or info.get("blob_id")
-        stamp = str(tag or info.get("mtime") or info.get("LastModified") or info.get("created"))
-        if known and (known["bytes"], known["stamp"]) == (info["size"], stamp):
+        times = (info.get(name) for name in ("mtime", "LastModified", "Last-Modified", "created"))
+        stamp = tag or next(filter(None, times), None)
+        if info["size"] is None:
+            raise UserError(f"the size of input file {file} is not told; download it first")
+        if known and stamp and (known["bytes"], known["stamp"]) == (info["size"], str(stamp)):
             return known
         return {
             "bytes": info["size"],
-            "stamp": stamp,
+            "stamp": str(stamp),
             "digest": str(tag) if tag else files.digest(file),
         }
     except FileNotFoundError:

@@ -79,7 +79,8 @@ def versions(storage: str) -> list[Version]:
 
 def next_name(storage: str) -> str:
     """The name of the version that comes after the newest visible one."""
-    return f"v{len(manifest_urls(storage)) + 1:04d}"
+    names = [url.rsplit("/", 2)[1].removeprefix("v") for url in manifest_urls(storage)]
+    return f"v{max((int(name) for name in names if name.isdecimal()), default=0) + 1:04d}"
 
 
 def latest(storage: str) -> Version | None:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from base import files
 from dedup import hashing, minhash
 from dedup.config import MinHashConfig
-from pipelines.config import CorpusConfig, IngestConfig, LanguageConfig, RedactConfig, SourceConfig
+from pipelines.config import CorpusConfig, IngestConfig, LanguageConfig, RedactConfig, SourceConfig, slug
 from pipelines.inputs import Input
 from pipelines.ledger import Ledger
 from pipelines.reading import ingest, records
@@ -77,11 +77,6 @@ def count_part(task: Count) -> int:
 def part_url(corpus: str, kind: str, key: str, part: str, suffix: str) -> str:
     """The file of one part below documents/, attributes/, rejects/ or parts/."""
     return files.join(corpus, kind, key, f"{part}.{suffix}")
-
-
-def slug(name: str) -> str:
-    """A source name of a record as it is used in paths: runs of other characters become a hyphen."""
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", name).strip("-.").lower() or "unnamed"
 
 
 def measure_part(task: Measure) -> dict[str, Any]:
@@ -281,16 +276,28 @@ def _count_rejects(
     _keep_rejects(table.cast(REJECTS), task, reject_tables, kept_rejects)
 
 
+def _unescape(text: str) -> str:
+    """Text without the escapes of JSON for ASCII; those of control characters become spaces."""
+    return re.sub(
+        r'\\(?:u00([0-7][0-9A-Fa-f])|[bfnrt]|(["/\\]))',
+        lambda match: match[2] or (chr(max(32, int(match[1], 16))) if match[1] else " "),
+        text,
+    )
+
+
 def _keep_rejects(
     table: pa.Table, task: Measure, reject_tables: list[pa.Table], kept: dict[str, int]
 ) -> None:
-    """Keep the first rejects of each reason, with a short sample of their text, without personal data."""
+    """Keep the first rejects of each reason, with a short sample of their text, without personal data.
+
+    Escapes of JSON, in which such data may hide, are undone in it.
+    """
     for reason in pc.unique(table["reason"]).to_pylist():
         room = task.rejects.keep_rejects - kept.get(reason, 0)
         chosen = table.filter(pc.field("reason") == reason).slice(0, max(room, 0))
         kept[reason] = kept.get(reason, 0) + chosen.num_rows
         if chosen.num_rows:
-            text = chosen["sample"].combine_chunks().cast(pa.large_string())
+            text = pa.array([_unescape(sample) for sample in chosen["sample"].to_pylist()], pa.large_string())
             samples = redact.excerpts(text, task.rejects.reject_sample_characters, RedactConfig())
             place = REJECTS.get_field_index("sample")
             reject_tables.append(chosen.set_column(place, "sample", samples.cast(pa.string())))

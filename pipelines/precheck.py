@@ -7,14 +7,16 @@ from pipelines.inputs import check_sources
 from pipelines.text import decontaminate, redact, tokenizer
 
 
-def check(config: Config) -> None:
+def check(config: Config) -> set[tuple[str, str]]:
     """Raise UserError for what a build of all sources needs and does not find.
+
+    Returns what was listed for it: (source, file URL) of every file.
 
     Looked at: the files of sources and benchmarks, the tokenizer and its end-of-document token, replacements
     of personal data, and the sources that the mixture names; prepare.inputs_of looks at languages and models
     that score.
     """
-    check_sources(config.sources)
+    found = check_sources(config.sources)
     redact.check(config.redact)
     decontaminate.check(config.decontaminate)
     if config.tokenize.tokenizer:
@@ -26,3 +28,4 @@ def check(config: Config) -> None:
             for name in getattr(config, section):
                 if name not in known:
                     raise UserError(f"{section}.{name}: there is no such source; they are {', '.join(known)}")
+    return found

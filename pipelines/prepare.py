@@ -24,15 +24,15 @@ class Outcome:
     new: bool
 
 
-def inputs_of(config: Config) -> list[Input]:
-    """The files of every source.
+def inputs_of(config: Config, found: set[tuple[str, str]] | None = None) -> list[Input]:
+    """The files of every source, those `found` by a check before if it is given.
 
     Raises UserError for a source without files, an unknown language, or a missing model that scores.
     """
     language.check(config.language)
     score.check(config.score, config.storage)
     cache = files.join(manifests.corpus_url(config.storage), "inputs.json")
-    return list_inputs(config.sources, cache, config.ingest.split_bytes)
+    return list_inputs(config.sources, cache, config.ingest.split_bytes, found)
 
 
 def prepare(config: Config, inputs: list[Input], progress: Progress) -> Outcome:
@@ -154,14 +154,13 @@ def summary(outcome: Outcome) -> list[str]:
     content: dict[str, Any] = version.manifest
     ledger = content["ledger"]
     lines = []
-    for name, facts in content["sources"].items():
+    for name in sorted({*content["sources"], *ledger}):
+        facts = content["sources"].get(name, {})
+        tokens = facts.get("tokens", 0) + facts.get("heldout_tokens", 0)
         stages = {stage["stage"]: stage for stage in ledger.get(name, [])}
         read = stages["read"]["documents_in"] if "read" in stages else 0
         kept = list(stages.values())[-1]["documents_out"] if stages else 0
-        lines.append(
-            f"  {name:<24} {read:>9,} records in {kept:>9,} kept"
-            f" {facts['tokens'] + facts['heldout_tokens']:>14,} tokens in all"
-        )
+        lines.append(f"  {name:<24} {read:>9,} records in {kept:>9,} kept {tokens:>14,} tokens in all")
     total = sum(line["tokens"] for line in content["shards"])
     lines.append(
         f"corpus {version.name} {version.hash[:12]}: {total:,} tokens in {len(content['shards'])} shards"

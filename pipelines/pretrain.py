@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -178,8 +179,8 @@ def _record(
     opened.artifact(picture)
     opened.artifact(files.join(url, "result.json"))
     opened.metrics({"unigram_entropy": result["unigram_entropy"]}, result["step"])
-    losses = [values["loss"] for values in result["evaluation"].values()]
-    opened.model(config.name, result["model"], sum(losses) / len(losses) if losses else None)
+    bits = [values.get("bits_per_byte", math.nan) for values in result["evaluation"].values()]
+    opened.model(config.name, result["model"], sum(bits) / len(bits) if bits else None)
     if delivered and not opened.warned:
         files.write_bytes(files.join(url, RECORDED), hide(place.uri).encode())
 

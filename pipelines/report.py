@@ -22,7 +22,8 @@ from markupsafe import Markup
 from base import files
 from pipelines import pictures
 from pipelines.config import RedactConfig
-from pipelines.ledger import STAGES, Ledger, Stage
+from pipelines.edit import EDIT_STAGES
+from pipelines.ledger import STAGES, Ledger, Stage, add_counts
 from pipelines.pictures import short_bytes, short_count
 from pipelines.shard import document_texts
 from pipelines.text import quality, redact
@@ -36,8 +37,10 @@ MAX_EXAMPLES = 150
 """Pairs of source and reason that examples are shown of."""
 MAX_LINES = 1000
 """Lines of the inputs and shards tables that are shown."""
+MAX_SOURCES = 200
+"""The largest sources, those that tables by source show; a last one sums the others."""
 PICTURED = 30
-"""The largest sources that a picture with a row for each shows; the tables show all."""
+"""The largest sources that a picture with a row for each shows."""
 LARGEST_CLUSTERS = 15
 MAX_ITEMS = 200
 """Benchmark items that are shown."""
@@ -92,6 +95,7 @@ def write_report(
     ledger = Ledger.from_json(manifest["ledger"])
     names = sorted(ledger.sources, key=lambda name: (-_stage(ledger, name, "read").bytes_in, name))
     total = _total(ledger)
+    shown, shown_names, tokens = _shown(ledger, names, _new_tokens(manifest))
     sample = _sample_attributes(tables.attributes)
     redaction = RedactConfig.model_validate(manifest["config"].get("redact", {}))
     origins = {item["part"]: item["file"] for item in manifest["inputs"]}
@@ -99,12 +103,12 @@ def write_report(
         "manifest": manifest,
         "cards": _cards(manifest, ledger),
         "summary": _summary(total),
-        "funnel": _funnel(total, ledger, names, _new_tokens(manifest)),
+        "funnel": _funnel(total, shown, shown_names, tokens),
         "funnel_picture": _funnel_picture(ledger, names),
         "reasons": _reasons(total, [ALL]),
-        "reasons_by_source": _reasons(ledger, names),
-        "changes": _changes(ledger, names),
-        "examples": _examples(tables, origins, redaction),
+        "reasons_by_source": _reasons(shown, shown_names),
+        "changes": _changes(shown, shown_names),
+        "examples": _examples(ledger, tables, origins, redaction),
         "lengths": _lengths(sample, manifest, url.rsplit("/", 2)[0], names),
         "clusters": _clusters(tables, redaction),
         "quality": _quality(sample, thresholds or {}),
@@ -194,6 +198,36 @@ def _total(ledger: Ledger) -> Ledger:
         for stage, counts in stages.items():
             total.stage(ALL, stage).add(counts)
     return total
+
+
+def _shown(
+    ledger: Ledger, names: list[str], tokens: dict[str, int]
+) -> tuple[Ledger, list[str], dict[str, int]]:
+    """Ledger, names and tokens for tables by source: of the first MAX_SOURCES, and the sums of the others."""
+    first, others = names[:MAX_SOURCES], names[MAX_SOURCES:]
+    if not others:
+        return ledger, names, tokens
+    shown = Ledger()
+    shown.sources = {name: ledger.sources[name] for name in first}
+    for name in others:
+        for stage, counts in ledger.sources[name].items():
+            shown.stage(_more(others), stage).add(counts)
+    left = sum(tokens.get(name, 0) for name in others)
+    return shown, [*first, _more(others)], tokens | {_more(others): left}
+
+
+def _more(others: list[str]) -> str:
+    return f"and {len(others):,} more"
+
+
+def _largest(counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """The counts of the MAX_SOURCES sources with the largest sums, by name, and the sums of the others."""
+    order = sorted(counts, key=lambda name: (-sum(counts[name].values()), name))
+    others = order[MAX_SOURCES:]
+    shown = {name: counts[name] for name in sorted(order[:MAX_SOURCES])}
+    for name in others:
+        add_counts(shown, {_more(others): counts[name]})
+    return shown
 
 
 def _summary(total: Ledger) -> list[dict[str, Any]]:
@@ -294,11 +328,20 @@ Examples = dict[tuple[str, str, str], list[dict[str, Any]]]
 """Examples by stage, source and reason, each with place, detail and sample."""
 
 
-def _examples(tables: Tables, origins: dict[str, str], redaction: RedactConfig) -> Examples:
+TABLE_STAGES = {
+    "read": ("read", "normalise"),
+    "quality": ("quality",),
+    "duplicates": ("exact", "fuzzy"),
+    "edits": EDIT_STAGES,
+}
+"""The stages that put rows into a table of dropped documents or rejects."""
+
+
+def _examples(ledger: Ledger, tables: Tables, origins: dict[str, str], redaction: RedactConfig) -> Examples:
     """The first records of each source and reason that were rejected, and the first documents dropped."""
     found: Examples = {}
     columns = ["source", "file", "record", "reason", "detail", "sample"]
-    for row in _first_rows(found, "read", tables.rejects, columns):
+    for row in _first_rows(found, ledger, "read", tables.rejects, columns):
         row["lines"].append(
             {
                 "place": f"{row['file']}, record {row['record']}",
@@ -308,7 +351,7 @@ def _examples(tables: Tables, origins: dict[str, str], redaction: RedactConfig) 
         )
     columns = ["part", "row", "source", "stage", "reason", "value", "kept_id", "kept_version", "similarity"]
     for stage, urls in tables.dropped.items():
-        for row in _first_rows(found, stage, urls, columns):
+        for row in _first_rows(found, ledger, stage, urls, columns):
             row["lines"].append(
                 {
                     "place": origins.get(row["part"], row["part"]),
@@ -358,15 +401,28 @@ def _texts(
     return found
 
 
-def _first_rows(found: Examples, table: str, urls: list[str], columns: list[str]) -> Iterator[dict[str, Any]]:
+def _first_rows(
+    found: Examples, ledger: Ledger, table: str, urls: list[str], columns: list[str]
+) -> Iterator[dict[str, Any]]:
     """The first EXAMPLES rows of each (source, reason); "lines" is the list of `found` they belong to."""
-    for url in urls:
-        for rows in _tables(url, columns):
-            for (source, reason), group in _groups(rows):
-                for row in group.slice(0, EXAMPLES).to_pylist():
-                    lines = found.setdefault((_stage_of(table, row), source, reason), [])
-                    if len(lines) < EXAMPLES:
-                        yield {**row, "lines": lines}
+    missing = {
+        (STAGE_TITLES[stage], source, reason): min(EXAMPLES, entry["documents"])
+        for stage in TABLE_STAGES[table]
+        for source in ledger.sources
+        for reason, entry in _stage(ledger, source, stage).dropped.items()
+        if entry["documents"]
+    }
+    for rows in chain.from_iterable(_tables(url, columns) for url in urls):
+        for (source, reason), group in _groups(rows):
+            for row in group.slice(0, EXAMPLES).to_pylist():
+                key = _stage_of(table, row), source, reason
+                lines = found.setdefault(key, [])
+                if len(lines) < EXAMPLES:
+                    yield {**row, "lines": lines}
+                    if len(lines) == missing.get(key):
+                        del missing[key]
+        if not missing:
+            return
 
 
 def _evidence(row: dict[str, Any]) -> str:
@@ -397,10 +453,12 @@ def _tables(url: str, columns: list[str]) -> Iterator[pa.Table]:
                 yield reader.read_row_group(group, columns=present)
 
 
-def _rows(url: str) -> int:
+def _footer(url: str) -> tuple[list[str], int]:
+    """(columns, rows) of a parquet file."""
     filesystem, path = files.split(url)
     with filesystem.open(path, "rb") as stream:
-        return int(pq.ParquetFile(stream).metadata.num_rows)
+        reader = pq.ParquetFile(stream)
+        return reader.schema_arrow.names, reader.metadata.num_rows
 
 
 def _groups(table: pa.Table) -> Iterator[tuple[tuple[str, str], pa.Table]]:
@@ -416,7 +474,7 @@ def _sample_attributes(urls: list[str]) -> pa.Table | None:
     """Source, bytes and quality columns of at most about SAMPLE_ROWS documents at even distances."""
     urls = urls[:: -(-len(urls) // SAMPLE_FILES) or 1]
     with ThreadPoolExecutor(8) as pool:
-        begins = list(accumulate(pool.map(_rows, urls), initial=0))
+        begins = list(accumulate((rows for _, rows in pool.map(_footer, urls)), initial=0))
         step = -(-begins[-1] // SAMPLE_ROWS)
         if not step:
             return None
@@ -480,8 +538,9 @@ def _token_counts(manifest: dict[str, Any], versions_url: str) -> dict[str, np.n
 
 def _clusters(tables: Tables, redaction: RedactConfig) -> dict[str, Any] | None:
     """Sizes of duplicate clusters, the largest of them, and similarities of the near-duplicates."""
-    urls = [url for group in tables.dropped.values() for url in group if "cluster" in _columns(url)]
-    rows = sum(_rows(url) for url in urls)
+    footers = {url: _footer(url) for group in tables.dropped.values() for url in group}
+    urls = [url for url, (names, _) in footers.items() if "cluster" in names]
+    rows = sum(footers[url][1] for url in urls)
     if not rows:
         return None
     modulus = -(-rows // CLUSTER_ROWS)
@@ -573,7 +632,7 @@ def _languages(counts: dict[str, dict[str, int]]) -> dict[str, Any] | None:
         "rows": ranked(totals, MAX_LANGUAGES),
         "count": len(totals),
         "sources": [
-            {"source": source, "rows": ranked(languages, 5)} for source, languages in sorted(counts.items())
+            {"source": source, "rows": ranked(languages, 5)} for source, languages in _largest(counts).items()
         ],
     }
 
@@ -613,16 +672,10 @@ def _redacted(counts: dict[str, dict[str, int]]) -> dict[str, Any] | None:
     """Replaced spans by source and kind of personal data."""
     kinds = [kind for kind in redact.KINDS if any(kind in row for row in counts.values())]
     rows = [
-        {"source": source, "counts": [row.get(kind, 0) for kind in kinds]} for source, row in counts.items()
+        {"source": source, "counts": [row.get(kind, 0) for kind in kinds]}
+        for source, row in _largest(counts).items()
     ]
     return {"kinds": kinds, "rows": rows} if rows else None
-
-
-def _columns(url: str) -> list[str]:
-    filesystem, path = files.split(url)
-    with filesystem.open(path, "rb") as stream:
-        names: list[str] = pq.ParquetFile(stream).schema_arrow.names
-        return names
 
 
 def _cluster_keys(column: pa.Array) -> np.ndarray:
@@ -654,7 +707,14 @@ def _quality(sample: pa.Table | None, thresholds: dict[str, list[quality.Limit]]
 
 def _sources(manifest: dict[str, Any]) -> dict[str, Any]:
     """Documents, tokens and mixture share of each source over the whole version."""
-    sources = manifest["sources"]
+    sources = dict(manifest["sources"])
+    order = sorted(sources, key=lambda name: (-sources[name]["tokens"], name))
+    others = order[MAX_SOURCES:]
+    if others:
+        numbers = ("weight", "documents", "heldout_documents", "text_bytes", "tokens")
+        left = [sources.pop(name) for name in others]
+        sources[_more(others)] = {field: sum(fields.get(field) or 0 for fields in left) for field in numbers}
+        order = [*order[:MAX_SOURCES], _more(others)]
     tokens = sum(fields["tokens"] for fields in sources.values())
     weighted = any(fields["weight"] for fields in sources.values())
     weights = {
@@ -673,7 +733,7 @@ def _sources(manifest: dict[str, Any]) -> dict[str, Any]:
             "share": _share(fields["tokens"], tokens),
             "weight": _share(weights[name], whole),
         }
-        for name, fields in sorted(sources.items(), key=lambda item: (-item[1]["tokens"], item[0]))
+        for name, fields in ((name, sources[name]) for name in order)
     ]
     picture = None
     if rows and weighted:

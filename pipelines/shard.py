@@ -80,7 +80,10 @@ def shuffle_keys(identifiers: pa.FixedSizeBinaryArray, seed: int) -> np.ndarray:
 
 
 def is_heldout(identifiers: pa.FixedSizeBinaryArray, fraction: float) -> np.ndarray:
-    """Which documents are held out for evaluation; a function of id and fraction alone."""
+    """Which documents are held out for evaluation; a function of id and fraction alone.
+
+    Given the ids of their content, without ordinals, it does not part identical documents.
+    """
     high, low = hashing.id_words(identifiers)
     return _mix(low ^ _mix(high ^ np.uint64(0x68656C646F7574))) < np.uint64(int(fraction * 2**64))
 
@@ -136,11 +139,12 @@ def sample_texts(task: Sample) -> str:
 class Tokenize:
     """What tokenizing one part needs.
 
-    Below `folder` lie the outputs of every choice of survivors under the same tokenizer and edits, those of
-    this one in the folder `key`.
+    `attributes` is the part's table of measured columns. Below `folder` lie the outputs of every choice of
+    survivors under the same tokenizer and edits, those of this one in the folder `key`.
     """
 
     survivors: Survivors
+    attributes: str
     tokenizer: str
     end_of_document: str
     seed: int
@@ -228,6 +232,8 @@ def tokenize_part(task: Tokenize) -> dict[str, Any]:
     entries = surviving_entries(task.survivors, ["document_id", "source", "length"])
     source = entries["source"].cast(pa.string())
     entries = entries.set_column(entries.schema.get_field_index("source"), "source", source)
+    content = files.read_parquet(task.attributes, ["document_id"])["document_id"]
+    entries = entries.append_column("content_id", content.take(entries["row"]))
     names = sorted(pc.unique(source).to_pylist())
     tokenizer = _tokenizer(task.tokenizer, task.end_of_document, files.digest(task.tokenizer))
     schema = pa.schema(
@@ -287,9 +293,9 @@ _DROPS = pa.schema([*DROPS, ("record", pa.int64())])
 
 
 def _identified(table: pa.Table, entries: pa.Table) -> pa.Table:
-    """A table with rows of the documents file, and the document_id and source of each."""
+    """A table with rows of the documents file, and document_id, content_id and source of each."""
     at = pa.array(np.searchsorted(entries["row"].to_numpy(), table["row"].to_numpy()))
-    for name in ("document_id", "source"):
+    for name in ("document_id", "content_id", "source"):
         table = table.append_column(name, entries[name].take(at))
     return table
 
@@ -367,9 +373,8 @@ def _write_run(
     ledger: Ledger,
 ) -> list[dict[str, Any]]:
     table = pa.concat_tables(pending)
-    identifiers = table["document_id"].combine_chunks()
-    keys = shuffle_keys(identifiers, task.seed)
-    split = is_heldout(identifiers, task.heldout_fraction).astype(np.int64)
+    keys = shuffle_keys(table["document_id"].combine_chunks(), task.seed)
+    split = is_heldout(table["content_id"].combine_chunks(), task.heldout_fraction).astype(np.int64)
     source = pc.index_in(table["source"], pa.array(names)).to_numpy().astype(np.int64)
     group = source * len(SPLITS) + split
     order = np.lexsort((table["row"].to_numpy(), keys, group))
@@ -587,7 +592,10 @@ def plan_shards(
     target_tokens: int,
     **common: Any,
 ) -> list[Shard]:
-    """The shards of a corpus from the token runs of `tasks` and their counts, by source, split and number."""
+    """The shards of a corpus from the token runs of `tasks` and their counts, by source, split and number.
+
+    A source and split has about `target_tokens` tokens a shard, and no more shards than documents.
+    """
     runs: dict[tuple[str, str], list[Run]] = {}
     tokens: dict[tuple[str, str], int] = {}
     by_part = sorted(zip(tasks, counts, strict=True), key=lambda pair: pair[0].survivors.part)
@@ -601,7 +609,8 @@ def plan_shards(
                 )
     shards = []
     for group in sorted(runs, key=lambda group: (group[0], SPLITS.index(group[1]))):
-        count = max(1, round(tokens[group] / target_tokens))
+        documents = sum(run.documents for run in runs[group])
+        count = max(1, min(round(tokens[group] / target_tokens), documents))
         shards += [
             Shard(group[0], group[1], number, count=count, runs=runs[group], **common)
             for number in range(count)

@@ -7,6 +7,7 @@ them. Whatever else cannot be recorded is a warning.
 import contextlib
 import json
 import logging
+import math
 import os
 import tempfile
 import threading
@@ -128,32 +129,34 @@ class Run:
         entry = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
         self._try("log_inputs", datasets=[entry])
 
-    def model(self, name: str, url: str, loss: float | None) -> None:
+    def model(self, name: str, url: str, bits_per_byte: float | None) -> None:
         """Register a finished model as a version of `name`: MLflow's own alias `latest` is the newest.
 
-        The alias `best` goes to the version with the lowest `loss`. A run has one version, however often it
-        is registered.
+        The alias `best` goes to the version with the fewest `bits_per_byte` of held-out text, which mean the
+        same for any tokenizer; None or what is not finite does not count. A run has one version, however
+        often it is registered.
         """
         if self.id is None:
             return
         try:
-            _register(self.client, self.id, name, url, loss)
+            _register(self.client, self.id, name, url, bits_per_byte)
         except Exception as error:
             log.warning("MLflow did not register the model %s: %s", url, error)
             self.warned.add("model")
 
 
-def _register(client: Any, run_id: str, name: str, url: str, loss: float | None) -> None:
+def _register(client: Any, run_id: str, name: str, url: str, bits_per_byte: float | None) -> None:
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    tag = PREFIX + "heldout_loss"
+    tag = PREFIX + "heldout_bits_per_byte"
     versions = list(client.search_model_versions(f"name = '{name}'"))
     if all(version.run_id != run_id for version in versions):
-        tags = {} if loss is None else {tag: str(loss)}
+        tags = {} if bits_per_byte is None else {tag: str(bits_per_byte)}
         versions.append(client.create_model_version(name, url, run_id=run_id, tags=tags))
-    losses = {version.version: float(version.tags[tag]) for version in versions if tag in version.tags}
-    if losses:
-        client.set_registered_model_alias(name, "best", min(losses, key=lambda number: losses[number]))
+    found = {version.version: float(version.tags.get(tag, "nan")) for version in versions}
+    finite = [number for number, value in found.items() if math.isfinite(value)]
+    if finite:
+        client.set_registered_model_alias(name, "best", min(finite, key=lambda number: found[number]))
 
 
 def client_of(tracking: Tracking) -> Any:

@@ -69,7 +69,7 @@ def run_here(
 
 def start(world: int, manifest_url: str, runs: list[dict[str, Any]]) -> list[subprocess.Popen[bytes]]:
     """Start `world` processes that do `runs` one after the other: run_here's arguments, kill_at, hang
-    ([rank, step]) and kill_in_save."""
+    ([rank, step]), kill_in_save and fail ([rank, step])."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -110,6 +110,28 @@ def _kill_in_save(step: int, point: str) -> None:
         original(*arguments)
 
     setattr(checkpoint, name, fatal)
+
+
+def _fail(rank: int, step: int) -> None:
+    """Let one rank's disk be full in the save at `step`, and let it alone not read held-out shards of `a`."""
+    from base import files
+    from model.loader import Corpus, Heldout
+
+    write, read = files.write_json, Corpus.heldout
+
+    def full(url: str, value: Any) -> None:
+        if f"step_{step:08d}" in url:
+            raise OSError(28, "No space left on device")
+        write(url, value)
+
+    def damaged(corpus: Corpus, source: str, *limits: Any, **more: Any) -> Heldout:
+        if source == "a":
+            raise UserError("a shard is damaged")
+        return read(corpus, source, *limits, **more)
+
+    if os.environ["RANK"] == str(rank):
+        files.write_json = full
+        Corpus.heldout = damaged  # type: ignore[method-assign]
 
 
 def run_with_kills(manifest_url: str, run: dict[str, Any], kills: int, seed: int) -> int:
@@ -261,6 +283,9 @@ def main() -> None:
         kill_at = run.pop("kill_at", None)
         kill_in_save = run.pop("kill_in_save", None)
         hang = run.pop("hang", None)
+        fail = run.pop("fail", None)
+        if fail:
+            _fail(*fail)
         if kill_in_save:
             _kill_in_save(*kill_in_save)
         if kill_at is None and hang is None:

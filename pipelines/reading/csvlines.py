@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from base.errors import UserError
 from pipelines.config import IngestConfig, SourceConfig
-from pipelines.reading import csvscan, decompress, jsonscan
+from pipelines.reading import csvscan, decompress
 from pipelines.reading.records import (
     BOM,
     SAMPLE_BYTES,
@@ -19,6 +18,7 @@ from pipelines.reading.records import (
     column_batch,
     damaged,
     rejected,
+    source_names,
     string_array,
     too_long,
 )
@@ -30,10 +30,13 @@ _ALL = 2**62
 def read_csv(url: str, source: SourceConfig, config: IngestConfig) -> Iterator[Batch]:
     """Read a file whose first record names the columns; records count from 0 after it.
 
-    The delimiter is the one of `,`, tab, `;`, `|` that makes text_field a column. A record with a misplaced
-    quote reaches to the end of the line of the mistake and is rejected, as is one with other than the
-    header's number of columns. Raises UserError if no delimiter gives a column text_field.
+    The header is the first line that is not empty, its delimiter the one of `,`, tab, `;`, `|` that makes
+    text_field a column. A record with a misplaced quote reaches to the end of the line of the mistake and is
+    rejected, as is one with other than the header's number of columns. A quote that nothing closes before the
+    end of the file, or within max_document_bytes or batch_bytes, the larger, costs its own line. Raises
+    UserError if no delimiter gives a column text_field.
     """
+    longest = max(config.max_document_bytes, config.batch_bytes)
     parser: _Parser | None = None
     held = b""
     skipped = 0  # bytes passed of a record that is too long to hold, of which only `sample` is kept
@@ -68,8 +71,13 @@ def read_csv(url: str, source: SourceConfig, config: IngestConfig) -> Iterator[B
                 continue
             yield parser.too_long(skipped, sample, framing=int(cut >= 0))
             skipped, held = 0, held[cut + 1 :] if cut >= 0 else b""
+        if parser is None:
+            blank = len(held) - len(held.lstrip(b"\r\n"))
+            if blank:
+                yield rejected([], blank)
+                held = held[blank:]
         if parser is None and held:
-            whole = final or len(held) > config.max_document_bytes
+            whole = final or len(held) > longest
             parser = _Parser.of_header(url, held, whole, source, config)
             if parser is None:
                 continue
@@ -80,7 +88,8 @@ def read_csv(url: str, source: SourceConfig, config: IngestConfig) -> Iterator[B
         batch, used = parser.parse(held, final and damage is None)
         yield batch
         held = held[used:]
-        if len(held) > config.max_document_bytes:
+        # So long, no quote is open: the record ends with the line.
+        if len(held) > longest:
             skipped, sample, held = len(held), held[:SAMPLE_BYTES], b""
     if damage is not None:
         yield damaged(
@@ -100,6 +109,7 @@ class _Parser:
         self.name = names.index(source.name_field) if source.name_field in names else -1
         self.header_bytes = size
         self.config = config
+        self.longest = max(config.max_document_bytes, config.batch_bytes)
         self.what = f"Column {source.text_field}"
         self.record = 0
 
@@ -112,7 +122,7 @@ class _Parser:
         for delimiter in DELIMITERS:
             arrays = _arrays(data, 1)
             count, used = csvscan.scan(
-                np.frombuffer(data, np.uint8), ord(delimiter), 0, -1, -1, final, 1, *arrays
+                np.frombuffer(data, np.uint8), ord(delimiter), 0, -1, -1, final, 1, _ALL, *arrays
             )
             if not count:
                 continue
@@ -137,25 +147,27 @@ class _Parser:
         lines = int(np.count_nonzero(data == 10)) + 1
         text, names, starts, ends, status, text_offsets, name_offsets = arrays = _arrays(block, lines)
         count, used = csvscan.scan(
-            data, self.delimiter, self.columns, self.text, self.name, final, _ALL, *arrays
+            data, self.delimiter, self.columns, self.text, self.name, final, _ALL, self.longest, *arrays
         )
         starts, ends, status = starts[:count], ends[:count], status[:count]
         sizes = ends - starts
         found = np.flatnonzero(status == csvscan.FOUND)
         raw = string_array(text, text_offsets[: count + 1], pa.large_binary()).take(pa.array(found))
         named = string_array(names, name_offsets[: count + 1], pa.large_binary()).take(pa.array(found))
-        good = pc.and_(pc.greater(pc.binary_length(named), 0), pa.array(jsonscan.valid_utf8(named)))
         batch = column_batch(
             self.record + found,
             raw,
             sizes[found],
-            pc.if_else(good, named, pa.scalar(None, pa.large_binary())).cast(pa.string()),
+            source_names(named),
             self.what,
             self.config,
         )
         rejects = []
         for line in np.flatnonzero(status >= csvscan.BAD_QUOTE).tolist():
             sample = block[starts[line] : starts[line] + min(sizes[line], SAMPLE_BYTES)]
+            if sizes[line] > self.config.max_document_bytes:
+                rejects.append(too_long(self.record + line, int(sizes[line]), sample, self.config))
+                continue
             quote = status[line] == csvscan.BAD_QUOTE
             detail = (
                 "A quote is opened and not closed, or closed inside a field."

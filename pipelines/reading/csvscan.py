@@ -12,8 +12,10 @@ _QUOTE, _LF, _CR = 34, 10, 13
 
 
 @numba.njit(cache=True)
-def _field(data, at, end, delimiter, final, out, put, keep):  # type: ignore[no-untyped-def]
+def _field(data, at, end, delimiter, final, until, out, put, keep):  # type: ignore[no-untyped-def]
     """Pass over one field from `at`, writing it to `out` from `put` if `keep`.
+
+    A quote that is open at `until` is taken for one that nothing closes.
 
     Returns (index of the delimiter or LF after it, or `end`; index after the last byte written; whether
     the field is good). The index is -1 if the data end before that is known.
@@ -22,19 +24,20 @@ def _field(data, at, end, delimiter, final, out, put, keep):  # type: ignore[no-
         opened = at
         at += 1
         while True:
-            while at < end and data[at] != _QUOTE:
+            while at < end and at < until and data[at] != _QUOTE:
                 if keep:
                     out[put] = data[at]
                     put += 1
                 at += 1
-            if at == end:
-                if not final:
-                    return -1, put, False
-                # A quote that nothing closes costs its own line, not the rest of the file.
+            if at >= until or (at == end and final):
+                # A quote that nothing closes costs its own line, not the rest of the file. Of the quotes
+                # passed none is open when that is read again, so no line is passed a third time.
                 at = opened
                 while at < end and data[at] != _LF:
                     at += 1
-                return at, put, False
+                return (at, put, False) if at < end or final else (-1, put, False)
+            if at == end:
+                return -1, put, False
             if at + 1 < end and data[at + 1] == _QUOTE:
                 if keep:
                     out[put] = _QUOTE
@@ -78,6 +81,7 @@ def scan(  # type: ignore[no-untyped-def]
     name_column,
     final,
     most,
+    longest,
     text,
     names,
     starts,
@@ -88,6 +92,7 @@ def scan(  # type: ignore[no-untyped-def]
 ):
     """Scan at most `most` records of `data` (uint8) from its start; `final`: nothing comes after it.
 
+    A quote that is open `longest` bytes after the start of its record is taken for one that nothing closes.
     columns: how many a record must have (0: any number); text_column, name_column: which are kept (-1:
     none). Written: the unescaped fields into text and names (each as long as data), and for each record its
     first byte, the byte after its last without the line end, FOUND, BLANK, BAD_QUOTE or BAD_COLUMNS, and
@@ -100,16 +105,17 @@ def scan(  # type: ignore[no-untyped-def]
     text_put = name_put = 0
     while at < size and record < most:
         start = at
+        until = start + longest
         text_at, name_at = text_put, name_put
         column = 0
         good = True
         while True:
             if column == text_column:
-                at, text_put, good = _field(data, at, size, delimiter, final, text, text_put, True)
+                at, text_put, good = _field(data, at, size, delimiter, final, until, text, text_put, True)
             elif column == name_column:
-                at, name_put, good = _field(data, at, size, delimiter, final, names, name_put, True)
+                at, name_put, good = _field(data, at, size, delimiter, final, until, names, name_put, True)
             else:
-                at, _, good = _field(data, at, size, delimiter, final, text, text_put, False)
+                at, _, good = _field(data, at, size, delimiter, final, until, text, text_put, False)
             column += 1
             if at < 0 or not good or at == size or data[at] == _LF:
                 break

@@ -4,6 +4,7 @@ import bz2
 import codecs
 import gzip
 import lzma
+import re
 import sys
 import zlib
 from collections.abc import Generator, Iterator
@@ -22,6 +23,8 @@ _CONTENT_ERRORS = (OSError, gzip.BadGzipFile)
 """What decompressors raise of the errors of the operating system, and then without an error number."""
 _ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 _MAX_WINDOW = 2**31
+_TOO_LONG = "too much memory"
+"""What Arrow says of a zstd frame with a window of more than 128 MiB."""
 
 
 class DamagedFile(Exception):
@@ -59,12 +62,15 @@ def compression(url: str) -> str | None:
     empty one has nothing to decompress.
     """
     with open_file(url) as file:
-        start = file.read(6)
+        start = file.read(10)
     if not start:
         return None
     if start[:4] == b"\x28\xb5\x2f\xfd" or (start[1:4] == b"\x2a\x4d\x18" and start[0] >> 4 == 5):
         return "zstd"
-    for magic, name in ((b"\x1f\x8b", "gzip"), (b"\xfd7zXZ\x00", "xz"), (b"BZh", "bz2")):
+    # Level and the first block's digits of pi, or sqrt(pi) if there is none: text may begin with BZh too.
+    if re.match(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)", start):
+        return "bz2"
+    for magic, name in ((b"\x1f\x8b", "gzip"), (b"\xfd7zXZ\x00", "xz")):
         if start.startswith(magic):
             return name
     return next((name for suffix, name in SUFFIXES.items() if file_name(url).endswith(suffix)), None)
@@ -99,19 +105,19 @@ def pieces(url: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]
     """The decompressed content of a file, or of a range of its bytes, in pieces of at most STEP bytes.
 
     A range of a compressed file begins and ends with a frame. All frames or members are read; skippable
-    zstd frames and zeros after a gzip member are passed over. Raises DamagedFile after the last byte that
-    could be decompressed, and for text in UTF-16 or UTF-32, which a byte order mark tells.
+    zstd frames and zeros after a gzip member are passed over. Memory is a few STEPs and, of a zstd frame, its
+    window: up to 128 MiB, and up to 2 GiB if `zstd --long=28` to `--long=31` wrote it. Raises DamagedFile
+    after the last byte that could be decompressed, and for text in UTF-16 or UTF-32, which a byte order mark
+    tells.
     """
     codec = compression(url)
     done = 0
     try:
-        with open_file(url) as file:
-            stream = _stream(_Range(file, start, stop), codec)
-            while piece := stream.read(STEP):
-                if done == 0 and start == 0 and piece[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                    raise DamagedFile("not_utf8", "it is UTF-16 or UTF-32 by its byte order mark, not UTF-8")
-                done += len(piece)
-                yield bytes(piece)
+        for piece in _decompressed(url, codec, start, stop):
+            if done == 0 and start == 0 and piece[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise DamagedFile("not_utf8", "it is UTF-16 or UTF-32 by its byte order mark, not UTF-8")
+            done += len(piece)
+            yield piece
     except _ERRORS as error:
         check_readable(url, error)
         if codec is None:
@@ -122,6 +128,38 @@ def pieces(url: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]
         message = str(error).rstrip(".") or type(error).__name__
         early = isinstance(error, EOFError) or "truncated" in message.lower()
         raise DamagedFile("truncated_file" if early else "corrupt_file", f"{codec}: {message}") from None
+
+
+def _decompressed(url: str, codec: str | None, start: int, stop: int | None) -> Iterator[bytes]:
+    done = 0
+    try:
+        with open_file(url) as file:
+            stream = _stream(_Range(file, start, stop), codec)
+            while piece := stream.read(STEP):
+                done += len(piece)
+                yield bytes(piece)
+    except OSError as error:
+        if codec != "zstd" or _TOO_LONG not in str(error):
+            raise
+        yield from _long_frames(url, start, stop, done)
+
+
+def _long_frames(url: str, start: int, stop: int | None, skip: int) -> Iterator[bytes]:
+    """The bytes after the first `skip` of zstd frames with windows that Arrow does not allow."""
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+    frame: Any = None
+    with open_file(url) as file:
+        part = _Range(file, start, stop)
+        data = b""
+        while data := data or part.read(_FRAGMENT):
+            frame = frame or decompressor.decompressobj()
+            piece = frame.decompress(data)
+            data, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+            for at in range(skip, len(piece), STEP):
+                yield piece[at : at + STEP]
+            skip = max(0, skip - len(piece))
+    if frame is not None:
+        raise EOFError("the last frame ends early")
 
 
 def _stream(file: _Range, codec: str | None) -> Any:

@@ -3,6 +3,7 @@
 Every byte of a file is accounted for: documents, rejects and framing add up to its decompressed size.
 """
 
+import re
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -88,7 +89,8 @@ def count_records(url: str, source: SourceConfig, start: int, stop: int) -> int:
 def file_format(url: str, source: SourceConfig) -> str:
     """jsonl, json, parquet, arrow, csv, warc or text: as configured, else by extension, else by content.
 
-    json is a file that is one array; one of that extension that begins otherwise holds lines.
+    json is a file of arrays or of values over several lines; one of that extension that begins with neither
+    holds lines.
     """
     if source.format != "auto":
         return source.format
@@ -113,10 +115,10 @@ def file_format(url: str, source: SourceConfig) -> str:
         start = b""
     if start.startswith(b"WARC/"):
         return "warc"
-    first = start.removeprefix(BOM).lstrip()[:1]
-    if first == b"[":
+    start = start.removeprefix(BOM).lstrip()
+    if re.match(rb"\[|\{[ \t\r]*\n", start):
         return "json"
-    if first == b"{" or kind == "json":
+    if start.startswith(b"{") or kind == "json":
         return "jsonl"
     raise UserError(
         f"the format of input file {url} cannot be told from its name or content; "

@@ -73,7 +73,7 @@ def read_lines(
 
 
 def read_array(url: str, source: SourceConfig, config: IngestConfig) -> Iterator[Batch]:
-    """Read the elements of a JSON array; a record's number is that of the element."""
+    """Read the elements of JSON arrays and the values outside of them; records are their numbers."""
     return _read(url, array_lines(url), source, config, 0)
 
 
@@ -133,10 +133,10 @@ def _read(
 
 
 def _path(field: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """The keys of a dotted path as joined UTF-8 bytes and where each ends."""
+    """A dotted path as UTF-8 bytes and where each of its keys ends."""
     keys = [key.encode() for key in field.split(".")] if field else []
-    ends = np.cumsum([len(key) for key in keys], dtype=np.int64)
-    return np.frombuffer(b"".join(keys) + b"\0", np.uint8), ends
+    ends = np.cumsum([len(key) + 1 for key in keys], dtype=np.int64) - 1
+    return np.frombuffer(b".".join(keys) + b"\0", np.uint8), ends
 
 
 class _LineParser:
@@ -232,6 +232,8 @@ class _LineParser:
                 "lone_surrogate", f"Field {field} has half of a surrogate pair, which is no character."
             )
         name = _at(value, self.source.name_field) if self.source.name_field else None
+        if type(name) is int:
+            name = str(name)
         return {"text": text, "name": name if isinstance(name, str) and _encodable(name) else None}
 
 
@@ -244,7 +246,9 @@ def _encodable(text: str) -> bool:
 
 
 def _at(value: Any, field: str) -> Any:
-    """The value at a dotted path of nested objects, or None."""
+    """The value of a field of that name, else at a dotted path of nested objects, or None."""
+    if isinstance(value, dict) and field in value:
+        return value[field]
     for key in field.split("."):
         if not isinstance(value, dict):
             return None

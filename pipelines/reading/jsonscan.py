@@ -248,11 +248,22 @@ def _is_key(data, start, stop, keys, key_ends, number):  # type: ignore[no-untyp
     """Whether data[start:stop] is the key `number` of a path."""
     if number >= len(key_ends):
         return False
-    first = key_ends[number - 1] if number > 0 else 0
+    first = key_ends[number - 1] + 1 if number > 0 else 0
     if stop - start != key_ends[number] - first:
         return False
     for i in range(stop - start):  # noqa: SIM110 (numba has no all())
         if data[start + i] != keys[first + i]:
+            return False
+    return True
+
+
+@numba.njit(cache=True)
+def _is_path(data, start, stop, keys, key_ends):  # type: ignore[no-untyped-def]
+    """Whether data[start:stop] is a path of several keys, dots and all."""
+    if len(key_ends) < 2 or stop - start != key_ends[-1]:
+        return False
+    for i in range(stop - start):  # noqa: SIM110 (numba has no all())
+        if data[start + i] != keys[i]:
             return False
     return True
 
@@ -267,6 +278,7 @@ def _line(data, at, end, text_keys, text_ends, name_keys, name_ends, text, text_
     depth = 0
     objects = np.uint64(0)  # bit d is set if the container at depth d + 1 is an object
     text_matched = name_matched = 0  # path components that lead to the current container
+    # Bit d is set if a key of the path was seen at depth d, bit 0 if one that is the whole path.
     text_seen = name_seen = np.uint64(0)
     text_stop = -1
     name_stop = name_put
@@ -300,17 +312,27 @@ def _line(data, at, end, text_keys, text_ends, name_keys, name_ends, text, text_
                 return trouble
             bit = np.uint64(1) << np.uint64(depth)
             if text_matched == depth - 1 and _is_key(data, start, stop, text_keys, text_ends, depth - 1):
-                if text_seen & bit:
+                if text_seen & (bit | np.uint64(1)):
                     return trouble
                 text_seen |= bit
                 is_text = depth == len(text_ends)
                 text_inner = not is_text
             if name_matched == depth - 1 and _is_key(data, start, stop, name_keys, name_ends, depth - 1):
-                if name_seen & bit:
+                if name_seen & (bit | np.uint64(1)):
                     return trouble
                 name_seen |= bit
                 is_name = depth == len(name_ends)
                 name_inner = not is_name
+            if depth == 1 and _is_path(data, start, stop, text_keys, text_ends):
+                if text_seen:
+                    return trouble
+                text_seen = np.uint64(1)
+                is_text = True
+            if depth == 1 and _is_path(data, start, stop, name_keys, name_ends):
+                if name_seen:
+                    return trouble
+                name_seen = np.uint64(1)
+                is_name = True
         c = data[at]
         opened = False
         if is_text:
@@ -345,9 +367,18 @@ def _line(data, at, end, text_keys, text_ends, name_keys, name_ends, text, text_
             opened = data[at] != c + 2
             expect_key = c == 123
         else:
+            begin = at
             at = _scalar(data, at, end)
-            if at < 0:
+            if at < 0 or (is_name and c == 45):
                 return trouble
+            if is_name:
+                digits = 0
+                while begin + digits < at and 48 <= data[begin + digits] <= 57:
+                    names[name_put + digits] = data[begin + digits]
+                    digits += 1
+                if begin + digits == at:
+                    named = True
+                    name_stop = name_put + digits
         if opened:
             continue
         # The value is complete: close containers until there is another value.
@@ -390,9 +421,10 @@ def scan(  # type: ignore[no-untyped-def]
 ):
     """Scan all lines of `data` (uint8, whole lines; the last may lack its line end).
 
-    text_keys, text_ends: the UTF-8 keys of the path to the text, joined, and where each ends; likewise
-    for the name (no key: no name). Written: the unescaped fields into text and names (each 16 bytes
-    longer than data), and for each line its first byte, the byte after its last without the line end,
+    text_keys, text_ends: the UTF-8 keys of the path to the text, joined by dots, and where each ends;
+    likewise for the name (no key: no name), which may be a whole number too. A key of the object that is the
+    whole path goes before the path. Written: the unescaped fields into text and names (each 16 bytes longer
+    than data), and for each line its first byte, the byte after its last without the line end,
     FOUND, BLANK or TROUBLE, and where its fields end in text and names (offsets start with a 0 that is
     there already; a line without the field gets an empty one). Returns the number of lines.
     """

@@ -103,6 +103,12 @@ def string_array(data: np.ndarray, offsets: np.ndarray, kind: pa.DataType) -> pa
     return pa.Array.from_buffers(kind, len(offsets) - 1, buffers)
 
 
+def source_names(raw: pa.Array) -> pa.StringArray:
+    """Names as text, from a large_binary array; null for those that are empty or not UTF-8."""
+    good = pc.and_(pc.greater(pc.binary_length(raw), 0), pa.array(jsonscan.valid_utf8(raw)))
+    return pc.if_else(good, raw, pa.scalar(None, pa.large_binary())).cast(pa.string())
+
+
 def column_batch(
     records: np.ndarray,
     raw: pa.LargeBinaryArray,

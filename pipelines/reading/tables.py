@@ -15,7 +15,7 @@ from base import files
 from base.errors import UserError
 from pipelines.config import IngestConfig, SourceConfig
 from pipelines.reading import decompress
-from pipelines.reading.records import Batch, column_batch, damaged
+from pipelines.reading.records import Batch, column_batch, damaged, source_names
 
 ARROW_FILE = b"ARROW1"
 ARROW_STREAM = b"\xff\xff\xff\xff"
@@ -155,15 +155,32 @@ def _arrow_batches(
 
 
 def _fields(url: str, schema: pa.Schema, source: SourceConfig) -> list[str]:
-    """The columns to read; UserError if the text column is missing or holds no text."""
+    """The columns to read.
+
+    Raises UserError if the text column is missing, or if it or the column of names holds something else.
+    """
     kind = _field_type(schema, source.text_field)
     if kind is None:
         raise UserError(
             f"input file {url} has no column {source.text_field}; it has {', '.join(schema.names)}"
         )
+    if not _is_text(kind):
+        raise UserError(f"column {source.text_field} of input file {url} is {kind}, not text")
+    fields = [source.text_field]
+    kind = _field_type(schema, source.name_field) if source.name_field else None
+    if source.name_field and kind is not None:
+        if not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+            raise UserError(
+                f"column {source.name_field} of input file {url} is {kind}, neither text nor whole numbers"
+            )
+        fields.append(source.name_field)
+    return fields
+
+
+def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if not any(
+    return any(
         test(kind)
         for test in (
             pa.types.is_string,
@@ -174,18 +191,18 @@ def _fields(url: str, schema: pa.Schema, source: SourceConfig) -> list[str]:
             pa.types.is_large_binary,
             pa.types.is_binary_view,
         )
-    ):
-        raise UserError(f"column {source.text_field} of input file {url} is {kind}, not text")
-    fields = [source.text_field]
-    if source.name_field and _field_type(schema, source.name_field) is not None:
-        fields.append(source.name_field)
-    return fields
+    )
+
+
+def _path(schema: pa.Schema, field: str) -> list[str]:
+    """The names that lead to a column: its own if there is one of just that name, else those between dots."""
+    return [field] if field in schema.names else field.split(".")
 
 
 def _field_type(schema: pa.Schema, field: str) -> pa.DataType | None:
     """The type of a (nested) column, or None if there is none."""
     at: Any = schema
-    for key in field.split("."):
+    for key in _path(schema, field):
         if isinstance(at, pa.DataType) and not pa.types.is_struct(at):
             return None
         index = at.get_field_index(key)
@@ -196,25 +213,29 @@ def _field_type(schema: pa.Schema, field: str) -> pa.DataType | None:
 
 
 def _column(batch: pa.RecordBatch, field: str) -> pa.Array:
-    first, *rest = field.split(".")
+    first, *rest = _path(batch.schema, field)
     column = batch.column(first)
     for key in rest:
         column = pc.struct_field(column, key)
     return column
 
 
-def _column_batch(batch: pa.RecordBatch, record: int, source: SourceConfig, config: IngestConfig) -> Batch:
-    column = _column(batch, source.text_field)
+def _raw(column: pa.Array) -> pa.LargeBinaryArray:
     # Not text yet: nothing has checked that it is UTF-8, or that the offsets of a damaged file make sense.
     if pa.types.is_string(column.type):
         column = column.view(pa.binary())
     elif pa.types.is_large_string(column.type):
         column = column.view(pa.large_binary())
     column.validate(full=True)
-    raw = column.cast(pa.large_binary())
+    return column.cast(pa.large_binary())
+
+
+def _column_batch(batch: pa.RecordBatch, record: int, source: SourceConfig, config: IngestConfig) -> Batch:
+    raw = _raw(_column(batch, source.text_field))
     names: pa.Array = pa.nulls(batch.num_rows, pa.string())
     if source.name_field and _field_type(batch.schema, source.name_field) is not None:
-        names = _column(batch, source.name_field).cast(pa.string())
+        column = _column(batch, source.name_field)
+        names = source_names(_raw(column.cast(pa.string()) if pa.types.is_integer(column.type) else column))
     records = record + np.arange(batch.num_rows)
     sizes = pc.fill_null(pc.binary_length(raw), 0).to_numpy(zero_copy_only=False).astype(np.int64)
     return column_batch(records, raw, sizes, names, f"Column {source.text_field}", config)

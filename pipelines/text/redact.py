@@ -62,7 +62,7 @@ KINDS = ("secret", "email", "ipv4", "ipv6", "phone")
 _SECRET, _EMAIL, _IPV4, _IPV6, _PHONE = range(5)
 _PASSWORD, _TOKEN = 5, 6  # candidates that become secrets: password in a URL, place of a token (+ rule set)
 _MOST = 64  # candidates that one place may have
-_WINDOW = 1024  # bytes before and after an anchor that count as its line
+_WINDOW = 1024  # bytes before and after an anchor that count as its line, at least
 _KEY_BYTES = 2**15  # longest private key
 
 # What a byte may be part of.
@@ -149,9 +149,11 @@ def _rules(name: str) -> list[tuple[re.Pattern[bytes], int]]:
 
 
 _JWT = re.compile(jwt.JwtTokenDetector.denylist[0].pattern.encode() + rb"(?:\.?[A-Za-z0-9_-]+)?")
+# A header ends with its line or before what may be the key. Whatever a part has taken it keeps: in text that
+# is no key, giving back would take time exponential in its lines.
 _PEM = re.compile(
     rb"PRIVATE KEY(?: BLOCK)?-----"
-    rb"(?:(?:\s|\\n)+[A-Za-z-]+: [^\n]*)*(?:\s|\\n)+"
+    rb"(?:(?:\s|\\n)++[A-Za-z-]++: (?:(?!(?:\s|\\n)[A-Za-z0-9+/=]{20})[^\n])*+){0,32}+(?:\s|\\n)++"
     rb"([A-Za-z0-9+/=]{20,}(?:(?:\s|\\n|[\"',])+[A-Za-z0-9+/=]{20,})*"
     rb"(?:(?:\s|\\n|[\"',])+[A-Za-z0-9+/]{1,19}(?:={1,2}|(?=\s*-----END)))?)"
 )
@@ -436,24 +438,34 @@ def _candidates(data, offsets, classes, pairs, firsts, literals, literal_offsets
     return out[:found]
 
 
-def _secrets(document: memoryview, place: int, name: str) -> Iterator[tuple[int, int]]:
-    """(first byte, end) of the secrets that a rule set finds in the line around byte `place`."""
+def _secrets(document: memoryview, place: int, name: str) -> tuple[list[tuple[int, int]], int]:
+    """(first byte, end) of the secrets that a rule set finds around byte `place`, in its line.
+
+    Also returns the byte up to which nothing has to be looked for again: a place before it has been seen with
+    as much of its line as a place of its own would have.
+    """
     if name == "private key":
         shift = max(0, place - 64)
-        for rule in (_PEM, _PUTTY):
-            for match in rule.finditer(document[shift : place + _KEY_BYTES]):
-                yield match.start(1) + shift, match.end(1) + shift
-        return
+        content = document[shift : place + 2 * _KEY_BYTES]
+        matches = (match for rule in (_PEM, _PUTTY) for match in rule.finditer(content))
+        spans = [(match.start(1) + shift, match.end(1) + shift) for match in matches]
+        return spans, min(place + _KEY_BYTES, len(document))
     lower = max(0, place - _WINDOW)
-    window = bytes(document[lower : place + _WINDOW])
+    window = bytes(document[lower : place + 2 * _WINDOW])
     begin = window.rfind(b"\n", 0, place - lower) + 1
     stop = window.find(b"\n", place - lower)
     line = window[begin : stop if stop >= 0 else len(window)]
     shift = lower + begin
+    spans = [(first + shift, last + shift) for first, last in _in_line(line, name)]
+    return spans, min(place + _WINDOW, shift + len(line))
+
+
+def _in_line(line: bytes, name: str) -> Iterator[tuple[int, int]]:
+    """(first byte, end) of the secrets that a rule set finds in a line."""
     if name == "jwt":
         for match in _JWT.finditer(line):
             if jwt.JwtTokenDetector.is_formally_valid(match.group().decode()):
-                yield match.start() + shift, match.end() + shift
+                yield match.span()
         return
     for rule, group in _rules(name):
         for match in rule.finditer(line):
@@ -461,10 +473,10 @@ def _secrets(document: memoryview, place: int, name: str) -> Iterator[tuple[int,
                 # Its rules take in what is around the token, and capitals such as APACHECONFIG.
                 token = match.group().strip(b' \t\r\v\f=:"')
                 if any(character in b"0123456789" for character in token):
-                    begin = match.start() + match.group().index(token) + shift
+                    begin = match.start() + match.group().index(token)
                     yield begin, begin + len(token)
             else:
-                yield match.start(group) + shift, match.end(group) + shift
+                yield match.span(group)
 
 
 def _is_public(address: str) -> bool:
@@ -499,13 +511,16 @@ def _spans(text: pa.LargeStringArray, config: RedactConfig) -> np.ndarray:
     view = memoryview(data)  # type: ignore[arg-type]
     key = config.secret.encode() if config.secret is not None else b""
     spans: set[tuple[int, int, int, int]] = set()
+    seen: dict[int, int] = {}  # rule set: byte up to which it has looked
     done = (-1, -1)
     for row, kind, first, last in found.tolist():
         start = int(offsets[row])
         if kind >= _TOKEN:
-            document = view[start : offsets[row + 1]]
-            secrets = _secrets(document, first - start, _SETS[kind - _TOKEN])
-            spans.update((row, begin, -stop, _SECRET) for begin, stop in secrets)
+            if first >= seen.get(kind, 0):
+                document = view[start : offsets[row + 1]]
+                secrets, until = _secrets(document, first - start, _SETS[kind - _TOKEN])
+                seen[kind] = start + until
+                spans.update((row, begin, -stop, _SECRET) for begin, stop in secrets)
             continue
         candidate = bytes(view[first:last])
         if kind == _EMAIL:

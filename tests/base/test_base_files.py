@@ -29,6 +29,29 @@ def test_write_read_list_remove(root: str, tmp_path: Path) -> None:
     files.remove(url)
 
 
+@pytest.mark.parametrize("root", ["{tmp}", "memory://listed"])
+def test_names_with_brackets_and_patterns(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = root.format(tmp=tmp_path)
+    for name in ("data[1].jsonl", "data1.jsonl", "folder.jsonl/x"):
+        files.write_bytes(files.join(root, name), b"x")
+
+    def listed(pattern: str) -> list[str]:
+        return [url.rsplit("/", 1)[-1] for url in files.list_files(files.join(root, pattern))]
+
+    assert listed("data[1].jsonl") == ["data[1].jsonl"]
+    assert listed("data[12].jsonl") == ["data1.jsonl"]
+    if root == str(tmp_path):
+        (tmp_path / "link.jsonl").symlink_to(tmp_path / "folder.jsonl")
+        (tmp_path / "file.jsonl").symlink_to(tmp_path / "data1.jsonl")
+    expected = ["data1.jsonl", "data[1].jsonl", *["file.jsonl"] * (root == str(tmp_path))]
+    assert listed("*.jsonl") == expected
+    asked = []
+    filesystem, _ = files.split(root)
+    monkeypatch.setattr(type(filesystem), "isdir", lambda _, path: asked.append(path))
+    listed("data*")
+    assert not {path.rsplit("/", 1)[-1] for path in asked} & {"data1.jsonl", "data[1].jsonl"}
+
+
 def test_a_protocol_that_is_not_there() -> None:
     with pytest.raises(UserError, match="nowhere://a/b cannot be opened: Protocol not known: nowhere"):
         files.exists("nowhere://a/b")

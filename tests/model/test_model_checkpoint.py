@@ -1,5 +1,6 @@
 import json
 import logging
+import math
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -96,6 +97,32 @@ def test_damaged_and_unfinished_checkpoints_are_passed_over(
     assert checkpoint.latest(run["run_url"]) == str(folders[2])
 
 
+def _edit_description(run_url: str, step: int, **changes: Any) -> None:
+    path = Path(checkpoint.folder(run_url, step), checkpoint.DESCRIPTION)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_damaged_description_stops_nothing_and_what_is_damaged_is_not_kept_in_place_of_what_is_whole(
+    manifest: str, tmp_path: Path
+) -> None:
+    run_url = str(tmp_path / "run")
+    run_here(manifest, run_url, steps=6, checkpoint={"every": 2, "keep_last": 3})
+    for step, loss in ((2, 3.0), (4, math.nan), (6, 2.0)):
+        _edit_description(run_url, step, evaluation_loss=loss)
+    shutil.copytree(checkpoint.folder(run_url, 4), checkpoint.folder(run_url, 4) + "-good")
+    assert checkpoint.steps(run_url) == [2, 4, 6] and checkpoint.best(run_url, 3) == [6, 2]
+    newest = Path(checkpoint.folder(run_url, 6))
+    (newest / checkpoint.DESCRIPTION).write_text('{"step": 6')
+    assert checkpoint.best(run_url, 3) == [2]
+    check(TrainJob(MODEL, settings(), manifest, run_url))
+    with pytest.raises(UserError, match="step_00000004 has data.seed = 1234, this run has 5"):
+        check(TrainJob(MODEL, settings(seed=5), manifest, run_url))
+    result = run_here(manifest, run_url, steps=5, checkpoint={"every": 1, "keep_last": 1, "keep_best": 1})
+    assert result["resumed_from"] == 4 and result["best_checkpoint_url"] == checkpoint.folder(run_url, 2)
+    assert checkpoint.steps(run_url) == [2, 5] and (newest / checkpoint.DAMAGED).exists()
+    assert checkpoint.latest(run_url) == checkpoint.folder(run_url, 5)
+
+
 def test_keep_policy(manifest: str, tmp_path: Path) -> None:
     policy = {"every": 1, "keep_last": 2, "keep_every": 3}
     run_here(manifest, str(tmp_path / "run"), steps=8, checkpoint=policy)
@@ -163,6 +190,19 @@ def test_a_checkpoint_that_cannot_be_written_costs_only_itself(
         "step_00000002",
         "step_00000006",
     }
+
+
+def test_a_rank_that_fails_alone_costs_a_checkpoint_and_an_evaluation(
+    manifest: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = {"run_url": str(tmp_path / "run"), "steps": 6, "damaged_shards": "skip", "fail": [1, 4]}
+    run |= {"checkpoint": {"every": 2, "keep_last": 5}, "evaluate_batches": 1, "evaluate_every": 3}
+    assert run_processes(2, manifest, [run]) == [0, 0]
+    assert "no checkpoint at step 4: RuntimeError: rank 1 did not finish" in capfd.readouterr().err
+    folders = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert folders == {"step_00000002", "step_00000006"}
+    lines = [line for line in journal.read(str(tmp_path / "run")) if "evaluation" in line]
+    assert [(line["step"], set(line["evaluation"])) for line in lines] == [(3, {"b"}), (6, {"b"})]
 
 
 def test_another_model_or_corpus_is_refused_by_name(manifest: str, tmp_path: Path) -> None:

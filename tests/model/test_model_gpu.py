@@ -72,8 +72,7 @@ def test_every_way_to_train_in_fp16_gives_the_curve(
 def test_a_checkpoint_holds_the_state_and_training_goes_on_from_it(
     asynchronous: bool, manifest: str, tmp_path: Path
 ) -> None:
-    run: dict[str, Any] = {"precision": "fp16"}
-    run["optimizer"] = {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 2}
+    run: dict[str, Any] = {"precision": "fp16", "optimizer": {"learning_rate": 1e-2, "schedule": "constant"}}
     run["checkpoint"] = {"every": 2, "asynchronous": asynchronous, "keep_last": 9}
     whole = run_here(manifest, str(tmp_path / "whole"), **run)
     run_here(manifest, str(tmp_path / "parts"), **run, steps=4)

@@ -101,6 +101,18 @@ def test_bad_steps_lead_back_to_the_checkpoint_and_resume_exactly(
         assert _same_weights(result, again)
 
 
+def test_a_return_on_a_step_of_evaluation_leaves_no_held_out_loss(manifest: str, tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"guard": RULE, "checkpoint": {"every": 5, "keep_last": 9}}
+    shared |= {"evaluate_every": 5, "evaluate_batches": 1}
+    result = run_here(manifest, str(tmp_path / "run"), spikes=(12, 13, 14), steps=16, **shared)
+    lines = {line["step"]: line for line in journal.read(result["run_url"])}
+    assert lines[15]["rollback"]["step"] == 10 and "evaluation" not in lines[15]
+    for step in (5, 10, 15, 16):
+        folder = Path(checkpoint.folder(result["run_url"], step))
+        loss = json.loads((folder / checkpoint.DESCRIPTION).read_text())["evaluation_loss"]
+        assert (loss is None) == (step == 15)
+
+
 def test_stages_agree_after_a_return(manifest: str, tmp_path: Path) -> None:
     shared: dict[str, Any] = {"guard": RULE, "steps": 20, "spikes": (13, 14, 15), "checkpoint": {"every": 5}}
     curves = []

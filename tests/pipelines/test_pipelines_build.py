@@ -116,6 +116,9 @@ def test_conservation_drops_and_rejects(raw: Path, tmp_path: Path) -> None:
     assert web["exact"].documents_dropped >= 9
     report = Path(outcome.version.url, "report.html").read_text()
     assert "invalid_json" in report
+    # The summary names a source of which nothing is left, too.
+    del content["sources"]["web"]
+    assert "  web                             53 records in" in "\n".join(prepare.summary(outcome))
 
 
 def test_the_same_bytes_for_any_workers_and_any_order_of_files(raw: Path, tmp_path: Path) -> None:
@@ -245,6 +248,29 @@ def test_a_source_that_loses_too_much_stops_the_build(raw: Path, tmp_path: Path)
     ) as error:
         run(settings)
     assert "0.jsonl" in str(error.value)
+    rejected = config(raw, tmp_path / "a", "sources.1.text_field=content")
+    with pytest.raises(SourceLossError, match=r"web loses 100% of its 53 documents in stage read") as error:
+        run(rejected)
+    assert f"examples: record 0 of {raw}/web/0.jsonl (missing_text); record 1 of" in str(error.value)
+    write(raw / "blank" / "0.jsonl", [" "] * 9)
+    blank = config(raw, tmp_path / "a", f"sources.1.urls=[{raw}/blank/0.jsonl]")
+    with pytest.raises(SourceLossError, match=r"in stage normalise \(empty_text 9\).*record 0 of"):
+        run(blank)
+    assert manifest.latest(settings.storage) is None
+
+
+def test_a_corpus_without_documents_is_a_mistake(
+    raw: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = config(
+        raw,
+        tmp_path / "a",
+        f"sources=[{{name: web, urls: [{raw}/web/*.jsonl], text_field: content, max_loss: 1, "
+        "kinds: {Novels: prose, web: prose}}]",
+    )
+    with pytest.raises(UserError, match=r"no document is left .* 53 records, and .* dropped: read 53$"):
+        run(settings)
+    assert "kinds of source web: no record is named novels" in caplog.messages
     assert manifest.latest(settings.storage) is None
 
 

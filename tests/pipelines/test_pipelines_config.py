@@ -1,12 +1,14 @@
 """Configuration: what is wrong is named with its value and what is allowed."""
 
+import re
 import time
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from base.errors import UserError
-from pipelines.config import Config, load
+from pipelines.config import Config, SourceConfig, load, slug
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GOOD = """
@@ -105,6 +107,25 @@ def test_every_field_of_every_section_is_documented() -> None:
                     check(inner)
 
     check(Config)
+
+
+def test_names_of_records_stay_apart_where_they_lose_more_than_case_and_separators() -> None:
+    assert slug("Wikipedia (en)") == "wikipedia-en"
+    assert slug("Pile-CC") == slug("pile cc") == "pile-cc"
+    names = ["C", "C++", "C#", "维基百科", "小说", "R&D", "R D"]
+    slugs = [slug(name) for name in names]
+    assert len(set(slugs)) == len(names)
+    assert slugs[0] == "c"
+    assert [slug(name) for name in slugs] == slugs
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name) for name in slugs)
+
+
+def test_kinds_are_by_the_names_of_the_records_or_what_becomes_of_them() -> None:
+    source = SourceConfig(name="Web", urls=["x"], kinds={"ArXiv": "mathematics", "web": "law"})
+    kinds = [source.kind_of(name) for name in ("arxiv", "Web", "books")]
+    assert kinds == ["mathematics", "law", "prose"]
+    with pytest.raises(ValidationError, match="arxiv is there twice, as code and as prose"):
+        SourceConfig(name="s", urls=["x"], kinds={"ArXiv": "code", "arxiv": "prose"})
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -15,9 +16,9 @@ import zstandard
 
 from base import files
 from base.errors import UserError
-from pipelines import explain, prepare
+from pipelines import explain, precheck, prepare
 from pipelines.config import Config, SourceConfig
-from pipelines.inputs import list_inputs
+from pipelines.inputs import check_sources, list_inputs
 from pipelines.rebuild import repair
 from pipelines.verify import verify
 
@@ -39,6 +40,13 @@ class Guarded(SimpleHTTPRequestHandler):
             return None
         self.path = url.path
         return super().send_head()
+
+    def send_header(self, name: str, value: str) -> None:
+        """A header, but for those that a test leaves out."""
+        if name not in self.silent:
+            super().send_header(name, value)
+
+    silent: tuple[str, ...] = ()
 
     def log_message(self, *_: object) -> None:
         """Nothing."""
@@ -92,6 +100,63 @@ def test_a_new_token_makes_no_new_input(tmp_path: Path, server: str) -> None:
     with pytest.raises(UserError, match=r"no file matches http://\S*token=\*\*\*"):
         list_inputs(config(tmp_path, server, "wrong").sources, cache, SPLIT)
     assert "tok3n" not in Path(cache).read_text()
+
+
+def test_a_server_that_tells_little(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = config(tmp_path, server, TOKENS[0]).sources
+    cache, changed = str(tmp_path / "inputs.json"), tmp_path / "raw" / "a.jsonl.zst"
+
+    def digests() -> list[str]:
+        return [item.digest for item in list_inputs(sources, cache, SPLIT)]
+
+    first = digests()
+    content, times = changed.read_bytes(), (changed.stat().st_atime, changed.stat().st_mtime)
+    changed.write_bytes(content[::-1])
+    os.utime(changed, times)
+    assert digests() == first  # nothing shows the change
+    monkeypatch.setattr(Guarded, "silent", ("Last-Modified",))
+    for _ in range(2):
+        again = digests()
+        assert (again[0], again[1] != first[1]) == (first[0], True)
+    changed.write_bytes(content)
+    assert digests() == first
+    monkeypatch.setattr(Guarded, "silent", ("Content-Length",))
+    with pytest.raises(UserError, match=r"the size of input file http://\S+ is not told; download it first"):
+        digests()
+
+
+def test_the_check_before_a_build_lists_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write_bytes(str(tmp_path / "raw" / "a.jsonl"), b'{"text": "x"}')
+    sources = [{"name": "s", "urls": [f"{tmp_path}/raw/*"]}]
+    settings = Config.model_validate({"name": "test", "storage": str(tmp_path), "sources": sources})
+    listed: list[str] = []
+    original = files.list_files
+
+    def list_files(url: str) -> list[str]:
+        listed.append(url)
+        return original(url)
+
+    monkeypatch.setattr(files, "list_files", list_files)
+    assert len(prepare.inputs_of(settings, precheck.check(settings))) == 1
+    assert listed.count(f"{tmp_path}/raw/*") == 1
+
+
+def test_names_that_begin_like_no_data(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "_SUCCESS", ".a.jsonl.crc", "_temporary/0/a.jsonl", ".cache/x/b.jsonl"):
+        files.write_bytes(str(tmp_path / "_raw" / name), b'{"text": "x"}')
+
+    def found(*urls: str) -> list[str]:
+        source = SourceConfig(name="s", urls=[f"{tmp_path}/_raw/{url}" for url in urls])
+        return sorted(file.removeprefix(f"{tmp_path}/_raw/") for _, file in check_sources([source]))
+
+    assert found("") == found("*") == found("**/*.jsonl") == ["a.jsonl"]
+    assert found("_SUCCESS", "_temporary", ".cache/*/*.jsonl") == [
+        ".cache/x/b.jsonl",
+        "_SUCCESS",
+        "_temporary/0/a.jsonl",
+    ]
+    with pytest.raises(UserError, match=r"no file matches .*\*CC\*"):
+        found("*CC*")
 
 
 def test_what_differs_in_a_hidden_part_only_is_read_apart(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from pipelines.config import load
 ROOT = Path(__file__).parents[2]
 KINDS = ["driver"] * 21 + ["worker"] * 26 + ["raylet"] * 2 + ["cluster"] * 3
 # Names of processes that run a task; Ray's agents and Ray Data's own actors have others.
-TASKS = ("ray::Map", "ray::_run", "ray::decide", "ray::number", "ray::sample", "ray::write")
+TASKS = ("ray::Map", "ray::_run", "ray::decide", "ray::sample", "ray::write")
 PHASES = ("measure", "decide", "dedup", "tokenize", "shard", "index")
 FORK = multiprocessing.get_context("forkserver")
 
@@ -97,7 +97,7 @@ def finished_tasks(corpus: Path) -> dict[Path, int]:
     for mark in corpus.glob("work/shards/*/*.json"):
         source, name = mark.stem.split(".")
         found += [mark, *corpus.glob(f"versions/v0001/*/{source}/{name}.*")]
-    for pattern in ("work/ordinals/*/*", "work/dedup/*/*/*", "work/tokenizer/*/*", "index/*/*/*"):
+    for pattern in ("work/ordinals/*/*/*", "work/dedup/*/*/*", "work/tokenizer/*/*", "index/*/*/*"):
         found += corpus.glob(pattern)
     found += corpus.glob("index/*/index.json")
     return {path: path.stat().st_mtime_ns for path in found if path.is_file() and path.name[:1] != "."}

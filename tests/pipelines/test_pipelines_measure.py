@@ -18,6 +18,7 @@ BROKEN = [
     "x" * 385 + " jane.roe@acme-corp.com is where the sample ends",
     json.dumps({"text": 7, "ip": "93.184.216.34"}),
     '{"text": " \\u0000 "}',
+    r'{"text": "jane.roe\u0040acme-corp.com\n202-456-1111\t93.184.216.34 C:\\new" BROKEN',
 ]
 
 
@@ -44,7 +45,8 @@ def test_samples_of_rejects_show_no_personal_data(tmp_path: Path) -> None:
     samples = {row["record"]: row["sample"] for row in rows}
     assert samples[0] == '{"text": "write to email@example.com" BROKEN'
     assert samples[2] == "x" * 385 + " email@example."
-    assert sorted(samples) == [0, 1, 2, 3, 4]
+    assert samples[5] == r'{"text": "email@example.com (202) 555-0100 192.0.2.1 C:\new" BROKEN'
+    assert sorted(samples) == [0, 1, 2, 3, 4, 5]
     for text in ("jane", "acme", "1111", SECRET, "93.184"):
         assert not any(text in sample for sample in samples.values())
         assert text.encode() not in Path(task.url("rejects", "parquet")).read_bytes()

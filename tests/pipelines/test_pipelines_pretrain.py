@@ -27,7 +27,7 @@ def test_a_finished_run_delivers_what_mlflow_has_missed(
         journal.append({**line, "evaluation": {"a": {"loss": 2.5}}})
     journal.close()
     result = {"manifest_hash": version.hash, "version": "v0001", "step": 2, "unigram_entropy": 4.0}
-    result |= {"model": f"{url}/hf", "evaluation": {"a": {"loss": 2.5}}}
+    result |= {"model": f"{url}/hf", "evaluation": {"a": {"loss": 2.5, "bits_per_byte": 1.2}}}
     trained.record(config.storage, "run", result)
     place = tracking.Tracking.of(config)
     assert tracking.find(place, "train", key="run") is None

@@ -217,8 +217,8 @@ def test_the_report_is_one_small_file_that_needs_no_network(page):
     assert elements.tags.count("svg") == 7
 
 
-def test_a_hundred_sources_and_long_samples_stay_below_five_megabytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "SOURCES", [f"source-{n:03}-of-a-crawl" for n in range(120)])
+def test_thousands_of_sources_and_long_samples_stay_below_five_megabytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "SOURCES", [f"source-{n:04}-of-a-crawl" for n in range(120)])
     manifest, tables, *arguments = make_version(str(tmp_path), np.random.default_rng(5))
     reject = files.read_parquet(tables.rejects[0]).to_pylist()[0]
     many = [
@@ -227,6 +227,13 @@ def test_a_hundred_sources_and_long_samples_stay_below_five_megabytes(tmp_path, 
         for number in range(8)
     ]
     files.write_parquet(tables.rejects[0], pa.Table.from_pylist(many))
+    monkeypatch.setattr(sys.modules[__name__], "SOURCES", [f"source-{n:04}-of-a-crawl" for n in range(4000)])
+    ledger = make_ledger(None)
+    for source in SOURCES:
+        for number in range(20):
+            ledger.sources[source]["quality"].drop(f"gopher_quality.reason_{number}", 10, 100)
+    manifest["ledger"] = ledger.to_json()
+    manifest["sources"] = dict.fromkeys(SOURCES, manifest["sources"]["source-0000-of-a-crawl"])
     manifest["languages"] = {source: {"en": 3, "de": 2, "fr": 1} for source in SOURCES}
     manifest["redacted"] = {source: {"email": 3, "phone": 2} for source in SOURCES}
     shard = manifest["shards"][0]
@@ -237,7 +244,17 @@ def test_a_hundred_sources_and_long_samples_stay_below_five_megabytes(tmp_path, 
     report.write_report(manifest, tables, *arguments)
     page = files.read_bytes(arguments[0])
     assert len(page) < 5_000_000
-    assert page.count(b"source-119-of-a-crawl") > 3
+    assert page.count(b"source-3999-of-a-crawl") > 3
+    # What the tables do not show they sum: here of the funnel and the documents dropped while reading.
+    others = range(1, 3801)
+    assert page.count(b"and 3,800 more") > 20
+    assert (
+        f'<th>and 3,800 more</th>\n<td class="number"><span title="{120_345 * sum(others):,}">'.encode()
+        in page
+    )
+    lost = sum(120_345 * number // 12 for number in others)
+    cells = '<td><code class="whole">broken_json</code></td><td class="number">'
+    assert f"<td>and 3,800 more</td>{cells}{lost:,}<".encode() in page
 
 
 def test_hostile_text_is_escaped_and_shortened(page):
@@ -336,3 +353,15 @@ def test_sampling_takes_rows_at_even_distances_and_bounds_clusters(tmp_path, mon
     page = files.read_bytes(arguments[2]).decode()
     assert "1,000 documents were looked at" in page
     assert "one cluster in 3" in page
+
+
+def test_tables_are_read_until_every_example_is_found(tmp_path, monkeypatch):
+    manifest, tables, *arguments = make_version(str(tmp_path), np.random.default_rng(6))
+    (url,) = tables.dropped["duplicates"]
+    files.write_parquet(url, files.read_parquet(url), row_group_size=100)
+    groups = []
+    monkeypatch.setattr(
+        report, "_groups", lambda rows, groups_of=report._groups: groups.append(len(rows)) or groups_of(rows)
+    )
+    report.write_report(manifest, tables, *arguments)
+    assert 1 <= groups.count(100) < 5

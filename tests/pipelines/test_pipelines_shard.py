@@ -36,8 +36,12 @@ def build(
     target_tokens: int = 100,
     dropped: dict[int, list[int]] | None = None,
     key: str = "one",
+    ordinal: int = 0,
 ) -> tuple[list[dict[str, Any]], Path]:
-    """Shards of TEXTS as two sources, divided into parts at the given document numbers."""
+    """Shards of TEXTS as two sources, divided into parts at the given document numbers.
+
+    Each is a document's copy number `ordinal`.
+    """
     ids = hashing.hash128(pa.array(TEXTS, pa.large_string()))
     counts, encoding = [], []
     bounds = [0, *divisions, len(TEXTS)]
@@ -53,12 +57,14 @@ def build(
         )
         with files.atomic_writer(documents) as stream, pa.ipc.new_file(stream, table.schema) as writer:
             writer.write_table(table, max_chunksize=7)
+        attributes = str(folder / f"{part}.attributes")
+        files.write_parquet(attributes, table.select(["document_id"]))
         entries = str(folder / f"{part}.entries")
         files.write_parquet(
             entries,
             pa.table(
                 {
-                    "document_id": table["document_id"],
+                    "document_id": hashing.add_ordinals(table["document_id"], np.full(stop - start, ordinal)),
                     "row": pa.array(range(stop - start), pa.uint32()),
                     "source": ["even" if place % 2 == 0 else "odd" for place in range(start, stop)],
                     "length": pa.array([len(text) for text in TEXTS[start:stop]], pa.int64()),
@@ -69,7 +75,8 @@ def build(
         rows = (dropped or {}).get(number, [])
         files.write_parquet(gone, pa.table({"part": [part] * len(rows), "row": pa.array(rows, pa.uint32())}))
         survivors = shard.Survivors(part, f"file-{number}", documents, entries, gone, None, NO_EDITS)
-        encoding.append(shard.Tokenize(survivors, tokenizer, END, 1, 0.2, str(folder / "runs"), key))
+        runs = str(folder / "runs")
+        encoding.append(shard.Tokenize(survivors, attributes, tokenizer, END, 1, 0.2, runs, key))
         counts.append(shard.tokenize_part(encoding[-1]))
     version = folder / "v0001"
     tasks = shard.plan_shards(
@@ -113,6 +120,18 @@ def test_every_document_once_with_its_ids_and_origin(tmp_path: Path, tokenizer: 
     assert len([line for line in lines if line["split"] == "train"]) > 2
 
 
+def test_identical_documents_are_all_trained_on_or_all_held_out(tmp_path: Path, tokenizer: str) -> None:
+    splits = []
+    for ordinal in (0, 1):
+        lines, version = build(tmp_path / str(ordinal), tokenizer, [25], ordinal=ordinal)
+        found: dict[str, set[int]] = {split: set() for split in shard.SPLITS}
+        for line in lines:
+            origins = line["path"].replace("shards", "origins").replace(".arrow", ".parquet")
+            found[line["split"]].update(files.read_parquet(str(version / origins))["record"].to_pylist())
+        splits.append(found)
+    assert splits[0] == splits[1] and splits[0]["heldout"]
+
+
 @pytest.mark.parametrize("divisions", [[], [1, 59], [30], [10, 20, 30, 40, 50]])
 def test_shards_are_the_same_however_the_files_are_divided(
     tmp_path: Path, tokenizer: str, divisions: list[int], monkeypatch: pytest.MonkeyPatch
@@ -122,6 +141,15 @@ def test_shards_are_the_same_however_the_files_are_divided(
     expected = contents(tmp_path / "a" / "v0001", build(tmp_path / "a", tokenizer, [25, 40])[0])
     monkeypatch.setattr(shard, "RUN_TOKENS", 150)
     assert contents(tmp_path / "b" / "v0001", build(tmp_path / "b", tokenizer, divisions)[0]) == expected
+
+
+def test_there_are_no_more_shards_than_documents(tmp_path: Path, tokenizer: str) -> None:
+    lines, _ = build(tmp_path, tokenizer, [25], target_tokens=1)
+    groups = [(line["source"], line["split"]) for line in lines]
+    for group in set(groups):
+        mine = [line["documents"] for line in lines if (line["source"], line["split"]) == group]
+        assert len(mine) == sum(mine)
+    assert sum(line["documents"] for line in lines) == len(TEXTS)
 
 
 def test_dropped_documents_are_left_out(tmp_path: Path, tokenizer: str) -> None:

@@ -144,6 +144,29 @@ def test_a_quote_that_nothing_closes_costs_its_line(tmp_path: Path, batch_bytes:
     assert total(documents, rejects, framing) == (tmp_path / "a.csv").stat().st_size
 
 
+def test_a_quote_that_nothing_closes_for_long_costs_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long is the larger of max_document_bytes and batch_bytes, wherever blocks of the file end."""
+    rows = [b'%d,line "" %d""of many' % (number, number) for number in range(20_000)]
+    rows[0] = rows[8000] = rows[16_000] = b'x,"open'
+    rows[19_999] = b'y,"' + b"one long line " * 20_000
+    rows.append(b"z,end")
+    content = b"\r\n".join([b"id,text", *rows])
+    (tmp_path / "a.csv").write_bytes(content)
+    for step in (5000, 2**20):
+        monkeypatch.setattr(decompress, "STEP", step)
+        documents, rejects, framing = read_all(
+            tmp_path / "a.csv", batch_bytes=2**16, max_document_bytes=2**15
+        )
+        assert [d["record"] for d in documents] == [n for n in range(20_001) if n % 8000 and n != 19_999]
+        assert [(r["record"], r["reason"], r["sample"][:7]) for r in rejects] == [
+            *((n, "invalid_csv", 'x,"open') for n in (0, 8000, 16_000)),
+            (19_999, "too_long", 'y,"one '),
+        ]
+        assert total(documents, rejects, framing) == len(content)
+
+
 def test_csv_headers(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"")
     assert read_all(tmp_path / "a.csv") == ([], [], 0)
@@ -151,6 +174,14 @@ def test_csv_headers(tmp_path: Path) -> None:
     documents, rejects, framing = read_all(tmp_path / "b.tsv.gz")
     assert [d["text"] for d in documents] == ["x, y"]
     assert total(documents, rejects, framing) == 17
+    (tmp_path / "e.csv").write_bytes(b"\r\n\nid,text\n1,a\n")
+    assert read_all(tmp_path / "e.csv") == (
+        [{"record": 0, "text": "a", "raw_bytes": 3, "name": None}],
+        [],
+        12,
+    )
+    (tmp_path / "f.csv").write_bytes(b"\n\n")
+    assert read_all(tmp_path / "f.csv") == ([], [], 2)
     (tmp_path / "c.csv").write_bytes(b"id,body\n1,a\n")
     with pytest.raises(UserError, match=r"c\.csv has no column text; it has id, body"):
         read_all(tmp_path / "c.csv")
@@ -166,10 +197,11 @@ def test_csv_scan_never_reads_past_its_data() -> None:
         data = np.frombuffer(bytes(choose.choices(b'a,"\r\n', k=choose.randrange(1, 20))), np.uint8)
         arrays = [np.zeros(len(data) + 1, kind) for kind in (np.uint8, np.uint8, np.int64, np.int64)]
         status, offsets, names = np.zeros(21, np.uint8), np.zeros(22, np.int64), np.zeros(22, np.int64)
-        count, used = csvscan.scan(data, 44, 2, 1, 0, True, 2**62, *arrays, status, offsets, names)
+        longest = choose.choice([3, 2**62])
+        count, used = csvscan.scan(data, 44, 2, 1, 0, True, 2**62, longest, *arrays, status, offsets, names)
         assert used == len(data)
         assert (arrays[2][:count] <= arrays[3][:count]).all()
-        part, taken = csvscan.scan(data, 44, 2, 1, 0, False, 2**62, *arrays, status, offsets, names)
+        part, taken = csvscan.scan(data, 44, 2, 1, 0, False, 2**62, longest, *arrays, status, offsets, names)
         assert part <= count
         assert taken <= used
 
@@ -216,6 +248,54 @@ def test_a_json_array_is_read_as_its_elements_in_lines(
         (row["record"], row["reason"]) for row in refused
     ]
     assert total(documents, rejects, framing) == array.stat().st_size
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    values=st.lists(
+        st.fixed_dictionaries({"text": st.text('ab\\"[]{},\n é'), "meta": st.recursive(st.none(), st.lists)})
+        | st.sampled_from([7, None, "a ]", {}, {"text": [{}, 1]}])
+        | st.lists(st.sampled_from([{"text": "in an array"}, [], 3, "}"]), min_size=1)
+    ),
+    indent=st.sampled_from([None, 0, 3]),
+    between=st.sampled_from(["\n", " ", "\r\n", "\n\n\t"]),
+    chunk=st.integers(1, 40),
+)
+def test_json_values_over_several_lines_are_read_as_lines(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    values: list,
+    indent: int | None,
+    between: str,
+    chunk: int,
+) -> None:
+    path, lines = tmp_path / "x.json", tmp_path / "x.jsonl"
+    flat = [each for value in values for each in (value if isinstance(value, list) else [value])]
+    path.write_text(between.join(json.dumps(value, indent=indent) for value in values), newline="")
+    lines.write_text("".join(json.dumps(value) + "\n" for value in flat))
+    monkeypatch.setattr(decompress, "STEP", chunk)
+    documents, rejects, framing = read_all(path, SOURCE.model_copy(update={"format": "json"}))
+    expected, refused, _ = read_all(lines)
+    assert total(documents, rejects, framing) == path.stat().st_size
+    assert [row["text"] for row in documents] == [row["text"] for row in expected]
+    assert [row["reason"] for row in rejects] == [row["reason"] for row in refused]
+    assert [row["record"] for row in documents] == [row["record"] for row in expected]
+
+
+def test_a_json_file_that_begins_with_an_object_over_several_lines(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    for content, texts in (
+        ('{\n "text": "a",\n "id": 3\n}\n', ["a"]),
+        ('\ufeff{\r\n "text": "a"}\r\n{"text": "b"}\n\n[{"text": "c"}]', ["a", "b", "c"]),
+        ('[{"text":"a"},{"text":"b"}]\n[{"text":"c"}]\n', ["a", "b", "c"]),
+        ('\ufeff[{"text":"a"}]', ["a"]),
+        ('{"text": "a"}\n{"text": "b"}\n', ["a", "b"]),
+    ):
+        path.write_bytes(content.encode())
+        documents, rejects, framing = read_all(path)
+        assert ([row["text"] for row in documents], rejects) == (texts, [])
+        assert [row["record"] for row in documents] == list(range(len(texts)))
+        assert total(documents, rejects, framing) == path.stat().st_size
 
 
 def test_a_broken_element_of_a_json_array_is_rejected_and_the_others_read(tmp_path: Path) -> None:

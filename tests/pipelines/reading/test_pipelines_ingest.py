@@ -20,6 +20,7 @@ from pipelines.reading import ingest, records
 
 SOURCE = SourceConfig(name="s", urls=["x"])
 NAMED = SourceConfig(name="s", urls=["x"], name_field="meta.pile_set_name")
+DOTTED = SourceConfig(name="s", urls=["x"], text_field="meta.pile_set_name", name_field="a.b.c")
 
 
 def read_all(
@@ -44,6 +45,8 @@ def expected(content: bytes, source: SourceConfig) -> tuple[dict, dict]:
     """(text and name, reason) by line number, line by line with json.loads."""
 
     def at(value: object, path: str) -> object:
+        if isinstance(value, dict) and path in value:
+            return value[path]
         for key in path.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         return value
@@ -72,6 +75,7 @@ def expected(content: bytes, source: SourceConfig) -> tuple[dict, dict]:
             rejected[number] = "lone_surrogate"
         else:
             name = at(value, source.name_field) if source.name_field else None
+            name = str(name) if type(name) is int else name
             kept[number] = (text, name if isinstance(name, str) and good(name) else None)
     return kept, rejected
 
@@ -104,6 +108,18 @@ AWKWARD = [
     '{"text": "a", "meta": {"other": {"pile_set_name": "x"}}}',
     '{"text": "a", "pile_set_name": "x", "meta": "X"}',
     '{"text": "a", "meta": {"pile_set_name": 3}}',
+    *(
+        f'{{"text": "a", "meta": {{"pile_set_name": {value}}}, "x": 1}}'
+        for value in ("0", "-0", "-7", "01", "1.5", "1e3", "true", "null", "9" * 30)
+    ),
+    '{"text": "a", "meta.pile_set_name": "flat"}',
+    '{"text": "a", "meta.pile_set_name": 12, "meta.other": 3}',
+    '{"text": "a", "meta": {"meta.pile_set_name": "inner"}}',
+    '{"text": "a", "meta.pile_set_name": "flat", "meta.pile_set_name": "again"}',
+    '{"text": "a", "meta.pile_set_name": "flat", "meta": {"pile_set_name": "nested"}}',
+    '{"text": "a", "meta": {"pile_set_name": "nested"}, "meta.pile_set_name": null}',
+    '{"meta.pile_set_name": "flat", "a": {"b.c": 1}, "a.b.c": 2, "a.b": {"c": 3}}',
+    '{"meta.pile_set_name": "flat", "a": {"b": {"c": 1}}}',
     '{"text": "a", "meta": {"pile_set_name": "\\u00e9 \\ud800"}}',
     '{"meta": {"pile_set_name": "\\u00e9"}, "text": "after"}',
     '{"x": {"text": "inner"}}',
@@ -146,7 +162,7 @@ AWKWARD = [
 ]
 
 
-@pytest.mark.parametrize("source", [SOURCE, NAMED])
+@pytest.mark.parametrize("source", [SOURCE, NAMED, DOTTED])
 def test_awkward_lines_are_read_as_json_loads_reads_them(tmp_path: Path, source: SourceConfig) -> None:
     check(tmp_path / "a.jsonl", "\n".join(AWKWARD).encode(), source)
 
@@ -179,6 +195,7 @@ proper_lines = st.builds(
         optional={
             "text": st.text(max_size=40) | json_values,
             "meta": st.dictionaries(st.sampled_from(["pile_set_name", "y"]), json_values, max_size=2),
+            "meta.pile_set_name": json_values,
             "z": json_values,
         },
     ),
@@ -199,15 +216,20 @@ any_lines = (
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(any_lines, max_size=8), st.sampled_from([b"\n", b"\r\n"]), st.booleans(), st.booleans())
+@given(
+    st.lists(any_lines, max_size=8),
+    st.sampled_from([b"\n", b"\r\n"]),
+    st.booleans(),
+    st.sampled_from([SOURCE, NAMED, DOTTED]),
+)
 def test_any_bytes_are_read_as_json_loads_reads_them(
-    tmp_path: Path, lines: list[bytes], line_end: bytes, mark: bool, named: bool
+    tmp_path: Path, lines: list[bytes], line_end: bytes, mark: bool, source: SourceConfig
 ) -> None:
     content = (b"\xef\xbb\xbf" if mark else b"") + line_end.join(lines)
     # Such a file is taken for a compressed one or a table, whatever its name.
-    magic = rb"PAR1|ARROW1|\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18|\x1f\x8b|\xfd7zXZ\0|BZh"
+    magic = rb"PAR1|ARROW1|\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18|\x1f\x8b|\xfd7zXZ\0"
     assume(not re.match(magic, content))
-    check(tmp_path / "a.jsonl", content, NAMED if named else SOURCE)
+    check(tmp_path / "a.jsonl", content, source)
 
 
 def test_any_block_size_gives_the_same_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,6 +305,22 @@ def test_zstd_frames_skippable_frames_and_no_content_size(tmp_path: Path) -> Non
     assert not rejects
 
 
+def test_zstd_frames_with_a_long_window(tmp_path: Path) -> None:
+    """As `zstd --long=31` writes them, also after a frame of the usual kind; this takes as much memory."""
+    settings = zstandard.ZstdCompressionParameters.from_level(1, window_log=28)
+    stream = zstandard.ZstdCompressor(compression_params=settings).compressobj()
+    long = stream.compress(CONTENT) + stream.flush()
+    plain, path = tmp_path / "a.jsonl", tmp_path / "a.jsonl.zst"
+    for before in (b"", CONTENT):
+        plain.write_bytes(before + CONTENT)
+        path.write_bytes(zstandard.compress(before) * bool(before) + long)
+        assert read_all(path) == read_all(plain)
+    path.write_bytes(long[:-30])
+    documents, rejects, _ = read_all(path)
+    assert len(documents) > 100
+    assert [r["reason"] for r in rejects] == ["truncated_file"]
+
+
 @pytest.mark.parametrize("suffix", COMPRESS)
 def test_truncated_and_corrupt_files_keep_what_comes_before(tmp_path: Path, suffix: str) -> None:
     compressed = COMPRESS[suffix](CONTENT)
@@ -351,6 +389,8 @@ def test_an_empty_file_has_no_records(tmp_path: Path, name: str) -> None:
 
 
 def test_text_is_one_document_a_file(tmp_path: Path) -> None:
+    (tmp_path / "d.txt").write_bytes(b"BZh9 is how bzip2 files begin.")
+    assert [row["text"] for row in read_all(tmp_path / "d.txt")[0]] == ["BZh9 is how bzip2 files begin."]
     content = "\ufeffOne\r\ndocument é".encode()
     (tmp_path / "a.txt").write_bytes(content)
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(content))
@@ -414,6 +454,40 @@ def test_a_column_of_bytes_is_text_where_it_is_utf8(tmp_path: Path, kind: pa.Dat
     documents, rejects, _ = read_all(tmp_path / "a.parquet")
     assert [d["text"] for d in documents] == ["é"]
     assert [r["reason"] for r in rejects] == ["invalid_utf8", "missing_text"]
+
+
+def test_columns_of_names(tmp_path: Path) -> None:
+    """Names are text or whole numbers; one that is not UTF-8 is none and costs nothing else."""
+    texts = ["a", "b", "c"]
+    columns = {
+        "text": (pa.array(["x", None, ""]), ["x", None, None]),
+        "bytes": (pa.array([b"x", b"\xff", "é".encode()]), ["x", None, "é"]),
+        "dictionary": (pa.array([b"x", b"\xff", b"x"]).dictionary_encode(), ["x", None, "x"]),
+        "number": (pa.array([5, -6, None], pa.int32()), ["5", "-6", None]),
+        "null": (pa.nulls(3), [None] * 3),
+        "no.such": (pa.array(["x", "y", "z"]), ["x", "y", "z"]),
+        "meta.set": (pa.array(["x", "y", "z"]), ["x", "y", "z"]),
+    }
+    values = {name: column for name, (column, _) in columns.items()}
+    others = {"struct": [{"set": 1}] * 3, "list": [["x"]] * 3, "real": [0.5] * 3, "meta": [{"set": "?"}] * 3}
+    table = pa.table({"text.body": texts, **values, **others})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    source = SourceConfig(name="s", urls=["x"], text_field="text.body")
+    for file in ("a.parquet", "a.arrow"):
+        for field, (_, expected_names) in columns.items():
+            named = source.model_copy(update={"name_field": field})
+            documents, rejects, _ = read_all(tmp_path / file, named)
+            assert [(d["text"], d["name"]) for d in documents] == list(
+                zip(texts, expected_names, strict=True)
+            )
+            assert not rejects
+        for field in ("struct", "list", "real"):
+            with pytest.raises(
+                UserError, match=rf"column {field} of input file .*{file} is .*, neither text"
+            ):
+                read_all(tmp_path / file, source.model_copy(update={"name_field": field}))
 
 
 REASONS = {

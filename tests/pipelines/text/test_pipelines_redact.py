@@ -24,7 +24,8 @@ AWS = "AKIA" + "IOSFODNN7EXAMPLE"
 GITHUB = "ghp_" + "0123456789ab" * 3
 SLACK = "xoxb-" + "123456789012-abcdefghij"
 JWT = "eyJhbGciOiJIUzI1NiJ9" + ".eyJzdWIiOiIxIn0" + ".abcdEFGH_-12"
-PEM_BODY = "MIIEpAIBAAKCAQEA04up8hoqzS1+APIB0RhjXyObwHQnOzhAk5Bd7mhkSbPkyhP1\n" * 3 + "abc="
+LINE = "MIIEpAIBAAKCAQEA04up8hoqzS1+APIB0RhjXyObwHQnOzhAk5Bd7mhkSbPkyhP1"
+PEM_BODY = f"{LINE}\n" * 3 + "abc="
 STRIPE = "sk_" + "live_" + "0123456789abcdefghijklmn"
 TELEGRAM = "12345678:" + "abcdefghijklmnopqrstuvwxyz_ABCDEF-0"
 MAILCHIMP = "0123456789abcdef" * 2 + "-us12"
@@ -69,6 +70,18 @@ NPM = "npm_" + "abcdefghij0123456789"
             f"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\n{PEM_BODY}\n-----END RSA PRI",
             "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\n<S>\n-----END RSA PRI",
         ),
+        (
+            f"-----BEGIN RSA PRIVATE KEY-----\\nProc-Type: 4,ENCRYPTED\\nDEK-Info: AES,12\\n\\n{LINE}\\n---",
+            "-----BEGIN RSA PRIVATE KEY-----\\nProc-Type: 4,ENCRYPTED\\nDEK-Info: AES,12\\n\\n<S>\\n---",
+        ),
+        (
+            f"-----BEGIN PGP PRIVATE KEY BLOCK-----\nComment: C:\\new\n\n{PEM_BODY}\n-----END",
+            "-----BEGIN PGP PRIVATE KEY BLOCK-----\nComment: C:\\new\n\n<S>\n-----END",
+        ),
+        (
+            f"-----BEGIN RSA PRIVATE KEY----- Proc-Type: 4,ENCRYPTED DEK-Info: AES,12 {LINE} -----END",
+            "-----BEGIN RSA PRIVATE KEY----- Proc-Type: 4,ENCRYPTED DEK-Info: AES,12 <S> -----END",
+        ),
         ("a file that starts with -----BEGIN PRIVATE KEY----- and so on", None),
         ("laws and paws and flaws APACHECONFIGURE", None),
         ('x="' + "AKC" + 'p1234567890"', 'x="<S>"'),
@@ -76,6 +89,41 @@ NPM = "npm_" + "abcdefghij0123456789"
 )
 def test_what_is_found(text, expected):
     assert redacted(text) == (text if expected is None else expected)
+
+
+# Beginnings of every rule's match over and over, each 100 KB. With rules that go over such text again for
+# every anchor, or give back what they took, some of these take minutes, and those of a key take for ever.
+HEAD = "-----BEGIN RSA PRIVATE KEY-----"
+ENDLESS = [
+    *((HEAD + "\n", text) for text in ("A:  ", "bob: I get error: not found\n", "\n", "a" * 19 + "\n")),
+    *(
+        (HEAD, text)
+        for text in ("\\n", "\nA: " + HEAD, "\nA: b b b" + HEAD, " \\n\t", '"' + "a" * 20 + "',\n")
+    ),
+    *(("PuTTY-User-Key-File-2:" * 150 + "Private-Lines: ", text) for text in ("1", "PuTTY-User-Key-File-2:")),
+    *(("", text) for text in ("M", "eyJ", "eyJaaaa.", "eyJaaaa", "//:_authToken=", "/" * 900 + "_authToken")),
+    *(("", text) for text in ("aws", "awskey'", "sk-" * 250 + "T3BlbkFJ" + "a" * 20, "-us1", "xoxb-1", "1-")),
+    *(("", text) for text in ("https://hooks.slack.com/services/T", "glagent-", "glcbt-a0_", "AKC0000000")),
+    *(("", text) for text in ("AP0", "AccountKey=", "ghp_", "pypi-AgEIcHlwaS5vcmc", "SG.", "sq0csp-", "AC")),
+    *(("", text) for text in ("12345678:", "1 12345678:" + "a:" * 20, "://a:", "a@", "b.", "a@b.", "@")),
+    *(("", text) for text in ("1.", "2001:", "+1 ", "1 ", "+1-202-456-", "(202) 456-")),
+]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("head", "text"), ENDLESS)
+def test_text_that_almost_matches_takes_seconds(head, text):
+    redacted(head + text * (100_000 // len(text)))
+
+
+def test_the_rules_of_a_line_see_all_of_a_long_one():
+    filler = "MMMM " * 900  # places where a token may begin, in windows that overlap
+    for size in range(0, 4500, 499):
+        text = filler[:size] + f" {DISCORD} {JWT} " + filler
+        assert redacted(text) == filler[:size] + " <S> <S> " + filler
+    key = f"{HEAD}\n{PEM_BODY}-----END"
+    text = column(*[key * 2] * 3, "x")
+    assert redact(text, CONFIG)[0].to_pylist() == [f"{HEAD}\n<S>-----END" * 2] * 3 + ["x"]
 
 
 def test_counts_and_bytes():
