@@ -40,9 +40,9 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     """The learning rate of 0-based `step` of `steps`.
 
     Linear warm-up, then cosine decay (Loshchilov & Hutter 2017), warmup-stable-decay (Hu et al. 2024,
-    MiniCPM; here with a linear decay) or a constant. The cosine is GPT-NeoX's and Megatron-LM's: it would
-    reach the smallest rate in the step after the last, whose own rate is not far from it. The linear decay,
-    which would be far from it, reaches it in the last step.
+    MiniCPM; here with a linear decay) or a constant. The linear decay reaches the smallest rate in the last
+    step. The cosine would in the one after it; GPT-NeoX's falls towards 0 instead and stops at the smallest
+    rate.
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
