@@ -149,17 +149,18 @@ def _rules(name: str) -> list[tuple[re.Pattern[bytes], int]]:
 
 
 _JWT = re.compile(jwt.JwtTokenDetector.denylist[0].pattern.encode() + rb"(?:\.?[A-Za-z0-9_-]+)?")
-# A header ends with its line or before what may be the key. Whatever a part has taken it keeps: in text that
-# is no key, giving back would take time exponential in its lines.
+# A header ends with its line or before what may be the key. The look-ahead keeps what the headers have taken:
+# in text that is no key, giving back would take time exponential in its lines. (Possessive quantifiers would
+# say the same, but those of Python 3.11.2 do not match what they should.)
 _PEM = re.compile(
     rb"PRIVATE KEY(?: BLOCK)?-----"
-    rb"(?:(?:\s|\\n)++[A-Za-z-]++: (?:(?!(?:\s|\\n)[A-Za-z0-9+/=]{20})[^\n])*+){0,32}+(?:\s|\\n)++"
-    rb"([A-Za-z0-9+/=]{20,}(?:(?:\s|\\n|[\"',])+[A-Za-z0-9+/=]{20,})*"
+    rb"(?=((?:(?:\s|\\n)+[A-Za-z-]+: (?:(?!(?:\s|\\n)[A-Za-z0-9+/=]{20})[^\n])*){0,32}))\1(?:\s|\\n)+"
+    rb"(?P<key>[A-Za-z0-9+/=]{20,}(?:(?:\s|\\n|[\"',])+[A-Za-z0-9+/=]{20,})*"
     rb"(?:(?:\s|\\n|[\"',])+[A-Za-z0-9+/]{1,19}(?:={1,2}|(?=\s*-----END)))?)"
 )
 _PUTTY = re.compile(
     rb"PuTTY-User-Key-File-2:[\s\S]{0,4096}?Private-Lines: \d+\s+"
-    rb"([A-Za-z0-9+/=]{20,}(?:\s+[A-Za-z0-9+/=]{20,})*)"
+    rb"(?P<key>[A-Za-z0-9+/=]{20,}(?:\s+[A-Za-z0-9+/=]{20,})*)"
 )
 _RESERVED_DOMAIN = re.compile(
     rb"(?:^|[@.])(?:example\.(?:com|net|org|edu)|example|invalid|test|localhost)$", re.IGNORECASE
@@ -448,7 +449,7 @@ def _secrets(document: memoryview, place: int, name: str) -> tuple[list[tuple[in
         shift = max(0, place - 64)
         content = document[shift : place + 2 * _KEY_BYTES]
         matches = (match for rule in (_PEM, _PUTTY) for match in rule.finditer(content))
-        spans = [(match.start(1) + shift, match.end(1) + shift) for match in matches]
+        spans = [(match.start("key") + shift, match.end("key") + shift) for match in matches]
         return spans, min(place + _KEY_BYTES, len(document))
     lower = max(0, place - _WINDOW)
     window = bytes(document[lower : place + 2 * _WINDOW])
