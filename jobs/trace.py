@@ -48,9 +48,8 @@ def main(
         rows = found.to_pylist()
         origin = f" ({rows[0]['source']}, {rows[0]['file']}:{rows[0]['record']})" if rows else ""
         steps = {row["step"] for row in rows}
-        undone = (
-            f", {len(steps & opened.undone.keys())} of them undone" if steps & opened.undone.keys() else ""
-        )
+        without = steps & opened.undone.keys()
+        undone = f", {len(without)} of them undone" if without else ""
         seen = f"seen in {len(steps)} of {opened.steps} steps of run {name}"
         print(f"document {document.lower()}{origin}: {seen}{undone}")
         for row in rows:

@@ -280,19 +280,23 @@ class TrainConfig(Section):
                 )
         return self
 
-    def misfit(self, workers: int) -> str | None:
-        """Why so many workers cannot share every global batch evenly; None when they can."""
-        if workers % self.tensor_parallel:
-            return f"workers {workers} must be a multiple of tensor_parallel {self.tensor_parallel}"
+    def batch_sizes(self) -> dict[str, int]:
+        """What workers must share evenly, by setting: every global batch is a sum of these."""
         sizes = {"global_batch_size": self.global_batch_size}
         if self.batch_warmup is not None:
             sizes["batch_warmup.start"] = self.batch_warmup.start
             sizes["batch_warmup.increment"] = self.batch_warmup.increment
+        return sizes
+
+    def misfit(self, workers: int) -> str | None:
+        """Why so many workers cannot share every global batch evenly; None when they can."""
+        if workers % self.tensor_parallel:
+            return f"workers {workers} must be a multiple of tensor_parallel {self.tensor_parallel}"
         per_pass = self.micro_batch_size * workers // self.tensor_parallel
         product, values = "micro_batch_size × workers", f"{self.micro_batch_size} × {workers}"
         if self.tensor_parallel > 1:
             product, values = f"{product} / tensor_parallel", f"{values} / {self.tensor_parallel}"
-        for name, size in sizes.items():
+        for name, size in self.batch_sizes().items():
             if size % per_pass:
                 return f"{name} {size} must be a multiple of {product} = {values} = {per_pass}"
         return None

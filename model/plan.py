@@ -374,10 +374,7 @@ def workers_for(
     if not days > 0:
         raise UserError(f"days {days:g} must be above 0")
     split = train.tensor_parallel
-    sizes = [train.global_batch_size]
-    if train.batch_warmup is not None:
-        sizes += [train.batch_warmup.start, train.batch_warmup.increment]
-    most = math.gcd(*sizes) // train.micro_batch_size
+    most = math.gcd(*train.batch_sizes().values()) // train.micro_batch_size
     for replicas in range(1, most + 1):
         if most % replicas == 0:
             found = plan(config, train, vocab_size, workers=replicas * split, gpu=gpu, mfu=mfu)

@@ -149,17 +149,9 @@ def train(
     """
     rank, world = initialize_distributed()
     config = job.train
-    warmup = config.batch_warmup
-    sizes = {"global_batch_size": config.global_batch_size}
-    if warmup is not None:
-        sizes |= {"batch_warmup.start": warmup.start, "batch_warmup.increment": warmup.increment}
-    for name, size in sizes.items():
-        per_pass = config.micro_batch_size * world // config.tensor_parallel
-        if world % config.tensor_parallel or size % per_pass:
-            raise UserError(
-                f"train.{name} {size} must be a multiple of micro_batch_size × workers / tensor_parallel = "
-                f"{config.micro_batch_size} × {world} / {config.tensor_parallel}"
-            )
+    problem = config.misfit(world)
+    if problem is not None:
+        raise UserError(f"train.{problem}")
     loader = check(job)
     vocab_size = loader.corpus.tokenizer["vocab_size"]
     description = describe(job, loader)
