@@ -36,7 +36,7 @@ def read_csv(url: str, source: SourceConfig, config: IngestConfig) -> Iterator[B
     end of the file, or within max_document_bytes or batch_bytes, the larger, costs its own line. Raises
     UserError if no delimiter gives a column text_field.
     """
-    longest = max(config.max_document_bytes, config.batch_bytes)
+    longest = _longest(config)
     parser: _Parser | None = None
     held = b""
     skipped = 0  # bytes passed of a record that is too long to hold, of which only `sample` is kept
@@ -97,6 +97,11 @@ def read_csv(url: str, source: SourceConfig, config: IngestConfig) -> Iterator[B
         )
 
 
+def _longest(config: IngestConfig) -> int:
+    """Bytes after which a record with an open quote is taken for one that nothing closes."""
+    return max(config.max_document_bytes, config.batch_bytes)
+
+
 class _Parser:
     """Parses blocks of records; counts the records of the file."""
 
@@ -109,7 +114,7 @@ class _Parser:
         self.name = names.index(source.name_field) if source.name_field in names else -1
         self.header_bytes = size
         self.config = config
-        self.longest = max(config.max_document_bytes, config.batch_bytes)
+        self.longest = _longest(config)
         self.what = f"Column {source.text_field}"
         self.record = 0
 
