@@ -2,6 +2,8 @@
 
 from base.credentials import hide
 
+_STORAGES = frozenset({"aiohttp", "azure", "botocore", "gcsfs", "google", "httpx", "huggingface_hub"})
+
 
 class UserError(Exception):
     """A mistake the person can mend: the message is one clear sentence and commands exit with code 2."""
@@ -9,3 +11,13 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         """The message shows no credentials of URLs in it."""
         super().__init__(hide(message))
+
+
+def of_storage(error: BaseException) -> str | None:
+    """What a storage's own package says (no endpoint, no credentials, a refusal); None for other exceptions.
+
+    Most of what these packages raise is no OSError.
+    """
+    if type(error).__module__.partition(".")[0] not in _STORAGES:
+        return None
+    return f"a storage cannot be used: {type(error).__name__}: {error}"

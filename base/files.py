@@ -17,6 +17,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
+from fsspec.dircache import DirCache
 from fsspec.implementations.local import LocalFileSystem
 
 from base.credentials import hide
@@ -31,12 +32,16 @@ _FORBIDDEN = _FULL | {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, er
 def split(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of a URL and the path within it.
 
-    Raises UserError for a protocol that fsspec does not know or whose package is not installed.
+    What other processes write is seen at once: no listing is remembered. Raises UserError for a protocol that
+    fsspec does not know or whose package is not installed.
     """
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise UserError(f"{url} cannot be opened: {error}") from None
+    if isinstance(filesystem.dircache, DirCache) and filesystem.dircache.use_listings_cache:
+        filesystem.dircache.use_listings_cache = False
+        filesystem.dircache.clear()
     return filesystem, path
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from base.credentials import hide
-from base.errors import UserError
+from base.errors import UserError, of_storage
 
 ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file (YAML; any fsspec URL).")]
 SetOption = Annotated[
@@ -25,7 +25,8 @@ VerboseOption = Annotated[
 def run(command: Callable[..., None]) -> None:
     """Run one command function as the program.
 
-    A UserError becomes one line on standard error and exit code 2. A traceback shows no credentials of URLs.
+    A UserError, or a storage that cannot be used, becomes one line on standard error and exit code 2. A
+    traceback shows no credentials of URLs.
     """
     if "--verbose" not in sys.argv:
         quiet()
@@ -36,7 +37,10 @@ def run(command: Callable[..., None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except Exception:
+    except Exception as error:
+        if reason := of_storage(error):
+            print(f"error: {hide(reason)}", file=sys.stderr)
+            sys.exit(2)
         print(hide(traceback.format_exc()), end="", file=sys.stderr)
         sys.exit(1)
 

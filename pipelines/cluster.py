@@ -18,7 +18,7 @@ import ray
 import tenacity
 
 from base import NUMBA_LOCATORS
-from base.errors import UserError
+from base.errors import UserError, of_storage
 from pipelines.config import RayConfig
 
 if TYPE_CHECKING:
@@ -300,6 +300,10 @@ def _answer(index: int, function: Callable[[Any], Any], argument: Any) -> dict[s
         return {"index": index, "result": json.dumps(function(argument)), "mistake": ""}
     except UserError as error:
         return {"index": index, "result": "", "mistake": str(error)}
+    except Exception as error:
+        if reason := of_storage(error):
+            return {"index": index, "result": "", "mistake": reason}
+        raise
 
 
 def _numbers(blocks: list[list[int]]) -> "ray.data.Dataset":
@@ -355,4 +359,4 @@ def _cause(error: BaseException) -> BaseException:
         inner = below
     if isinstance(inner, ray.exceptions.UserCodeException):
         return error
-    return inner if isinstance(inner, UserError) else error
+    return inner if isinstance(inner, UserError) or of_storage(inner) else error

@@ -9,7 +9,7 @@ import xxhash
 
 from base import files
 from base.credentials import hide
-from base.errors import UserError
+from base.errors import UserError, of_storage
 from pipelines.config import SourceConfig
 from pipelines.reading import decompress, splitting
 
@@ -49,13 +49,18 @@ def check_sources(sources: list[SourceConfig]) -> set[tuple[str, str]]:
 
     Of a folder that `datasets` saved only the data files count. Files and folders whose names begin with "_"
     or "." (`_SUCCESS`, `.ipynb_checkpoints`) count only where the URL names them. Raises UserError for a URL
-    that matches no file.
+    that matches no file or cannot be asked.
     """
     found: set[tuple[str, str]] = set()
     for source in sources:
         for url in source.urls:
             pattern = files.absolute(url)
-            matches = _without_notes(files.list_files(pattern))
+            try:
+                matches = _without_notes(files.list_files(pattern))
+            except Exception as error:
+                if not isinstance(error, OSError) and not of_storage(error):
+                    raise
+                raise UserError(f"source {source.name}: {url} cannot be listed: {error}") from None
             matches = [match for match in matches if _hidden(match) == _hidden(pattern)]
             if not matches:
                 raise UserError(f"source {source.name}: no file matches {url}")
@@ -143,7 +148,9 @@ def _facts(file: str, known: dict[str, Any] | None) -> dict[str, Any]:
         }
     except FileNotFoundError:
         raise UserError(f"input file {file} is not there any more") from None
-    except OSError as error:
+    except Exception as error:
+        if not isinstance(error, OSError) and not of_storage(error):
+            raise
         raise UserError(f"input file {file} cannot be read: {error}") from None
 
 

@@ -96,7 +96,6 @@ class _Shipper:
     def content(self, start: int) -> bytes:
         """The complete lines of the journal from byte `start` on."""
         filesystem, path = files.split(self.url)
-        filesystem.invalidate_cache()
         if not filesystem.exists(path) or filesystem.size(path) <= start:
             return b""
         content: bytes = filesystem.cat_file(path, start=start)
