@@ -13,7 +13,8 @@ Both: every document measured by the rules of Gopher, C4 and FineWeb and hardly 
 dropped, MinHash 14 x 8 over word 5-grams, personal data replaced,
 GPT-NeoX tokens. Ours measures the language too, verifies duplicates and checks its tokens.
 workers: `copies` of pile_sample (each with its words in another order, so that they are no duplicates) by two
-workers, one, and two again; the mean of the seconds counts. Few copies show the start of processes.
+workers, one, and two again; the mean of the seconds counts. Few copies show the start of processes. Before
+and after: how many times as much two processes do as one of the rules' kernels alone, the machine's limit.
 profile: pile_sample with every task in this process; the functions in which the time goes, compiled kernels
 counted to the function that calls them.
 memory: greatest private memory of a worker, use and spill of the object store, for pile_sample and for the
@@ -28,6 +29,7 @@ Results go to benchmarks/results/build.json, the parts that were run.
 import argparse
 import cProfile
 import json
+import multiprocessing
 import os
 import platform
 import pstats
@@ -237,11 +239,41 @@ def measure_kernels(data: Path, work: Path, python: str, megabytes: float) -> di
     return {"documents": len(texts), "megabytes": round(size, 1), "MB per CPU second": rows}
 
 
+def _load(texts: pa.LargeStringArray) -> None:
+    """Give a process the texts of `_pass`, and compile."""
+    _pass.texts = texts  # type: ignore[attr-defined]
+    quality.measure(texts.slice(0, 10))
+
+
+def _pass(until: float) -> int:
+    """Passes of the quality rules' kernels over the texts up to an instant of time.time."""
+    passes = 0
+    while time.time() < until:
+        quality.measure(_pass.texts)  # type: ignore[attr-defined]
+        passes += 1
+    return passes
+
+
+def machine_scaling(data: Path) -> float:
+    """How many times as much two processes do at once as one, of the rules' kernels alone and without Ray.
+
+    Cores of a virtual machine share memory, caches and at times an execution unit; no build can be above it.
+    """
+    texts = pa.array(list(read_texts(data / "pile_sample").values())[::40], pa.large_string())
+    done = {1: 0, 2: 0}
+    with multiprocessing.get_context("spawn").Pool(2, _load, (texts,)) as pool:
+        pool.map(_pass, [time.time() + 5] * 2, chunksize=1)  # both have started
+        for processes in (2, 1, 1, 2):
+            done[processes] += sum(pool.map(_pass, [time.time() + 10] * processes, chunksize=1))
+    return done[2] / done[1]
+
+
 def measure_workers(data: Path, work: Path, copies: int) -> dict[str, Any]:
-    """Copies of pile_sample by two workers, by one, and by two again.
+    """Copies of pile_sample by two workers, by one, and by two again, and what the machine itself could do.
 
     A virtual machine's speed drifts with its neighbours'; in this order drift counts for both alike.
     """
+    machine = [machine_scaling(data)]
     sources = write_copies(sorted((data / "pile_sample").glob("*.jsonl.zst")), work / "copies", copies)
     runs: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
     for workers in (2, 1, 2):
@@ -254,8 +286,11 @@ def measure_workers(data: Path, work: Path, copies: int) -> dict[str, Any]:
         for stage, seconds in run["stages"].items():
             print(f"    {stage:<12} {seconds:7.2f} s  {100 * seconds / run['seconds']:5.1f} %")
     one, two = (sum(run["seconds"] for run in found) / len(found) for found in runs.values())
+    machine.append(machine_scaling(data))
     print(f"two workers are {one / two:.3f} times as fast as one (must be 1.85)")
-    return {"one": runs[1], "two": runs[2], "times": round(one / two, 3)}
+    print(f"two processes of the kernels alone: {machine[0]:.3f} before, {machine[1]:.3f} after")
+    alone = [round(times, 3) for times in machine]
+    return {"one": runs[1], "two": runs[2], "times": round(one / two, 3), "kernels alone": alone}
 
 
 def strided(text: str, stride: int) -> str:
