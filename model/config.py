@@ -196,7 +196,7 @@ class TrainConfig(Section):
     seed: int = Field(1234, ge=0)
     """Seed of the initialisation and of the order of samples."""
     precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
-    """auto: fp16 on CUDA, bf16 on CPU."""
+    """auto: fp16 on CUDA, bf16 on a CPU with AVX-512 or the like, else fp32."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage (Rajbhandari et al. 2020)."""
     tensor_parallel: int = Field(1, ge=1)

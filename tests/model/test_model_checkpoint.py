@@ -14,7 +14,7 @@ from training_runs import MODEL, SOURCES, run_here, run_processes, run_with_kill
 
 from base.errors import UserError
 from model import checkpoint, journal
-from model.job import TrainJob, check
+from model.job import TrainJob, check, precision_of
 from model.train import train
 
 
@@ -224,7 +224,8 @@ def test_a_precision_that_the_workers_choose_is_not_checked_before(manifest: str
     check(TrainJob(MODEL, settings(precision="auto"), manifest, run_url))
     with pytest.raises(UserError, match="model.precision = 'fp16', this run has 'fp32'"):
         check(TrainJob(MODEL, settings(precision="fp32"), manifest, run_url))
-    with pytest.raises(UserError, match="model.precision = 'fp16', this run has 'bf16'"):
+    chosen = precision_of(settings(precision="auto"))
+    with pytest.raises(UserError, match=f"model.precision = 'fp16', this run has '{chosen}'"):
         run_here(manifest, run_url, precision="auto")
 
 
