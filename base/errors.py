@@ -13,11 +13,13 @@ class UserError(Exception):
         super().__init__(hide(message))
 
 
-def of_storage(error: BaseException) -> str | None:
-    """What a storage's own package says (no endpoint, no credentials, a refusal); None for other exceptions.
+def mistake(error: BaseException) -> str | None:
+    """The sentence for the person of a UserError, or of what a storage's own package raises; None for others.
 
-    Most of what these packages raise is no OSError.
+    Those packages raise (no endpoint, no credentials, a refusal) mostly what is no OSError.
     """
+    if isinstance(error, UserError):
+        return str(error)
     if type(error).__module__.partition(".")[0] not in _STORAGES:
         return None
-    return f"a storage cannot be used: {type(error).__name__}: {error}"
+    return hide(f"a storage cannot be used: {type(error).__name__}: {error}")

@@ -260,7 +260,7 @@ def _pass(until: float) -> int:
 def machine_scaling(data: Path) -> float:
     """How many times as much two processes do at once as one, of the rules' kernels alone and without Ray.
 
-    Cores of a virtual machine share memory, caches and at times an execution unit; no build can be above it.
+    Cores of a virtual machine share memory, caches and at times an execution unit. It drifts too.
     """
     texts = pa.array(list(read_texts(data / "pile_sample").values())[::40], pa.large_string())
     done = {1: 0, 2: 0}

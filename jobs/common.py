@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from base.credentials import hide
-from base.errors import UserError, of_storage
+from base.errors import UserError, mistake
 
 ConfigOption = Annotated[str, typer.Option("--config", help="Configuration file (YAML; any fsspec URL).")]
 SetOption = Annotated[
@@ -34,12 +34,9 @@ def run(command: Callable[..., None]) -> None:
     app.command()(command)
     try:
         app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except Exception as error:
-        if reason := of_storage(error):
-            print(f"error: {hide(reason)}", file=sys.stderr)
+        if (sentence := mistake(error)) is not None:
+            print(f"error: {sentence}", file=sys.stderr)
             sys.exit(2)
         print(hide(traceback.format_exc()), end="", file=sys.stderr)
         sys.exit(1)

@@ -18,7 +18,7 @@ import ray
 import tenacity
 
 from base import NUMBA_LOCATORS
-from base.errors import UserError, of_storage
+from base.errors import UserError, mistake
 from pipelines.config import RayConfig
 
 if TYPE_CHECKING:
@@ -298,12 +298,10 @@ def _answer(index: int, function: Callable[[Any], Any], argument: Any) -> dict[s
     """The row of a result; Ray Data keeps no more than the text of an exception, so of a UserError too."""
     try:
         return {"index": index, "result": json.dumps(function(argument)), "mistake": ""}
-    except UserError as error:
-        return {"index": index, "result": "", "mistake": str(error)}
     except Exception as error:
-        if reason := of_storage(error):
-            return {"index": index, "result": "", "mistake": reason}
-        raise
+        if (sentence := mistake(error)) is None:
+            raise
+        return {"index": index, "result": "", "mistake": sentence}
 
 
 def _numbers(blocks: list[list[int]]) -> "ray.data.Dataset":
@@ -359,4 +357,4 @@ def _cause(error: BaseException) -> BaseException:
         inner = below
     if isinstance(inner, ray.exceptions.UserCodeException):
         return error
-    return inner if isinstance(inner, UserError) or of_storage(inner) else error
+    return error if mistake(inner) is None else inner

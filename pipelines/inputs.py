@@ -1,7 +1,9 @@
 """Which files a build reads: listing, content digests, and the parts they become."""
 
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,7 +11,7 @@ import xxhash
 
 from base import files
 from base.credentials import hide
-from base.errors import UserError, of_storage
+from base.errors import UserError, mistake
 from pipelines.config import SourceConfig
 from pipelines.reading import decompress, splitting
 
@@ -55,12 +57,8 @@ def check_sources(sources: list[SourceConfig]) -> set[tuple[str, str]]:
     for source in sources:
         for url in source.urls:
             pattern = files.absolute(url)
-            try:
+            with _told(f"source {source.name}: {url} cannot be listed"):
                 matches = _without_notes(files.list_files(pattern))
-            except Exception as error:
-                if not isinstance(error, OSError) and not of_storage(error):
-                    raise
-                raise UserError(f"source {source.name}: {url} cannot be listed: {error}") from None
             matches = [match for match in matches if _hidden(match) == _hidden(pattern)]
             if not matches:
                 raise UserError(f"source {source.name}: no file matches {url}")
@@ -130,28 +128,38 @@ def list_inputs(
     return sorted(inputs.values(), key=lambda item: (item.source, item.name, item.file, item.start))
 
 
+@contextmanager
+def _told(sentence: str) -> Iterator[None]:
+    """Turn what a storage raises into a UserError that begins with `sentence`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not isinstance(error, OSError) and mistake(error) is None:
+            raise
+        raise UserError(f"{sentence}: {error}") from None
+
+
 def _facts(file: str, known: dict[str, Any] | None) -> dict[str, Any]:
     filesystem, path = files.split(file)
-    try:
-        info = filesystem.info(path)
-        tag = info.get("ETag") or info.get("md5Hash") or info.get("etag") or info.get("blob_id")
-        times = (info.get(name) for name in ("mtime", "LastModified", "Last-Modified", "created"))
-        stamp = tag or next(filter(None, times), None)
-        if info["size"] is None:
-            raise UserError(f"the size of input file {file} is not told; download it first")
-        if known and stamp and (known["bytes"], known["stamp"]) == (info["size"], str(stamp)):
-            return known
-        return {
-            "bytes": info["size"],
-            "stamp": str(stamp),
-            "digest": str(tag) if tag else files.digest(file),
-        }
-    except FileNotFoundError:
-        raise UserError(f"input file {file} is not there any more") from None
-    except Exception as error:
-        if not isinstance(error, OSError) and not of_storage(error):
-            raise
-        raise UserError(f"input file {file} cannot be read: {error}") from None
+    with _told(f"input file {file} cannot be read"):
+        try:
+            info = filesystem.info(path)
+            tag = info.get("ETag") or info.get("md5Hash") or info.get("etag") or info.get("blob_id")
+            times = (info.get(name) for name in ("mtime", "LastModified", "Last-Modified", "created"))
+            stamp = tag or next(filter(None, times), None)
+            if info["size"] is None:
+                raise UserError(f"the size of input file {file} is not told; download it first")
+            if known and stamp and (known["bytes"], known["stamp"]) == (info["size"], str(stamp)):
+                return known
+            return {
+                "bytes": info["size"],
+                "stamp": str(stamp),
+                "digest": str(tag) if tag else files.digest(file),
+            }
+        except FileNotFoundError:
+            raise UserError(f"input file {file} is not there any more") from None
 
 
 def _part(source: str, file: str, facts: dict[str, Any], place: list[str]) -> str:
