@@ -36,7 +36,7 @@ class TrainJob:
 def precision_of(config: TrainConfig) -> str:
     """fp16, bf16 or fp32, with auto decided by the device.
 
-    oneDNN multiplies bf16 fast with AVX-512 and later; with AVX2 alone it is ten times as slow as fp32.
+    oneDNN multiplies bf16 fast with AVX-512 and later; with AVX2 alone it is far slower than fp32.
     """
     if config.precision != "auto":
         return config.precision
