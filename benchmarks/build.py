@@ -74,9 +74,10 @@ STORE = tempfile.TemporaryDirectory(prefix="piledriver-bench-")
 class Watch(threading.Thread):
     """Watches the private memory of the workers of a local cluster, and what lies in its object store."""
 
-    def __init__(self) -> None:
-        """Not started yet."""
+    def __init__(self, seconds: float) -> None:
+        """Not started yet; `seconds` pass between two looks."""
         super().__init__(daemon=True)
+        self.seconds = seconds
         self.finished = threading.Event()
         self.memory = 0
         self.stored = 0
@@ -84,24 +85,29 @@ class Watch(threading.Thread):
         self.busy: dict[int, float] = {}
 
     def run(self) -> None:
-        """Look once a second: a look takes some hundredths of one."""
-        while not self.finished.wait(1):
-            store = internal_api.get_memory_info_reply(ray._private.state.state).store_stats
-            self.stored = max(self.stored, store.object_store_bytes_used)
-            self.spilled = store.spilled_bytes_total
-            for process in psutil.Process().children(recursive=True):
-                try:
-                    if process.name().startswith("ray::"):
-                        memory, times = process.memory_info(), process.cpu_times()
-                        self.memory = max(self.memory, memory.rss - memory.shared)
-                        self.busy[process.pid] = times.user + times.system
-                except psutil.Error:
-                    continue
+        """Look every few seconds: a look takes some hundredths of one, which workers on all cores miss."""
+        while not self.finished.wait(self.seconds):
+            self.look()
+
+    def look(self) -> None:
+        """Note what is in use now."""
+        store = internal_api.get_memory_info_reply(ray._private.state.state).store_stats
+        self.stored = max(self.stored, store.object_store_bytes_used)
+        self.spilled = store.spilled_bytes_total
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if process.name().startswith("ray::"):
+                    memory, times = process.memory_info(), process.cpu_times()
+                    self.memory = max(self.memory, memory.rss - memory.shared)
+                    self.busy[process.pid] = times.user + times.system
+            except psutil.Error:
+                continue
 
     def close(self) -> None:
-        """Look no more."""
+        """Look a last time."""
         self.finished.set()
         self.join()
+        self.look()
 
 
 def configuration(data: Path, storage: Path, sources: list[Path], workers: int, **overrides: Any) -> Config:
@@ -119,11 +125,11 @@ def configuration(data: Path, storage: Path, sources: list[Path], workers: int, 
     return load(str(ROOT / "configs" / "pile.yaml"), settings)
 
 
-def build(config: Config) -> dict[str, Any]:
-    """Build on a new cluster: seconds in all and by stage, greatest memory of a worker."""
+def build(config: Config, looks: float = 5) -> dict[str, Any]:
+    """Build on a new cluster: seconds in all and by stage, memory of a worker seen every `looks` s."""
     cluster.start_local(config.ray.workers)
     time.sleep(SETTLE)
-    watch = Watch()
+    watch = Watch(looks)
     watch.start()
     stages: dict[str, float] = {}
     begin = time.perf_counter()
@@ -408,7 +414,7 @@ def measure_memory(data: Path, work: Path, copies: int) -> dict[str, Any]:
     found = {}
     for count in (1, copies):
         paths = write_copies(sources, work / f"copies-{count}", count, apart=True)
-        run = build(configuration(data, work / f"memory-{count}", paths, 2))
+        run = build(configuration(data, work / f"memory-{count}", paths, 2), looks=1)
         shutil.rmtree(work / f"memory-{count}")
         print(
             f"{run['megabytes']:6.0f} MB: greatest memory of a worker {run['worker_peak_mib']} MiB, "

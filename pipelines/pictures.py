@@ -7,13 +7,14 @@ page (--ink, --muted, --line, --accent, --mark), so that one picture fits light 
 import io
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.scale import SymmetricalLogTransform
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 SERIES = ("#4477aa", "#ee6677", "#2a9d5c", "#ccaa33", "#56b4d8", "#aa3377", "#ee8866", "#7a6fd0")
 """Colours of sources, readable on white and on black (after Paul Tol's qualitative schemes)."""
@@ -53,6 +54,11 @@ _STYLE = {
 }
 
 _SIDES = {"min": "≥", "max": "≤"}
+_PANELS = 3
+"""Histograms side by side in `distributions`."""
+_PANEL = 2.95, 1.1
+"""Their width and height in inches."""
+_SYMLOG = SymmetricalLogTransform(10, 1, 1).transform
 
 Format = Callable[[float], str]
 
@@ -190,43 +196,68 @@ def histogram(values: np.ndarray, low: float, high: float, label: str) -> str:
 
 
 def distributions(columns: dict[str, np.ndarray], thresholds: dict[str, list[tuple[str, float]]]) -> str:
-    """A histogram of each column with logarithmic counts and a line at each threshold ("min" or "max")."""
+    """A histogram of each column with logarithmic counts and a line at each threshold ("min" or "max").
+
+    One Axes in inches holds them all: dozens of Axes take seconds.
+    """
     with rc_context(_STYLE):
-        rows = math.ceil(len(columns) / 3)
-        # Margins by hand: laying out dozens of axes automatically takes seconds.
-        height = 1.75 * rows
-        figure = Figure(figsize=(10.4, height))
-        figure.subplots_adjust(0.045, 0.3 / height, 0.99, 1 - 0.3 / height, wspace=0.16, hspace=0.5)
-        grid = figure.subplots(rows, 3, squeeze=False).ravel()
-        for axis in grid[len(columns) :]:
-            axis.set_visible(False)
-        for axis, (name, array) in zip(grid, columns.items(), strict=False):
-            limits = thresholds.get(name, [])
-            ends = np.append(array, [value for _, value in limits])
-            low, high = float(ends.min()), float(ends.max())
-            wide = low >= 0 and high > 100 and high > 50 * max(float(np.median(array)), 1)
-            if wide:
-                edges = np.unique(np.concatenate([[0], np.geomspace(1, high + 1, 41)]))
-                axis.set_xscale("symlog", linthresh=1)
-                axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
-            else:
-                edges = np.linspace(low, high if high > low else low + 1, 41)
-                axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-                axis.locator_params(axis="x", nbins=5)
-            heights, edges = np.histogram(array, edges)
-            axis.stairs(heights, edges, fill=True, color=_ACCENT)
-            axis.set_yscale("symlog", linthresh=1)
-            axis.set_yticks(_decades(int(heights.max())))
-            axis.yaxis.set_minor_locator(NullLocator())
-            _count_axis(axis)
-            axis.set_ylim(0, float(heights.max()) * 1.6)
-            title = name.removeprefix("q_").replace("_", " ")
-            for _, value in limits:
-                axis.axvline(value, color=_MARK, linewidth=1.4)
-            if limits:
-                title += f"  ({', '.join(f'{_SIDES[side]} {value:,.9g}' for side, value in limits)})"
-            axis.set_title(title, fontsize=9)
+        rows = math.ceil(len(columns) / _PANELS)
+        figure = Figure(figsize=(10.4, 1.75 * rows))
+        axis = figure.add_axes((0, 0, 1, 1), xlim=(0, 10.4), ylim=(0, 1.75 * rows))
+        axis.set_axis_off()
+        for number, (name, array) in enumerate(columns.items()):
+            row, column = divmod(number, _PANELS)
+            corner = 0.47 + 3.42 * column, 1.75 * (rows - row) - 1.4
+            _distribution(axis, corner, name, array, thresholds.get(name, []))
         return _svg(figure, "Distributions of the measured quality columns")
+
+
+def _distribution(
+    axis: Axes, corner: tuple[float, float], name: str, array: np.ndarray, limits: list[tuple[str, float]]
+) -> None:
+    """One histogram of `distributions`, whose lower left corner is at `corner`."""
+    left, below = corner
+    ends = np.append(array, [value for _, value in limits])
+    low, high = float(ends.min()), float(ends.max())
+    wide = low >= 0 and high > 100 and high > 50 * max(float(np.median(array)), 1)
+    if wide:
+        edges = np.unique(np.concatenate([[0], np.geomspace(1, high + 1, 41)]))
+        ticks: list[float] = [0, *_decades(int(high))]
+        labels = [short_count(value) for value in ticks]
+    else:
+        edges = np.linspace(low, high if high > low else low + 1, 41)
+        ticks = [value for value in MaxNLocator(5).tick_values(low, edges[-1]) if low <= value <= edges[-1]]
+        labels = [f"{value:.3g}" for value in ticks]
+    heights, edges = np.histogram(array, edges)
+    counts = _decades(int(heights.max()))
+
+    def across(values: Sequence[float] | np.ndarray) -> np.ndarray:
+        lengths: np.ndarray = np.array([edges[0], edges[-1], *values])
+        if wide:
+            lengths = _SYMLOG(lengths)
+        places: np.ndarray = left + _PANEL[0] * (lengths[2:] - lengths[0]) / (lengths[1] - lengths[0])
+        return places
+
+    def upwards(values: Sequence[float] | np.ndarray) -> np.ndarray:
+        lengths: np.ndarray = _SYMLOG(np.array([heights.max() * 1.6, *values]))
+        places: np.ndarray = below + _PANEL[1] * lengths[1:] / lengths[0]
+        return places
+
+    right = left + _PANEL[0]
+    axis.hlines(upwards(counts), left, right, color=_LINE, linewidth=0.6, zorder=0)
+    axis.stairs(upwards(heights), across(edges), baseline=below, fill=True, color=_ACCENT)
+    axis.hlines(below, left, right, color=_LINE, linewidth=0.8)
+    marks = across([value for _, value in limits])
+    axis.vlines(marks, below, below + _PANEL[1], color=_MARK, linewidth=1.4)
+    for value, place in zip(counts, upwards(counts), strict=True):
+        text = short_count(value)
+        axis.text(left - 0.05, place, text, ha="right", va="center", fontsize=8, color=_MUTED)
+    for label, place in zip(labels, across(ticks), strict=True):
+        axis.text(place, below - 0.05, label, ha="center", va="top", fontsize=9, color=_MUTED)
+    title = name.removeprefix("q_").replace("_", " ")
+    if limits:
+        title += f"  ({', '.join(f'{_SIDES[side]} {value:,.9g}' for side, value in limits)})"
+    axis.text(left, below + _PANEL[1] + 0.08, title, fontsize=9)
 
 
 def shares(names: list[str], tokens: list[float], weights: list[float]) -> str:

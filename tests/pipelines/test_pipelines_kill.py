@@ -221,7 +221,12 @@ class Victim:
                 continue
             fresh, wait = 0, self.choose.randrange(1, 5)
             time.sleep(self.choose.random() * 0.08)
-            if self.kill(kinds.pop(), driver, event[0]):
+            kind = kinds.pop()
+            ended = self.kill(kind, driver, event[0])
+            if driver.exitcode == 0:
+                # The build was faster than its killer, who comes again in the next one.
+                kinds.append(kind)
+            if ended:
                 return driver.exitcode == 0
 
     def kill(self, kind: str, driver: multiprocessing.process.BaseProcess, stage: str) -> bool:
@@ -245,7 +250,6 @@ class Victim:
             self.ray.kill()
         if kind != "worker":
             driver.join()
-        # A build that was faster than its killer was not killed.
         if driver.exitcode != 0:
             self.kills.append((kind, stage))
         self.check()
