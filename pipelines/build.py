@@ -552,20 +552,7 @@ class Build:
     def write_files(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
         """Write the version's files besides shards and manifest; returns the manifest."""
         files.write_bytes(files.join(self.folder, "tokenizer.json"), files.read_bytes(self.tokenizer))
-        dropped = {
-            "quality": self._join("dropped/quality.parquet", self.quality_dropped),
-            "duplicates": self._join("dropped/duplicates.parquet", self.dropped),
-            "edits": self._join(
-                "dropped/edits.parquet", [task.url("dropped") for task in self.tokenize_tasks]
-            ),
-        }
-        contamination = self._join(
-            "contamination.parquet", [task.url("hits") for task in self.tokenize_tasks]
-        )
-        self._join("lines.parquet", self.lines)
-        rejects = self._join(
-            "rejects.parquet", [self.part("rejects", item, "parquet") for item in self.inputs]
-        )
+        tables = self._join_tables()
         manifest = {
             **commit.manifest(
                 self.config,
@@ -582,16 +569,16 @@ class Build:
                 *([f"versions/{self.version}/lines.parquet"] if self.lines else []),
             ],
             "languages": self.languages,
-            "contamination": self._contamination(contamination),
+            "contamination": self._contamination(tables["contamination"]),
             "redacted": self._redacted(),
         }
         report.write_report(
             manifest,
             report.Tables(
-                {stage: [url] for stage, url in dropped.items()},
+                {name: [tables[f"dropped/{name}"]] for name in ("quality", "duplicates", "edits")},
                 [self.part("attributes", item, "parquet") for item in self.inputs],
-                [rejects],
-                contamination,
+                [tables["rejects"]],
+                tables["contamination"],
                 self.documents_files(),
                 list(self.scores.values()),
             ),
@@ -600,12 +587,26 @@ class Build:
             | language.thresholds(self.config.language)
             | score.thresholds(self.config.score),
         )
-        tables = ("rejects", "contamination", "lines", *(f"dropped/{name}" for name in dropped))
-        written = ("tokenizer.json", *(f"{name}.parquet" for name in tables))
-        manifest["files"] = {
-            path: files.digest(files.join(self.folder, path)) for path in (*written, "report.html")
-        }
+        written = ("tokenizer.json", *(f"{name}.parquet" for name in tables), "report.html")
+        manifest["files"] = {path: files.digest(files.join(self.folder, path)) for path in written}
         return manifest
+
+    def _join_tables(self) -> dict[str, str]:
+        """Write the version's tables from those of its parts; their URLs by name."""
+        parts = {
+            "rejects": [self.part("rejects", item, "parquet") for item in self.inputs],
+            "dropped/quality": self.quality_dropped,
+            "dropped/duplicates": self.dropped,
+            "dropped/edits": [task.url("dropped") for task in self.tokenize_tasks],
+            "contamination": [task.url("hits") for task in self.tokenize_tasks],
+            "lines": self.lines,
+        }
+        tasks = [
+            commit.Join(files.join(self.folder, f"{name}.parquet"), urls) for name, urls in parts.items()
+        ]
+        count = counter(self.progress, "tables", 0, len(tasks))
+        urls = run_tasks(commit.join_tables, tasks, self.config.ray.workers, count)
+        return dict(zip(parts, urls, strict=True))
 
     def _contamination(self, url: str) -> dict[str, dict[str, int]]:
         """By benchmark: items looked for, items found, and documents dropped or cut for them."""
@@ -635,7 +636,3 @@ class Build:
                 kind for source in self.config.sources for kind in (source.kind, *source.kinds.values())
             )
         )
-
-    def _join(self, path: str, urls: list[str]) -> str:
-        """One table of the version from the tables of its parts."""
-        return commit.join_tables(files.join(self.folder, path), urls)

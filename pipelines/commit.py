@@ -1,6 +1,7 @@
 """What a new corpus version is committed with besides its shards: dedup index, joined tables, manifest."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -62,22 +63,30 @@ def add_index(
     return paths
 
 
-def join_tables(url: str, urls: list[str]) -> str:
-    """Write one table of a version from the tables of its parts, without dictionaries; returns `url`.
+@dataclass(frozen=True)
+class Join:
+    """A table of a version, to be made of the tables of its parts."""
+
+    url: str
+    parts: list[str]
+
+
+def join_tables(task: Join) -> str:
+    """Write one table of a version, without dictionaries; returns its URL.
 
     Some tables are in memory at a time; a file without columns is written of none.
     """
-    with files.atomic_writer(url) as file, ThreadPoolExecutor(TABLES_AT_ONCE) as readers:
+    with files.atomic_writer(task.url) as file, ThreadPoolExecutor(TABLES_AT_ONCE) as readers:
         writer = None
-        for first in range(0, len(urls), TABLES_AT_ONCE):
-            batch = urls[first : first + TABLES_AT_ONCE]
+        for first in range(0, len(task.parts), TABLES_AT_ONCE):
+            batch = task.parts[first : first + TABLES_AT_ONCE]
             table = pa.concat_tables(list(readers.map(_read_plain, batch)))
             writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
             writer.write_table(table)
         if writer is None:
             writer = pq.ParquetWriter(file, pa.schema([]))
         writer.close()
-    return url
+    return task.url
 
 
 def _read_plain(url: str) -> pa.Table:

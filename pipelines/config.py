@@ -91,7 +91,8 @@ class IngestConfig(Section):
     """Longer records are rejected."""
     split_bytes: int = Field(256 * 2**20, ge=2**10)
     """Larger files are read in ranges of about so many bytes (as stored), by several workers, where their
-    format allows: JSON lines (not compressed, or in several zstd frames), parquet, Arrow, plain WARC."""
+    format allows: JSON lines (not compressed, or in several zstd frames), parquet, Arrow, WARC (not
+    compressed, or with a gzip member for each record, as Common Crawl has them)."""
     invalid_utf8: Literal["reject", "cp1252"] = "reject"
     """What happens to a record that is not UTF-8: rejected, or read as Windows-1252."""
     on_damaged_file: Literal["reject", "stop"] = "reject"

@@ -187,7 +187,7 @@ class Merge:
         content = files.read_bytes(files.join(self.parent.url, tokenizer["file"]))
         files.write_bytes(files.join(self.folder, tokenizer["file"]), content)
         dropped = files.join(self.folder, "dropped/duplicates.parquet")
-        commit.join_tables(dropped, self.dropped_of_shards)
+        commit.join_tables(commit.Join(dropped, self.dropped_of_shards))
         inputs = [
             {**item, "part": self.names.get(item["part"], item["part"])}
             for item in self.other.manifest["inputs"]

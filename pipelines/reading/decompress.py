@@ -104,8 +104,8 @@ class _Range:
 def pieces(url: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
     """The decompressed content of a file, or of a range of its bytes, in pieces of at most STEP bytes.
 
-    A range of a compressed file begins and ends with a frame. All frames or members are read; skippable
-    zstd frames and zeros after a gzip member are passed over. Memory is a few STEPs and, of a zstd frame, its
+    A range of a compressed file begins and ends with a frame or member. All of them are read; skippable zstd
+    frames and zeros after a gzip member are passed over. Memory is a few STEPs and, of a zstd frame, its
     window: up to 128 MiB, and up to 2 GiB if `zstd --long=28` to `--long=31` wrote it. Raises DamagedFile
     after the last byte that could be decompressed, and for text in UTF-16 or UTF-32, which a byte order mark
     tells.

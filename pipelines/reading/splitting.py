@@ -1,6 +1,8 @@
 """Where a large file can be cut into ranges that are read on their own."""
 
 import mmap
+import zlib
+from typing import IO
 
 import zstandard
 
@@ -12,6 +14,9 @@ from pipelines.reading.webarchive import record_starts
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _SEEKABLE = 0x8F92EAB1
+_GZIP = b"\x1f\x8b\x08"
+_PROBE = 2**12
+"""Bytes of a gzip member that are enough for the first few of what it holds."""
 
 
 def starts(url: str, source: SourceConfig, size: int, split_bytes: int) -> list[int]:
@@ -19,8 +24,8 @@ def starts(url: str, source: SourceConfig, size: int, split_bytes: int) -> list[
 
     JSON lines are cut anywhere if they are not compressed, and between frames if they are compressed by
     zstd; parquet and Arrow files anywhere, since row groups and batches are never divided. Arrow streams
-    and web archives that are not compressed are cut only if they are local files, for they must be walked.
-    All other files are one range.
+    and web archives that are not compressed are cut only if they are local files, for they must be walked;
+    web archives with a gzip member for each record between members. All other files are one range.
     """
     count = round(size / split_bytes)
     if count < 2:
@@ -35,9 +40,12 @@ def starts(url: str, source: SourceConfig, size: int, split_bytes: int) -> list[
             return [0, *wanted]
         if codec == "zstd":
             return _nearest(_frames(url, size), wanted)
-    local = files.local_path(url)
-    if kind == "warc" and local and decompress.compression(url) is None:
-        return _nearest(record_starts(local, 0, size), wanted)
+    if kind == "warc":
+        codec, local = decompress.compression(url), files.local_path(url)
+        if codec is None and local:
+            return _nearest(record_starts(local, 0, size), wanted)
+        if codec == "gzip":
+            return _members(url, size, wanted)
     return [0]
 
 
@@ -56,6 +64,42 @@ def _nearest(places: list[int], wanted: list[int]) -> list[int]:
         if at < len(places):
             chosen.add(places[at])
     return sorted(chosen)
+
+
+def _members(url: str, size: int, wanted: list[int]) -> list[int]:
+    """0 and for each wanted place of a web archive the first gzip member from it on, before the next place.
+
+    A member is known by its magic number and by what it decompresses to, the beginning of a record. A file
+    whose first member is long has no others to look for.
+    """
+    with decompress.open_file(url) as file:
+        first = zlib.decompressobj(31)
+        try:
+            first.decompress(file.read(decompress.STEP), 16 * decompress.STEP)
+        except zlib.error:
+            return [0]
+        if not first.eof:
+            return [0]
+        ends = [*wanted[1:], size]
+        found = [_member(file, place, end) for place, end in zip(wanted, ends, strict=True)]
+    return [0, *(place for place in found if place is not None)]
+
+
+def _member(file: IO[bytes], start: int, stop: int) -> int | None:
+    """The first gzip member from `start` on and before `stop` that begins with a web archive's record."""
+    for begin in range(start, stop, decompress.STEP):
+        file.seek(begin)
+        data = file.read(decompress.STEP + _PROBE)
+        last = min(stop - begin, decompress.STEP) + len(_GZIP) - 1
+        at = data.find(_GZIP, 0, last)
+        while at >= 0:
+            try:
+                if zlib.decompressobj(31).decompress(data[at : at + _PROBE], 5) == b"WARC/":
+                    return begin + at
+            except zlib.error:
+                pass
+            at = data.find(_GZIP, at + 1, last)
+    return None
 
 
 def _frames(url: str, size: int) -> list[int]:

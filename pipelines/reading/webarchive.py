@@ -18,6 +18,8 @@ from pipelines.reading.records import SAMPLE_BYTES, Batch, Reject, column_batch,
 
 _HTML = ("text/html", "application/xhtml+xml")
 _LONGEST_HEADER = 2**20
+_BEGIN = b"WARC/"
+_NEXT = b"\nWARC/1."
 _ERRORS = (zlib.error, brotli.error, zstandard.ZstdError)
 
 
@@ -40,7 +42,7 @@ def record_starts(path: str, start: int, stop: int) -> list[int]:
         at = start
         while at < stop:
             end = data.find(b"\r\n\r\n", at, at + _LONGEST_HEADER)
-            fields = _fields(data[at:end]) if data[at : at + 5] == b"WARC/" and end >= 0 else {}
+            fields = _fields(data[at:end]) if data[at : at + 5] == _BEGIN and end >= 0 else {}
             length = fields.get(b"content-length", b"")
             if not length.isdigit():
                 return []
@@ -52,9 +54,24 @@ def record_starts(path: str, start: int, stop: int) -> list[int]:
 
 
 def count_warc(url: str, start: int, stop: int) -> int:
-    """Records of a range of a local file that is not compressed."""
+    """Records of a range, as many as `read_warc` numbers."""
     path = files.local_path(url)
-    return len(record_starts(path, start, stop)) if path else 0
+    if path and decompress.compression(url) is None:
+        return len(record_starts(path, start, stop))
+    stream = _Stream(decompress.pieces(url, start, stop))
+    records = 0
+    while True:
+        stream.skip_blank()
+        if not stream.peek(1):
+            return records + (stream.damage is not None)
+        size, _ = stream.record()
+        if size is None and stream.ended_in_header():
+            return records + 1
+        if size is None:
+            stream.skip_to(_NEXT)
+        elif stream.skip(size) < size:
+            return records + 1
+        records += 1
 
 
 def read_warc(
@@ -77,18 +94,16 @@ def read_warc(
         head = stream.peek(SAMPLE_BYTES)
         if not head:
             break
-        fields = _fields(stream.peek_header()) if head.startswith(b"WARC/") else {}
-        length = fields.get(b"content-length", b"")
-        if not length.isdigit():
-            if head.startswith(b"WARC/") and stream.ended_in_header():
+        size, fields = stream.record()
+        if size is None:
+            if stream.ended_in_header():
                 break
-            size = stream.skip_to(b"\nWARC/1.")
+            size = stream.skip_to(_NEXT)
             rejects.append(Reject(record, "invalid_warc", "There is no WARC header.", size, head))
             held += SAMPLE_BYTES
         else:
-            kind = fields.get(b"warc-type", b"")
-            size = len(stream.peek_header()) + int(length)
-            if int(length) > config.max_document_bytes:
+            kind, length = fields.get(b"warc-type", b""), int(fields[b"content-length"])
+            if length > config.max_document_bytes:
                 passed = stream.skip(size)
                 if passed < size:
                     stream.damage = stream.damage or _ends_early()
@@ -101,7 +116,7 @@ def read_warc(
                 break
             else:
                 stream.skip(size)
-                body = content[size - int(length) :]
+                body = content[size - length :]
                 try:
                     text = _text(kind, fields, body, config)
                     if text is None:
@@ -183,9 +198,16 @@ class _Stream:
                 return b""
             size *= 2
 
+    def record(self) -> tuple[int | None, dict[bytes, bytes]]:
+        """Size and header fields of the record that begins here; no size without a header that tells it."""
+        header = self.peek_header() if self.peek(5) == _BEGIN else b""
+        fields = _fields(header)
+        length = fields.get(b"content-length", b"")
+        return (len(header) + int(length) if length.isdigit() else None), fields
+
     def ended_in_header(self) -> bool:
-        """Whether the file ends before the next empty line."""
-        return self.ended and not self.peek_header()
+        """Whether a record begins here and the file ends before the next empty line."""
+        return self.peek(5) == _BEGIN and self.ended and not self.peek_header()
 
     def skip(self, size: int) -> int:
         """Pass over `size` bytes; returns how many there were."""

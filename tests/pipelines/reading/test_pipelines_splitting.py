@@ -1,5 +1,7 @@
 """A large file in ranges: the same records, with the same numbers, however it is cut."""
 
+import gzip
+import itertools
 import json
 import random
 from pathlib import Path
@@ -194,6 +196,40 @@ def test_web_archives(tmp_path: Path) -> None:
     path.write_bytes(b"".join(parts)[:-1])
     assert cut(path, 2**13) == [0]
     path.write_bytes(b"".join(parts[:9]) + b"lost" + b"".join(parts[9:]))
+    assert cut(path, 2**13) == [0]
+
+
+def test_compressed_web_archives(tmp_path: Path) -> None:
+    choose = random.Random(0)
+    members = []
+    for number in range(300):
+        # Level 0 keeps what is compressed in it as it is: magic numbers that begin no record.
+        body = f"page {number} ".encode() + choose.randbytes(choose.randrange(600)).hex().encode()
+        kind = "conversion" if number % 3 else "metadata"
+        body += gzip.compress(b"no record") if kind == "metadata" else b""
+        head = f"WARC/1.0\r\nWARC-Type: {kind}\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n"
+        content = head.encode() + b"\r\n" + body + b"\r\n\r\n"
+        members.append(gzip.compress(content, compresslevel=choose.choice((0, 6))))
+    members[100] += gzip.compress(b"not a record\r\n\r\n")
+    path = tmp_path / "a.wet.gz"
+    path.write_bytes(b"".join(members))
+    size = path.stat().st_size
+    starts = cut(path, 2**13)
+    assert len(starts) > 8
+    assert set(starts) <= {0, *itertools.accumulate(map(len, members))}
+    whole = read_range(str(path))
+    assert len(whole[0]) == 200
+    assert read_ranges(str(path), starts, size) == whole
+    # The numbers of a range that ends early are not given again in the next one.
+    content = path.read_bytes()
+    damaged = starts[2] - 10
+    path.write_bytes(content[:damaged] + bytes(10) + content[damaged + 10 :])
+    documents, rejects, _ = read_ranges(str(path), starts, size)
+    numbers = [row[0] for row in (*documents, *rejects)]
+    assert len(numbers) == len(set(numbers)) > 150
+    path.write_bytes(gzip.compress(gzip.decompress(content)))
+    assert cut(path, 2**13) == [0]
+    path.write_bytes(content[:5] + bytes(50) + content[55:])
     assert cut(path, 2**13) == [0]
 
 
