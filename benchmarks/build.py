@@ -12,9 +12,10 @@ and the report once; datatrove's are its CPU seconds, which are fewer.
 Both: every document measured by the rules of Gopher, C4 and FineWeb and hardly any
 dropped, MinHash 14 x 8 over word 5-grams, personal data replaced,
 GPT-NeoX tokens. Ours measures the language too, verifies duplicates and checks its tokens.
-workers: `copies` of pile_sample (each with its words in another order, so that they are no duplicates) by two
-workers, one, and two again; the mean of the seconds counts. Few copies show the start of processes. Before
-and after: how many times as much two processes do as one of the rules' kernels alone, the machine's limit.
+workers: half of `copies` of pile_sample, then all (each with its words in another order, so that they are no
+duplicates), by two workers, one, and two again; the mean of the seconds counts. Few copies show the start of
+processes. Before and after: how many times as much two processes do as one of the rules' kernels alone, the
+machine's limit.
 profile: pile_sample with every task in this process; the functions in which the time goes, compiled kernels
 counted to the function that calls them.
 memory: greatest private memory of a worker, use and spill of the object store, for pile_sample and for the
@@ -40,6 +41,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from statistics import mean
 from typing import Any
 from unittest import mock
 
@@ -278,17 +280,49 @@ def machine_scaling(data: Path) -> float:
 
 
 def measure_workers(data: Path, work: Path, copies: int) -> dict[str, Any]:
-    """Copies of pile_sample by two workers, by one, and by two again, and what the machine itself could do.
+    """Half the copies of pile_sample and then all by two workers, one, and two again; the machine itself.
 
     A virtual machine's speed drifts with its neighbours'; in this order drift counts for both alike, if it is
     even. times = times by busy time x CPU of one over two: how busy two workers are over how busy one is, the
-    program's part, and how much longer the same work takes two cores at once, the machine's.
+    program's part, and how much longer the same work takes two cores at once, the machine's. "times of the
+    second half": of the seconds that all copies took more than half of them, without what every build costs
+    once: starts, the ends of stages, the report.
     """
     machine = [machine_scaling(data)]
     sources = write_copies(sorted((data / "pile_sample").glob("*.jsonl.zst")), work / "copies", copies)
+    half = [path for path in sources if _copy_of(path) < copies // 2]
+    runs = {
+        "half": alternate(data, work / "workers", half),
+        "all": alternate(data, work / "workers", sources),
+    }
+    machine.append(machine_scaling(data))
+    seconds = {name: [mean(run["seconds"] for run in of) for of in pair] for name, pair in runs.items()}
+    one, two = seconds["all"]
+    busy = [mean(run["workers_cpu_seconds"] for run in of) for of in runs["all"]]
+    more = [whole - part for whole, part in zip(seconds["all"], seconds["half"], strict=True)]
+    found = {
+        "times": round(one / two, 3),
+        "times of half": round(seconds["half"][0] / seconds["half"][1], 3),
+        "times of the second half": round(more[0] / more[1], 3),
+        "times by busy time": round(busy[1] / two / (busy[0] / one), 3),
+        "CPU of one over two": round(busy[0] / busy[1], 3),
+        "kernels alone": [round(times, 3) for times in machine],
+    }
+    print(f"two workers over one (must be 1.85): {found}")
+    return {name: {"one": pair[0], "two": pair[1]} for name, pair in runs.items()} | found
+
+
+def _copy_of(path: Path) -> int:
+    """The number of a file that `write_copies` wrote."""
+    return int(path.name.split(".")[0].rpartition("-")[2])
+
+
+def alternate(
+    data: Path, storage: Path, sources: list[Path]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Builds of `sources` by two workers, one, and two again: those of one worker and those of two."""
     runs: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
     for workers in (2, 1, 2):
-        storage = work / "workers"
         runs[workers].append(run := build(configuration(data, storage, sources, workers)))
         shutil.rmtree(storage)
         print(
@@ -296,17 +330,7 @@ def measure_workers(data: Path, work: Path, copies: int) -> dict[str, Any]:
         )
         for stage, seconds in run["stages"].items():
             print(f"    {stage:<12} {seconds:7.2f} s  {100 * seconds / run['seconds']:5.1f} %")
-    one, two = (sum(run["seconds"] for run in found) / len(found) for found in runs.values())
-    machine.append(machine_scaling(data))
-    busy = [sum(run["workers_cpu_seconds"] for run in found) / len(found) for found in runs.values()]
-    found = {
-        "times": round(one / two, 3),
-        "times by busy time": round(busy[1] / two / (busy[0] / one), 3),
-        "CPU of one over two": round(busy[0] / busy[1], 3),
-        "kernels alone": [round(times, 3) for times in machine],
-    }
-    print(f"two workers over one (must be 1.85): {found}")
-    return {"one": runs[1], "two": runs[2], **found}
+    return runs[1], runs[2]
 
 
 def strided(text: str, stride: int) -> str:
