@@ -290,47 +290,39 @@ def measure_workers(data: Path, work: Path, copies: int) -> dict[str, Any]:
     """
     machine = [machine_scaling(data)]
     sources = write_copies(sorted((data / "pile_sample").glob("*.jsonl.zst")), work / "copies", copies)
-    half = [path for path in sources if _copy_of(path) < copies // 2]
+    half = [path for number, path in enumerate(sources) if number % copies < copies // 2]
     runs = {
         "half": alternate(data, work / "workers", half),
         "all": alternate(data, work / "workers", sources),
     }
     machine.append(machine_scaling(data))
-    seconds = {name: [mean(run["seconds"] for run in of) for of in pair] for name, pair in runs.items()}
-    one, two = seconds["all"]
-    busy = [mean(run["workers_cpu_seconds"] for run in of) for of in runs["all"]]
-    more = [whole - part for whole, part in zip(seconds["all"], seconds["half"], strict=True)]
+    some_one, some_two = (mean(run["seconds"] for run in of) for of in runs["half"].values())
+    one, two = (mean(run["seconds"] for run in of) for of in runs["all"].values())
+    busy = [mean(run["workers_cpu_seconds"] for run in of) for of in runs["all"].values()]
     found = {
         "times": round(one / two, 3),
-        "times of half": round(seconds["half"][0] / seconds["half"][1], 3),
-        "times of the second half": round(more[0] / more[1], 3),
+        "times of half": round(some_one / some_two, 3),
+        "times of the second half": round((one - some_one) / (two - some_two), 3),
         "times by busy time": round(busy[1] / two / (busy[0] / one), 3),
         "CPU of one over two": round(busy[0] / busy[1], 3),
         "kernels alone": [round(times, 3) for times in machine],
     }
     print(f"two workers over one (must be 1.85): {found}")
-    return {name: {"one": pair[0], "two": pair[1]} for name, pair in runs.items()} | found
+    return runs | found
 
 
-def _copy_of(path: Path) -> int:
-    """The number of a file that `write_copies` wrote."""
-    return int(path.name.split(".")[0].rpartition("-")[2])
-
-
-def alternate(
-    data: Path, storage: Path, sources: list[Path]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Builds of `sources` by two workers, one, and two again: those of one worker and those of two."""
-    runs: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
-    for workers in (2, 1, 2):
-        runs[workers].append(run := build(configuration(data, storage, sources, workers)))
+def alternate(data: Path, storage: Path, sources: list[Path]) -> dict[str, list[dict[str, Any]]]:
+    """Builds of `sources` by two workers, one, and two again: those of "one" worker and those of "two"."""
+    runs: dict[str, list[dict[str, Any]]] = {"one": [], "two": []}
+    for name, workers in (("two", 2), ("one", 1), ("two", 2)):
+        runs[name].append(run := build(configuration(data, storage, sources, workers)))
         shutil.rmtree(storage)
         print(
             f"{workers} workers {run['seconds']:8.1f} s  {run['megabytes_per_second']:8.2f} MB/s", flush=True
         )
         for stage, seconds in run["stages"].items():
             print(f"    {stage:<12} {seconds:7.2f} s  {100 * seconds / run['seconds']:5.1f} %")
-    return runs[1], runs[2]
+    return runs
 
 
 def strided(text: str, stride: int) -> str:

@@ -5,6 +5,7 @@ running again finds finished work and a changed setting never mixes with old out
 """
 
 import logging
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -171,23 +172,25 @@ class Build:
         ranges = [item for item in self.inputs if (item.source, item.file) in divided & unread]
         if not ranges:
             return {}
+        # No range needs the number of records in the last one of a file.
+        counted = [item for item, after in pairwise(ranges) if after.start]
         tasks = [
             Count(
                 item,
                 self.sources[item.source],
                 self.work("records", self.measure_key(item.source), f"{item.part}.json"),
             )
-            for item in ranges
+            for item in counted
         ]
-        counts = run_tasks(
-            count_part, tasks, self.config.ray.workers, counter(self.progress, "count", 0, len(tasks))
-        )
+        count = counter(self.progress, "count", 0, len(tasks))
+        counts = run_tasks(count_part, tasks, self.config.ray.workers, count)
+        records = dict(zip(counted, counts, strict=True))
         first: dict[Input, int] = {}
         below = 0
-        for item, count in zip(ranges, counts, strict=True):
+        for item in ranges:
             below = below if item.start else 0
             first[item] = below
-            below += count
+            below += records.get(item, 0)
         return first
 
     def check_mixture(self) -> None:

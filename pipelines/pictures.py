@@ -190,7 +190,9 @@ def histogram(values: np.ndarray, low: float, high: float, label: str) -> str:
         axis = figure.subplots()
         heights, edges = np.histogram(values, np.linspace(low, high, 41))
         axis.stairs(heights, edges, fill=True, color=_ACCENT)
-        _count_axis(axis)
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
+        axis.tick_params(axis="y", labelcolor=_MUTED, labelsize=8)
+        axis.grid(axis="y")
         axis.set_xlabel(label)
         return _svg(figure, f"Histogram of {label}")
 
@@ -284,12 +286,6 @@ def shares(names: list[str], tokens: list[float], weights: list[float]) -> str:
 def _decades(top: int) -> list[int]:
     step = 1 if top < 10**4 else 2
     return [10**power for power in range(0, len(str(max(top, 1))), step)]
-
-
-def _count_axis(axis: Axes) -> None:
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
-    axis.tick_params(axis="y", labelcolor=_MUTED, labelsize=8)
-    axis.grid(axis="y")
 
 
 def _svg(figure: Figure, description: str) -> str:

@@ -43,11 +43,11 @@ def record_starts(path: str, start: int, stop: int) -> list[int]:
         while at < stop:
             end = data.find(b"\r\n\r\n", at, at + _LONGEST_HEADER)
             fields = _fields(data[at:end]) if data[at : at + 5] == _BEGIN and end >= 0 else {}
-            length = fields.get(b"content-length", b"")
-            if not length.isdigit():
+            length = _length(fields)
+            if length is None:
                 return []
             starts.append(at)
-            at = end + 4 + int(length) + 4
+            at = end + 4 + length + 4
             if data[at - 4 : at] != b"\r\n\r\n":
                 return []
     return starts
@@ -64,12 +64,13 @@ def count_warc(url: str, start: int, stop: int) -> int:
         stream.skip_blank()
         if not stream.peek(1):
             return records + (stream.damage is not None)
-        size, _ = stream.record()
-        if size is None and stream.ended_in_header():
+        header, fields = stream.header()
+        length = _length(fields)
+        if length is None and stream.ended_in_header():
             return records + 1
-        if size is None:
+        if length is None:
             stream.skip_to(_NEXT)
-        elif stream.skip(size) < size:
+        elif stream.skip(header + length) < header + length:
             return records + 1
         records += 1
 
@@ -94,15 +95,17 @@ def read_warc(
         head = stream.peek(SAMPLE_BYTES)
         if not head:
             break
-        size, fields = stream.record()
-        if size is None:
+        header, fields = stream.header()
+        length = _length(fields)
+        if length is None:
             if stream.ended_in_header():
                 break
             size = stream.skip_to(_NEXT)
             rejects.append(Reject(record, "invalid_warc", "There is no WARC header.", size, head))
             held += SAMPLE_BYTES
         else:
-            kind, length = fields.get(b"warc-type", b""), int(fields[b"content-length"])
+            kind = fields.get(b"warc-type", b"")
+            size = header + length
             if length > config.max_document_bytes:
                 passed = stream.skip(size)
                 if passed < size:
@@ -116,7 +119,7 @@ def read_warc(
                 break
             else:
                 stream.skip(size)
-                body = content[size - length :]
+                body = content[header:]
                 try:
                     text = _text(kind, fields, body, config)
                     if text is None:
@@ -198,12 +201,10 @@ class _Stream:
                 return b""
             size *= 2
 
-    def record(self) -> tuple[int | None, dict[bytes, bytes]]:
-        """Size and header fields of the record that begins here; no size without a header that tells it."""
+    def header(self) -> tuple[int, dict[bytes, bytes]]:
+        """Size and fields of the header of the record that begins here; 0 and none where none does."""
         header = self.peek_header() if self.peek(5) == _BEGIN else b""
-        fields = _fields(header)
-        length = fields.get(b"content-length", b"")
-        return (len(header) + int(length) if length.isdigit() else None), fields
+        return len(header), _fields(header)
 
     def ended_in_header(self) -> bool:
         """Whether a record begins here and the file ends before the next empty line."""
@@ -250,6 +251,12 @@ def _fields(header: bytes) -> dict[bytes, bytes]:
         if colon:
             fields.setdefault(name.strip().lower(), value.strip())
     return fields
+
+
+def _length(fields: dict[bytes, bytes]) -> int | None:
+    """Bytes of a record after its header, if that tells them."""
+    length = fields.get(b"content-length", b"")
+    return int(length) if length.isdigit() else None
 
 
 def _text(kind: bytes, fields: dict[bytes, bytes], body: bytes, config: IngestConfig) -> bytes | None:
