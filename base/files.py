@@ -1,7 +1,7 @@
 """Reading and atomic writing on any fsspec URL.
 
 A write is visible under its final name only when it is complete: a local file is written under a
-temporary name and renamed, any other is spooled to local disk and uploaded as a whole.
+temporary name, synced and renamed, any other is spooled to local disk and uploaded as a whole.
 """
 
 import errno
@@ -48,6 +48,21 @@ def split(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 def join(url: str, *parts: str) -> str:
     """`url` with `parts` appended, separated by single slashes."""
     return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def below(folder: str, path: str) -> str:
+    """The URL of a relative path that somebody else may have written, below `folder`.
+
+    Raises UserError for a path that is empty or leaves the folder.
+    """
+    parts = path.split("/") if isinstance(path, str) else []
+    if (
+        not parts
+        or any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts)
+        or "::" in path
+    ):
+        raise UserError(f"{path!r} is no path below {folder}")
+    return join(folder, path)
 
 
 def absolute(url: str) -> str:
@@ -133,12 +148,15 @@ def atomic_writer(url: str) -> Iterator[IO[bytes]]:
         temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{name}")
         try:
             with _mendable(url, _FORBIDDEN):
-                os.makedirs(folder, exist_ok=True)
+                _make_folder(folder)
                 opened = open(temporary, "wb")  # noqa: SIM115
             with _mendable(url, _FULL), opened as file:
                 yield file
+                file.flush()
+                os.fsync(file.fileno())
             with _mendable(url, _FORBIDDEN):
                 os.replace(temporary, path)
+                _sync_folder(folder)
         except BaseException:
             if os.path.exists(temporary):
                 os.unlink(temporary)
@@ -150,6 +168,26 @@ def atomic_writer(url: str) -> Iterator[IO[bytes]]:
         with _mendable(url, _FORBIDDEN):
             filesystem.makedirs(filesystem._parent(path), exist_ok=True)
             filesystem.put_file(spool.name, path)
+
+
+def _make_folder(path: str) -> None:
+    """Make a local folder and those above it, their names on the disk."""
+    missing = []
+    while not os.path.isdir(path) and path not in missing:
+        missing.append(path)
+        path = os.path.dirname(path) or "."
+    for folder in reversed(missing):
+        os.makedirs(folder, exist_ok=True)
+        _sync_folder(os.path.dirname(folder) or ".")
+
+
+def _sync_folder(path: str) -> None:
+    """Bring the names in a local folder to the disk: a rename is lost in a power cut before that."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -197,7 +197,7 @@ class Corpus:
 
     def _read(self, number: int) -> _Shard:
         entry = self.shards[number]
-        url = files.join(self.base, entry["path"])
+        url = files.below(self.base, entry["path"])
         copy = None
         try:
             path = files.local_path(url)
@@ -484,7 +484,7 @@ class Loader:
 
     def _strange(self, index: int) -> UserError:
         """The error of a shard that holds tokens outside the vocabulary."""
-        url = files.join(self.corpus.base, self.corpus.shards[int(self._numbers[index])]["path"])
+        url = files.below(self.corpus.base, self.corpus.shards[int(self._numbers[index])]["path"])
         vocab_size = self.corpus.tokenizer["vocab_size"]
         return UserError(f"shard {url} is damaged: it holds tokens outside the vocabulary of {vocab_size}")
 

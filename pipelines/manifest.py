@@ -64,7 +64,36 @@ def open_version(url: str) -> Version:
         raise UserError(f"{manifest_url} is not a corpus manifest: {error}") from None
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise UserError(f"{manifest_url} is not a corpus manifest of schema {SCHEMA}")
+    try:
+        _check_paths(folder, manifest)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{manifest_url} is not a corpus manifest: {error!r}") from None
     return Version(folder, manifest, xxhash.xxh3_128_hexdigest(content))
+
+
+def _check_paths(folder: str, manifest: dict[str, Any]) -> None:
+    """Raise UserError if a name or path of a manifest is not below the folder that it belongs to."""
+    versions, _, name = folder.rpartition("/")
+    corpus = versions.rpartition("/")[0]
+    for path in (name, manifest["version"], *filter(None, [manifest.get("parent")])):
+        _check_name(versions, path)
+    for line in manifest["shards"]:
+        files.below(versions, line["path"])
+        _check_name(folder, line["source"])
+        _check_name(folder, line["split"])
+    for path in (*manifest.get("files", {}), *filter(None, [manifest["tokenizer"].get("file")])):
+        files.below(folder, path)
+    for path in (*manifest.get("indexes", []), *manifest.get("lines", [])):
+        files.below(corpus, path)
+    for item in manifest.get("inputs", []):
+        _check_name(corpus, item["part"])
+
+
+def _check_name(folder: str, name: str) -> None:
+    """Raise UserError for what is not the name of one file or folder below `folder`."""
+    files.below(folder, name)
+    if "/" in name:
+        raise UserError(f"{name!r} is no name below {folder}")
 
 
 def manifest_urls(storage: str, name: str = "v*") -> list[str]:

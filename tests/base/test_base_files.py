@@ -110,3 +110,38 @@ with files.atomic_writer({str(url)!r}) as stream:
 def test_key_depends_on_values_not_on_the_order_of_fields() -> None:
     assert files.key_of({"a": 1, "b": [2]}) == files.key_of({"b": [2], "a": 1})
     assert files.key_of({"a": 1}) != files.key_of({"a": 2})
+
+
+@pytest.mark.parametrize(
+    "path", ["", ".", "../x", "a/../../x", "/etc/x", "a//b", "a\\..\\b", "a\0", "s3::x", None, 3]
+)
+def test_paths_of_somebody_else_stay_below_their_folder(path: object) -> None:
+    with pytest.raises(UserError, match="is no path below /data/corpus"):
+        files.below("/data/corpus", path)  # type: ignore[arg-type]
+
+
+def test_paths_below_a_folder() -> None:
+    assert files.below("/data/corpus/", "v0001/a b/..c.arrow") == "/data/corpus/v0001/a b/..c.arrow"
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_writer_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, str]] = []
+    sync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        calls.append(("sync", os.readlink(f"/proc/self/fd/{descriptor}")))
+        sync(descriptor)
+
+    def renamed(source: str, target: str) -> None:
+        calls.append(("rename", target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    files.write_bytes(str(tmp_path / "new" / "folder" / "x"), b"content")
+    names = [(what, Path(path).name) for what, path in calls]
+    assert names[:2] == [("sync", tmp_path.name), ("sync", "new")]
+    assert names[2][0] == "sync" and names[2][1].startswith(".tmp-") and names[2][1].endswith("-x")
+    assert names[3:] == [("rename", "x"), ("sync", "folder")]
