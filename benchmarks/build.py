@@ -51,16 +51,17 @@ import ray
 import zstandard
 from ray._private import internal_api
 
-import pipelines.build
+import pipelines.corpus.versions.build
 from benchmarks import peers
 from benchmarks.dedup_inputs import read_texts
 from benchmarks.dedup_speed import kernel
 from dedup import minhash
 from dedup.config import DedupConfig
-from pipelines import cluster, prepare
 from pipelines.config import Config, QualityConfig, SourceConfig, load
-from pipelines.text import quality
-from pipelines.text.tokenizer import Tokenizer
+from pipelines.corpus.text import quality
+from pipelines.corpus.text.tokenizer import Tokenizer
+from pipelines.corpus.versions import commands as prepare
+from pipelines.runtime import cluster
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "build.json"
@@ -365,7 +366,7 @@ class Here:
         self.megabytes: dict[str, float] = {}
 
     def run_tasks(self, function: Any, items: list[Any], _: int, on_done: Any = None) -> list[Any]:
-        """As pipelines.cluster.run_tasks."""
+        """As pipelines.runtime.cluster.run_tasks."""
         results = []
         for item in items:
             begin, read = time.process_time(), psutil.Process().io_counters().read_chars
@@ -378,7 +379,7 @@ class Here:
         return results
 
     def map_files(self, function: Any, items: list[Any], _: Any, workers: int, on_done: Any) -> list[Any]:
-        """As pipelines.cluster.map_files."""
+        """As pipelines.runtime.cluster.map_files."""
         return self.run_tasks(function, items, workers, on_done)
 
     def progress(self, name: str, *_: Any) -> None:
@@ -393,8 +394,8 @@ class Here:
         try:
             with (
                 mock.patch.object(cluster, "run_tasks", self.run_tasks),
-                mock.patch.object(pipelines.build, "run_tasks", self.run_tasks),
-                mock.patch.object(pipelines.build, "map_files", self.map_files),
+                mock.patch.object(pipelines.corpus.versions.build, "run_tasks", self.run_tasks),
+                mock.patch.object(pipelines.corpus.versions.build, "map_files", self.map_files),
             ):
                 prepare.prepare(config, prepare.inputs_of(config), self.progress)
         finally:

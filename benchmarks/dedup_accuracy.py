@@ -42,8 +42,8 @@ from benchmarks.dedup_inputs import (
 )
 from dedup import minhash
 from dedup.config import DedupConfig
-from pipelines.cluster import start_local
-from pipelines.deduplicate import deduplicate
+from pipelines.corpus.stages.deduplicate import deduplicate
+from pipelines.runtime.cluster import start_local
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 

@@ -12,7 +12,7 @@ written; 30 million documents need about 25 GB in --folder.
 
 The extrapolation multiplies the CPU seconds a document of the largest corpus by the documents, adds
 signatures, text hashes and shingles of real texts at the speeds that benchmarks/dedup_speed.py measured, and
-computes files and the largest partition from the constants of pipelines/deduplicate.py.
+computes files and the largest partition from the constants of pipelines/corpus/stages/deduplicate.py.
 """
 
 import argparse
@@ -38,8 +38,8 @@ from benchmarks.dedup_inputs import DATA, ROOT, circumstances, read_texts, recor
 from dedup import hashing, runs
 from dedup.catalog import MAX_GROUPS
 from dedup.config import DedupConfig
-from pipelines.cluster import start_local
-from pipelines.deduplicate import deduplicate, write_index
+from pipelines.corpus.stages.deduplicate import deduplicate, write_index
+from pipelines.runtime.cluster import start_local
 
 PART = 250_000
 BANDS = 14
@@ -247,7 +247,7 @@ def cluster_start() -> None:
     start_local(1, OMP_NUM_THREADS="1")
 
     def warm() -> None:
-        import pipelines.deduplicate  # noqa: F401 (what every task imports)
+        import pipelines.corpus.stages.deduplicate  # noqa: F401 (what every task imports)
 
         config = DedupConfig()
         with tempfile.TemporaryDirectory() as folder:

@@ -37,8 +37,8 @@ from benchmarks.dedup_inputs import (
 from benchmarks.dedup_scale import Watch
 from dedup import hashing, minhash
 from dedup.config import DedupConfig
-from pipelines.cluster import start_local
-from pipelines.deduplicate import deduplicate, write_index
+from pipelines.corpus.stages.deduplicate import deduplicate, write_index
+from pipelines.runtime.cluster import start_local
 
 
 def kernel(function: Callable[[pa.Array], Any], text: pa.Array, megabytes: float) -> dict[str, float]:

@@ -25,11 +25,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from base.manifest import Version
 from benchmarks.dedup_inputs import DATA, ROOT, circumstances, record
-from pipelines import prepare
 from pipelines.config import Config, load
-from pipelines.ledger import Ledger
-from pipelines.manifest import Version
+from pipelines.corpus.ledger import Ledger
+from pipelines.corpus.versions import commands as prepare
 
 FOLDERS = ("pile_messy", "pile_sample", "pile_sample_sharealike")
 LINES, SPANS = {"min_documents": 10}, 100
@@ -95,7 +95,7 @@ def build(data: Path, storage: str) -> Version:
     import ray
 
     from jobs.progress import StageProgress
-    from pipelines.cluster import start_local
+    from pipelines.runtime.cluster import start_local
 
     benchmarks = [
         {"name": "gsm8k_test", "urls": [f"{data}/benchmarks/gsm8k/test.jsonl"]},

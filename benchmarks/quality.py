@@ -28,7 +28,7 @@ import pyarrow as pa
 from benchmarks import peers
 from benchmarks.dedup_inputs import DATA, circumstances, read_texts, record
 from pipelines.config import QualityConfig, RuleSet, SourceConfig
-from pipelines.text import quality
+from pipelines.corpus.text import quality
 
 SETS: tuple[RuleSet, ...] = ("gopher_quality", "gopher_repetition", "fineweb", "c4")
 BATCH = 500

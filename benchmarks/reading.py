@@ -1,4 +1,4 @@
-"""Speed and memory of reading one file of each format with pipelines.reading.ingest.read, one core.
+"""Speed and memory of reading one file of each format with pipelines.corpus.reading.ingest.read, one core.
 
     python -m benchmarks.reading [--data ../shared/data/pile_sample] [--copies 2 20]
 
@@ -26,7 +26,7 @@ import zstandard
 
 from benchmarks.dedup_inputs import DATA, ROOT, circumstances, read_texts, record
 from pipelines.config import IngestConfig, SourceConfig
-from pipelines.reading import ingest
+from pipelines.corpus.reading import ingest
 
 NAMES = ("a.jsonl", "a.jsonl.zst", "a.jsonl.gz", "a.csv", "a.parquet", "a.arrow", "stream.arrow", "a.warc.gz")
 

@@ -30,7 +30,7 @@ import pyarrow as pa
 import tokenizers
 import zstandard
 
-from pipelines.text.tokenizer import Tokenizer
+from pipelines.corpus.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = "pile_sample", "pile_sample_sharealike", "pile_messy"

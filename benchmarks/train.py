@@ -328,9 +328,7 @@ def launch(
 
     from model.job import TrainJob
     from pipelines.config import Config
-
-    sys.path.insert(0, str(ROOT / "tests"))
-    from synthetic_corpus import write_corpus
+    from tests.helpers.corpus import write_corpus
 
     manifest = write_corpus(Path(folder), {"a": [[500] * 2000], "b": [[200] * 1000]}, shape["vocab_size"])
     size = shape["train"]["micro_batch_size"]
@@ -348,8 +346,8 @@ def launch(
             return run_url, run(TrainJob(model, TrainConfig.model_validate(train), manifest, run_url))
     import ray
 
-    from pipelines.cluster import start_local
-    from pipelines.training import run_training
+    from pipelines.runtime.cluster import start_local
+    from pipelines.training.launch import run_training
 
     start_local(2, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     sources = [{"name": "a", "urls": ["unused"]}]

@@ -18,7 +18,7 @@ def main(
       python -m jobs.collect --folder runs/quickstart/raw
     """
     from base import files
-    from pipelines.demo_sources import collect
+    from jobs.demo_sources import collect
 
     for url in collect(files.absolute(folder), batch):
         print(f"  {files.size(url):>12,} bytes  {url}")

@@ -39,7 +39,7 @@ def main(
     settings = load(config, set_)
     check_storage(settings.storage)
     from base.errors import UserError
-    from pipelines.deduplicate import PHASES
+    from pipelines.corpus.stages.deduplicate import PHASES
 
     if until not in PHASES:
         raise UserError(f"--until {until} is none of the phases of deduplication: {', '.join(PHASES)}")
@@ -49,8 +49,9 @@ def main(
     from base import files
     from dedup import runs
     from jobs.progress import StageProgress
-    from pipelines import cluster, prepare
-    from pipelines.build import Build
+    from pipelines.corpus.versions import commands as prepare
+    from pipelines.corpus.versions.build import Build
+    from pipelines.runtime import cluster
 
     inputs = prepare.inputs_of(settings)
     cluster.start(settings.ray, verbose)
@@ -85,10 +86,10 @@ def main(
 
 def _compare(settings: "Config", against: str, verbose: bool) -> None:
     """Print how many documents of a corpus another one holds, and where the tables that name them are."""
-    from base import files
+    from base import files, manifest
     from jobs.progress import StageProgress
-    from pipelines import cluster, manifest
-    from pipelines.deduplicate import deduplicate_indexes
+    from pipelines.corpus.stages.deduplicate import deduplicate_indexes
+    from pipelines.runtime import cluster
 
     mine, other = manifest.require(settings.storage), manifest.require(files.absolute(against))
     key = files.key_of(mine.hash, other.hash, settings.dedup.model_dump(mode="json"))

@@ -172,7 +172,8 @@ def _free_ports(count: int) -> list[int]:
 
 def _report(storage: str, seconds: float) -> None:
     """Print what was made and how to open it."""
-    from pipelines import manifest, trained
+    from base import manifest
+    from pipelines.inference import trained
 
     versions = manifest.versions(storage)
     model = trained.find(storage, None)

@@ -31,14 +31,16 @@ def main(
 
     settings = load(config, set_)
     check_storage(settings.storage)
-    from pipelines import manifest, trained
+    from base import manifest
+    from pipelines.inference import trained
 
     chosen = trained.find(settings.storage, model)
     trained.check_fits(chosen)
     version = manifest.require(settings.storage, corpus or chosen.result.get("version"))
     trained.check_tokenizer(chosen, version)
     from jobs.progress import StageProgress
-    from pipelines import cluster, evaluation
+    from pipelines.inference import evaluate as evaluation
+    from pipelines.runtime import cluster
 
     cluster.start(settings.ray, verbose)
     progress = StageProgress()

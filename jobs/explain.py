@@ -29,7 +29,8 @@ def main(
     from pipelines.config import load
 
     settings = load(config, set_)
-    from pipelines import explain, manifest
+    from base import manifest
+    from pipelines.corpus.views import explain
 
     print("\n".join(explain.explain(manifest.require(settings.storage, corpus), document, lines)))
 

@@ -31,8 +31,7 @@ def main(
       python -m jobs.export --config configs/quickstart.yaml --output runs/quickstart/megatron
       python -m jobs.export --config my.yaml --output s3://bucket/neox --version v0002 --source books
     """
-    from base import files
-    from pipelines import manifest
+    from base import files, manifest
     from pipelines.config import load
 
     settings = load(config, set_)
@@ -40,8 +39,8 @@ def main(
     output = files.absolute(output)
     check_storage(output)
     from jobs.progress import StageProgress
-    from pipelines import cluster
-    from pipelines.export import export
+    from pipelines.corpus.views.export import export
+    from pipelines.runtime import cluster
 
     cluster.start(settings.ray, verbose)
     progress = StageProgress()

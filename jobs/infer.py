@@ -30,12 +30,13 @@ def main(
     check_storage(settings.storage)
     if settings.infer.prompts is None:
         raise UserError("infer.prompts is missing: give the URL of a prompts file")
-    from pipelines import trained
+    from pipelines.inference import trained
 
     chosen = trained.find(settings.storage, model)
     trained.check_fits(chosen)
     from jobs.progress import StageProgress
-    from pipelines import cluster, inference
+    from pipelines.inference import infer as inference
+    from pipelines.runtime import cluster
 
     inference.read_prompts(settings.infer.prompts)
     cluster.start(settings.ray, verbose)

@@ -30,7 +30,9 @@ def main(
     settings = load(config, set_)
     check_storage(settings.storage)
     from jobs.progress import StageProgress
-    from pipelines import cluster, merge, prepare
+    from pipelines.corpus.versions import commands as prepare
+    from pipelines.corpus.versions import merge
+    from pipelines.runtime import cluster
 
     parent, other = prepare.merge_plan(settings, with_)
     if merge.find(parent, other) is None:

@@ -18,12 +18,13 @@ def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = 
 
     settings = load(config, set_)
     check_storage(settings.storage)
-    from pipelines.precheck import check
+    from pipelines.corpus.versions.checks import check
 
     found = check(settings)
     from jobs.progress import StageProgress
-    from pipelines import cluster, prepare
-    from pipelines.tracking import Tracking
+    from pipelines.corpus.versions import commands as prepare
+    from pipelines.runtime import cluster
+    from pipelines.runtime.tracking import Tracking
 
     Tracking.of(settings)
     inputs = prepare.inputs_of(settings, found)

@@ -17,14 +17,15 @@ def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = 
 
     settings = load(config, set_)
     check_storage(settings.storage)
-    from pipelines.inputs import check_sources
+    from pipelines.corpus.inputs import check_sources
 
     found = check_sources(settings.sources)
-    from pipelines import manifest
+    from base import manifest
 
     manifest.require(settings.storage)
     from jobs.progress import StageProgress
-    from pipelines import cluster, prepare
+    from pipelines.corpus.versions import commands as prepare
+    from pipelines.runtime import cluster
 
     inputs = prepare.inputs_of(settings, found)
     _, fresh = prepare.refresh_plan(settings, inputs)

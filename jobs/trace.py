@@ -26,8 +26,8 @@ def main(
         --document 0123456789abcdef0123456789abcdef
     """
     from model.loader import ShardCache
-    from pipelines import trace
     from pipelines.config import load
+    from pipelines.training import trace
 
     if (step is None) == (document is None):
         raise UserError("give either --step or --document")

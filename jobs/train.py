@@ -32,15 +32,15 @@ def main(
 
     settings = load(config, set_)
     check_storage(settings.storage)
-    from pipelines import manifest
+    from base import manifest
 
     version = manifest.require(settings.storage, corpus)
-    from pipelines import pretrain
+    from pipelines.training import run as pretrain
 
     chosen = name or pretrain.run_name(settings, version)
     pretrain.check_fits(settings, version, chosen)
     from jobs.progress import TrainingProgress
-    from pipelines import cluster
+    from pipelines.runtime import cluster
 
     cluster.start(settings.ray, verbose)
     progress = TrainingProgress(settings.train.steps)

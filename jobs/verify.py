@@ -26,7 +26,7 @@ def main(
       python -m jobs.verify --config configs/quickstart.yaml
       python -m jobs.verify --config configs/quickstart.yaml --version v0001 --rebuild
     """
-    from pipelines import manifest
+    from base import manifest
     from pipelines.config import load
 
     settings = load(config, set_)
@@ -35,9 +35,9 @@ def main(
         wanted = f"version {version}" if version else "corpus version"
         raise UserError(f"{manifest.corpus_url(settings.storage)} holds no {wanted}; run jobs.prepare first")
     from jobs.progress import StageProgress
-    from pipelines import cluster
-    from pipelines.rebuild import repair
-    from pipelines.verify import open_versions, verify
+    from pipelines.corpus.versions.rebuild import repair
+    from pipelines.corpus.versions.verify import open_versions, verify
+    from pipelines.runtime import cluster
 
     versions, damage = open_versions(urls)
     cluster.start(settings.ray, verbose)

@@ -46,8 +46,7 @@ def ray_cluster() -> None:
     """
     import ray
 
-    from pipelines.cluster import start_local
+    from pipelines.runtime.cluster import start_local
 
     if not ray.is_initialized():
-        paths = [str(ROOT), str(ROOT / "tests")]
-        start_local(2, PYTHONPATH=os.pathsep.join(paths), OMP_NUM_THREADS="1")
+        start_local(2, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")

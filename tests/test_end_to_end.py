@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from transformers import AutoModelForCausalLM
 
-from pipelines.demo_sources import collect
+from jobs.demo_sources import collect
 
 ROOT = Path(__file__).parents[1]
 SMALL = [

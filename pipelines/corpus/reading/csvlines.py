@@ -1,0 +1,208 @@
+"""Comma-separated values with a header: the documents of a file, a block of records at a time."""
+
+import csv
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from base.errors import UserError
+from pipelines.config import IngestConfig, SourceConfig
+from pipelines.corpus.reading import csvscan, decompress
+from pipelines.corpus.reading.records import (
+    BOM,
+    SAMPLE_BYTES,
+    Batch,
+    Reject,
+    column_batch,
+    damaged,
+    rejected,
+    source_names,
+    string_array,
+    too_long,
+)
+
+DELIMITERS = ",\t;|"
+_ALL = 2**62
+
+
+def read_csv(url: str, source: SourceConfig, config: IngestConfig) -> Iterator[Batch]:
+    """Read a file whose first record names the columns; records count from 0 after it.
+
+    The header is the first line that is not empty, its delimiter the one of `,`, tab, `;`, `|` that makes
+    text_field a column. A record with a misplaced quote reaches to the end of the line of the mistake and is
+    rejected, as is one with other than the header's number of columns. A quote that nothing closes before the
+    end of the file, or within max_document_bytes or batch_bytes, the larger, costs its own line. Raises
+    UserError if no delimiter gives a column text_field.
+    """
+    longest = _longest(config)
+    parser: _Parser | None = None
+    held = b""
+    skipped = 0  # bytes passed of a record that is too long to hold, of which only `sample` is kept
+    sample = b""
+    final = False
+    damage: decompress.DamagedFile | None = None
+    pieces = decompress.pieces(url)
+    first = True
+    while not final:
+        block = [held]
+        size = len(held)
+        while size < config.batch_bytes or len(block) == 1:
+            try:
+                piece = next(pieces, b"")
+            except decompress.DamagedFile as error:
+                damage, piece = error, b""
+            if not piece:
+                final = True
+                break
+            if first and piece.startswith(BOM):
+                yield rejected([], len(BOM))
+                piece = piece[len(BOM) :]
+            first = False
+            block.append(piece)
+            size += len(piece)
+        held = b"".join(block)
+        if skipped and parser:
+            cut = held.find(b"\n")
+            skipped += len(held) if cut < 0 else cut
+            if cut < 0 and not final:
+                held = b""
+                continue
+            yield parser.too_long(skipped, sample, framing=int(cut >= 0))
+            skipped, held = 0, held[cut + 1 :] if cut >= 0 else b""
+        if parser is None:
+            blank = len(held) - len(held.lstrip(b"\r\n"))
+            if blank:
+                yield rejected([], blank)
+                held = held[blank:]
+        if parser is None and held:
+            whole = final or len(held) > longest
+            parser = _Parser.of_header(url, held, whole, source, config)
+            if parser is None:
+                continue
+            yield rejected([], parser.header_bytes)
+            held = held[parser.header_bytes :]
+        if parser is None or not held:
+            continue
+        batch, used = parser.parse(held, final and damage is None)
+        yield batch
+        held = held[used:]
+        # So long, no quote is open: the record ends with the line.
+        if len(held) > longest:
+            skipped, sample, held = len(held), held[:SAMPLE_BYTES], b""
+    if damage is not None:
+        yield damaged(
+            url, parser.record if parser else 0, damage, held or sample, skipped or len(held), config
+        )
+
+
+def _longest(config: IngestConfig) -> int:
+    """Bytes after which a record with an open quote is taken for one that nothing closes."""
+    return max(config.max_document_bytes, config.batch_bytes)
+
+
+class _Parser:
+    """Parses blocks of records; counts the records of the file."""
+
+    def __init__(
+        self, delimiter: str, names: list[str], size: int, source: SourceConfig, config: IngestConfig
+    ) -> None:
+        self.delimiter = ord(delimiter)
+        self.columns = len(names)
+        self.text = names.index(source.text_field)
+        self.name = names.index(source.name_field) if source.name_field in names else -1
+        self.header_bytes = size
+        self.config = config
+        self.longest = _longest(config)
+        self.what = f"Column {source.text_field}"
+        self.record = 0
+
+    @classmethod
+    def of_header(
+        cls, url: str, data: bytes, final: bool, source: SourceConfig, config: IngestConfig
+    ) -> "_Parser | None":
+        """A parser for the file that begins with `data`; None if its header goes on after it."""
+        seen: list[list[str]] = []
+        for delimiter in DELIMITERS:
+            arrays = _arrays(data, 1)
+            count, used = csvscan.scan(
+                np.frombuffer(data, np.uint8), ord(delimiter), 0, -1, -1, final, 1, _ALL, *arrays
+            )
+            if not count:
+                continue
+            header = data[:used].decode("utf-8", "replace")
+            names = next(csv.reader(io.StringIO(header, newline=""), delimiter=delimiter), [])
+            if source.text_field in names:
+                return cls(delimiter, names, used, source, config)
+            seen.append(names)
+        if not seen:
+            return None
+        found = ", ".join(name[:40] for name in seen[0][:20])
+        raise UserError(f"input file {url} has no column {source.text_field}; it has {found}")
+
+    def too_long(self, size: int, sample: bytes, framing: int) -> Batch:
+        """The reject for a record that was never held whole."""
+        self.record += 1
+        return rejected([too_long(self.record - 1, size, sample, self.config)], framing)
+
+    def parse(self, block: bytes, final: bool) -> tuple[Batch, int]:
+        """Documents and rejects of the whole records of a block, and the bytes that they take."""
+        data = np.frombuffer(block, np.uint8)
+        lines = int(np.count_nonzero(data == 10)) + 1
+        text, names, starts, ends, status, text_offsets, name_offsets = arrays = _arrays(block, lines)
+        count, used = csvscan.scan(
+            data, self.delimiter, self.columns, self.text, self.name, final, _ALL, self.longest, *arrays
+        )
+        starts, ends, status = starts[:count], ends[:count], status[:count]
+        sizes = ends - starts
+        found = np.flatnonzero(status == csvscan.FOUND)
+        raw = string_array(text, text_offsets[: count + 1], pa.large_binary()).take(pa.array(found))
+        named = string_array(names, name_offsets[: count + 1], pa.large_binary()).take(pa.array(found))
+        batch = column_batch(
+            self.record + found,
+            raw,
+            sizes[found],
+            source_names(named),
+            self.what,
+            self.config,
+        )
+        rejects = []
+        for line in np.flatnonzero(status >= csvscan.BAD_QUOTE).tolist():
+            sample = block[starts[line] : starts[line] + min(sizes[line], SAMPLE_BYTES)]
+            if sizes[line] > self.config.max_document_bytes:
+                rejects.append(too_long(self.record + line, int(sizes[line]), sample, self.config))
+                continue
+            quote = status[line] == csvscan.BAD_QUOTE
+            detail = (
+                "A quote is opened and not closed, or closed inside a field."
+                if quote
+                else f"The record has not {self.columns} columns."
+            )
+            rejects.append(
+                Reject(
+                    self.record + line,
+                    "invalid_csv" if quote else "wrong_columns",
+                    detail,
+                    int(sizes[line]),
+                    sample,
+                )
+            )
+        others = rejected(rejects).rejects
+        self.record += count
+        framing = used - int(sizes[status != csvscan.BLANK].sum())
+        every = pa.concat_tables([batch.rejects, others]).sort_by("record")
+        return Batch(batch.documents, every, framing), used
+
+
+def _arrays(block: bytes, records: int) -> tuple[np.ndarray, ...]:
+    """Room for what csvscan.scan writes."""
+    return (
+        np.empty(len(block), np.uint8),
+        np.empty(len(block), np.uint8),
+        np.empty(records, np.int64),
+        np.empty(records, np.int64),
+        np.empty(records, np.uint8),
+        np.zeros(records + 1, np.int64),
+        np.zeros(records + 1, np.int64),
+    )

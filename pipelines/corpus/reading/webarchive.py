@@ -1,0 +1,367 @@
+"""Web archives (ISO 28500): the main text of HTML responses in WARC files, the plain text in WET files."""
+
+import mmap
+import zlib
+from collections.abc import Iterator
+
+import brotli
+import numpy as np
+import pyarrow as pa
+import zstandard
+from resiliparse.extract.html2text import extract_plain_text
+from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
+
+from base import files
+from pipelines.config import IngestConfig
+from pipelines.corpus.reading import decompress
+from pipelines.corpus.reading.records import (
+    SAMPLE_BYTES,
+    Batch,
+    Reject,
+    column_batch,
+    damaged,
+    rejected,
+    too_long,
+)
+
+_HTML = ("text/html", "application/xhtml+xml")
+_LONGEST_HEADER = 2**20
+_BEGIN = b"WARC/"
+_NEXT = b"\nWARC/1."
+_ERRORS = (zlib.error, brotli.error, zstandard.ZstdError)
+
+
+class _Undecodable(Exception):
+    """Why a record is no document: a reason and a sentence."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def record_starts(path: str, start: int, stop: int) -> list[int]:
+    """Where the records of a range of a local file begin, by their lengths; `start` is the first.
+
+    Empty if anything but whole records lies there.
+    """
+    starts = []
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = start
+        while at < stop:
+            end = data.find(b"\r\n\r\n", at, at + _LONGEST_HEADER)
+            fields = _fields(data[at:end]) if data[at : at + 5] == _BEGIN and end >= 0 else {}
+            length = _length(fields)
+            if length is None:
+                return []
+            starts.append(at)
+            at = end + 4 + length + 4
+            if data[at - 4 : at] != b"\r\n\r\n":
+                return []
+    return starts
+
+
+def count_warc(url: str, start: int, stop: int) -> int:
+    """Records of a range, as many as `read_warc` numbers."""
+    path = files.local_path(url)
+    if path and decompress.compression(url) is None:
+        return len(record_starts(path, start, stop))
+    stream = _Stream(decompress.pieces(url, start, stop))
+    records = 0
+    while True:
+        stream.skip_blank()
+        if not stream.peek(1):
+            return records + (stream.damage is not None)
+        header, fields = stream.header()
+        length = _length(fields)
+        if length is None and stream.ended_in_header():
+            return records + 1
+        if length is None:
+            stream.skip_to(_NEXT)
+        elif stream.skip(header + length) < header + length:
+            return records + 1
+        records += 1
+
+
+def read_warc(
+    url: str, config: IngestConfig, start: int, stop: int | None, first_record: int
+) -> Iterator[Batch]:
+    """Read a WARC or WET file, or a range of whole records of it, before which `first_record` lie.
+
+    A record's number is its place among all records of the file. Documents are successful responses with
+    HTML, of which resiliparse takes the main content (with the options of DataComp-LM, Li et al. 2024,
+    arXiv 2406.11794), and conversions to plain text. Other responses are rejects; requests, metadata and
+    the like are framing.
+    """
+    stream = _Stream(decompress.pieces(url, start, stop))
+    texts: list[tuple[int, int, bytes]] = []  # record, its size in the file, text
+    rejects: list[Reject] = []
+    record = first_record
+    framing = held = 0
+    while True:
+        framing += stream.skip_blank()
+        head = stream.peek(SAMPLE_BYTES)
+        if not head:
+            break
+        header, fields = stream.header()
+        length = _length(fields)
+        if length is None:
+            if stream.ended_in_header():
+                break
+            size = stream.skip_to(_NEXT)
+            rejects.append(Reject(record, "invalid_warc", "There is no WARC header.", size, head))
+            held += SAMPLE_BYTES
+        else:
+            kind = fields.get(b"warc-type", b"")
+            size = header + length
+            if length > config.max_document_bytes:
+                passed = stream.skip(size)
+                if passed < size:
+                    stream.damage = stream.damage or _ends_early()
+                    size = passed
+                if kind in (b"response", b"conversion"):
+                    rejects.append(too_long(record, size, head, config))
+                else:
+                    framing += size
+            elif len(content := stream.peek(size)) < size:
+                break
+            else:
+                stream.skip(size)
+                body = content[header:]
+                try:
+                    text = _text(kind, fields, body, config)
+                    if text is None:
+                        framing += size
+                    else:
+                        texts.append((record, size, text))
+                except _Undecodable as error:
+                    rejects.append(Reject(record, error.reason, error.detail, size, body[:SAMPLE_BYTES]))
+                held += size
+        record += 1
+        if held >= config.batch_bytes:
+            yield _batch(texts, rejects, framing, config)
+            texts, rejects, framing, held = [], [], 0, 0
+    yield _batch(texts, rejects, framing, config)
+    left = stream.peek(config.max_document_bytes + _LONGEST_HEADER)
+    if left or stream.damage:
+        yield damaged(url, record, stream.damage or _ends_early(), left, len(left), config)
+
+
+def _ends_early() -> decompress.DamagedFile:
+    return decompress.DamagedFile("truncated_file", "the last record ends early")
+
+
+def _batch(
+    texts: list[tuple[int, int, bytes]], rejects: list[Reject], framing: int, config: IngestConfig
+) -> Batch:
+    batch = column_batch(
+        np.array([record for record, _, _ in texts], np.int64),
+        pa.array([text for _, _, text in texts], pa.large_binary()),
+        np.array([size for _, size, _ in texts], np.int64),
+        pa.nulls(len(texts), pa.string()),
+        "The text",
+        config,
+    )
+    every = pa.concat_tables([batch.rejects, rejected(rejects).rejects]).sort_by("record")
+    return Batch(batch.documents, every, framing)
+
+
+class _Stream:
+    """A stream of pieces to look ahead in; damage ends it and is kept."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self.pieces = pieces
+        self.held = b""
+        self.at = 0
+        self.ended = False
+        self.damage: decompress.DamagedFile | None = None
+
+    def _fill(self, size: int) -> None:
+        """Hold `size` bytes from here on, or all that are left."""
+        have = len(self.held) - self.at
+        if have >= size or self.ended:
+            return
+        block = [self.held[self.at :]]
+        while have < size and not self.ended:
+            try:
+                piece = next(self.pieces, b"")
+            except decompress.DamagedFile as damage:
+                self.damage, piece = damage, b""
+            self.ended = not piece
+            block.append(piece)
+            have += len(piece)
+        self.held, self.at = b"".join(block), 0
+
+    def peek(self, size: int) -> bytes:
+        """The next `size` bytes, fewer at the end."""
+        self._fill(size)
+        return self.held[self.at : self.at + size]
+
+    def peek_header(self) -> bytes:
+        """The next bytes up to an empty line and with it; none if there is no such line."""
+        size = 4096
+        while True:
+            self._fill(size)
+            cut = self.held.find(b"\r\n\r\n", self.at)
+            if cut >= 0:
+                return self.held[self.at : cut + 4]
+            if self.ended or size >= _LONGEST_HEADER:
+                return b""
+            size *= 2
+
+    def header(self) -> tuple[int, dict[bytes, bytes]]:
+        """Size and fields of the header of the record that begins here; 0 and none where none does."""
+        header = self.peek_header() if self.peek(5) == _BEGIN else b""
+        return len(header), _fields(header)
+
+    def ended_in_header(self) -> bool:
+        """Whether a record begins here and the file ends before the next empty line."""
+        return self.peek(5) == _BEGIN and self.ended and not self.peek_header()
+
+    def skip(self, size: int) -> int:
+        """Pass over `size` bytes; returns how many there were."""
+        done = 0
+        while done < size:
+            self._fill(1)
+            step = min(size - done, len(self.held) - self.at)
+            if step == 0:
+                break
+            self.at += step
+            done += step
+        return done
+
+    def skip_blank(self) -> int:
+        """Pass over line ends; returns how many bytes they were."""
+        done = 0
+        while self.peek(1) in (b"\r", b"\n"):
+            done += self.skip(1)
+        return done
+
+    def skip_to(self, mark: bytes) -> int:
+        """Pass over at least one byte, up to the second byte of `mark` or the end; returns how many."""
+        done = self.skip(1)
+        while True:
+            self._fill(len(mark))
+            cut = self.held.find(mark, self.at)
+            if cut >= 0:
+                return done + self.skip(cut + 1 - self.at)
+            if self.ended:
+                return done + self.skip(len(self.held) - self.at)
+            done += self.skip(max(len(self.held) - self.at - len(mark) + 1, 0))
+            self._fill(2 * len(mark))
+
+
+def _fields(header: bytes) -> dict[bytes, bytes]:
+    """Header fields by their names in lower case; the first of equal names counts."""
+    fields: dict[bytes, bytes] = {}
+    for line in header.split(b"\n")[1:]:
+        name, colon, value = line.partition(b":")
+        if colon:
+            fields.setdefault(name.strip().lower(), value.strip())
+    return fields
+
+
+def _length(fields: dict[bytes, bytes]) -> int | None:
+    """Bytes of a record after its header, if that tells them."""
+    length = fields.get(b"content-length", b"")
+    return int(length) if length.isdigit() else None
+
+
+def _text(kind: bytes, fields: dict[bytes, bytes], body: bytes, config: IngestConfig) -> bytes | None:
+    """The text of a record; None if it is of a kind that holds no page. Raises _Undecodable."""
+    if kind == b"conversion":
+        return body if fields.get(b"content-type", b"").startswith(b"text/plain") else None
+    if kind != b"response":
+        return None
+    head, separator, payload = body.partition(b"\r\n\r\n")
+    status = head.split(b"\n", 1)[0].split()
+    if not separator or len(status) < 2 or not status[0].startswith(b"HTTP/") or not status[1].isdigit():
+        raise _Undecodable("invalid_http", "The response is not HTTP.")
+    if not status[1].startswith(b"2"):
+        raise _Undecodable("http_status", f"The status is {status[1].decode()}.")
+    http = _fields(head)
+    content_type, _, parameters = http.get(b"content-type", b"text/html").decode("latin-1").partition(";")
+    if content_type.strip().lower() not in _HTML:
+        raise _Undecodable("not_html", f"The content type is {content_type.strip()[:80] or 'empty'}.")
+    if http.get(b"transfer-encoding", b"").lower() == b"chunked":
+        payload = _dechunked(payload)
+    for encoding in reversed(http.get(b"content-encoding", b"").decode("latin-1").lower().split(",")):
+        payload = _decoded(encoding.strip(), payload, config.max_document_bytes)
+    html = _characters(payload, parameters)
+    try:
+        text = extract_plain_text(html, main_content=True, alt_texts=False, preserve_formatting=True)
+    except ValueError as error:
+        raise _Undecodable("invalid_html", f"The page cannot be parsed: {error}.") from None
+    return text.encode("utf-8", "replace")
+
+
+def _dechunked(payload: bytes) -> bytes:
+    """The body of a chunked transfer (RFC 9112, 7.1); as it is where a crawler has stored it joined."""
+    chunks: list[bytes] = []
+    at = 0
+    while True:
+        end = payload.find(b"\r\n", at)
+        try:
+            size = int(payload[at:end].split(b";")[0], 16) if end >= 0 else -1
+        except ValueError:
+            size = -1
+        if size < 0:
+            if at == 0:
+                return payload
+            raise _Undecodable("transfer_encoding", "The chunks of the response make no sense.")
+        if size == 0:
+            return b"".join(chunks)
+        chunks.append(payload[end + 2 : end + 2 + size])
+        at = end + 2 + size + 2
+
+
+def _decoded(encoding: str, payload: bytes, limit: int) -> bytes:
+    """The payload without its content encoding; as it is where a crawler has stored it decoded."""
+    if encoding in ("", "identity", "none"):
+        return payload
+    try:
+        if encoding in ("gzip", "x-gzip", "deflate"):
+            decoder = zlib.decompressobj(47)
+            try:
+                content = decoder.decompress(payload, limit + 1)
+            except zlib.error:
+                if encoding != "deflate":
+                    raise
+                decoder = zlib.decompressobj(-15)
+                content = decoder.decompress(payload, limit + 1)
+            whole = decoder.eof
+        elif encoding == "br":
+            unbrotli = brotli.Decompressor()
+            content = unbrotli.process(payload, output_buffer_limit=limit + 1)
+            whole = unbrotli.is_finished()
+        elif encoding == "zstd":
+            with zstandard.ZstdDecompressor().stream_reader(payload) as reader:
+                content = reader.read(limit + 1)
+            whole = bool(content)
+        else:
+            raise _Undecodable("content_encoding", f"The content encoding {encoding[:40]} is not known.")
+    except _ERRORS as error:
+        if payload.lstrip()[:1] == b"<":
+            return payload
+        raise _Undecodable("content_encoding", f"The content is not {encoding}: {error}.") from None
+    if len(content) > limit:
+        raise _Undecodable("too_long", f"The page has over {limit} bytes, which max_document_bytes is.")
+    if not whole:
+        raise _Undecodable("content_encoding", f"The {encoding} content ends early.")
+    return content
+
+
+def _characters(payload: bytes, parameters: str) -> str:
+    """A page as characters, by the encoding that the response, the page or its bytes name."""
+    named = [item.partition("=")[2] for item in parameters.split(";") if "charset" in item.lower()]
+    label = named[0].strip(" \"'") if named else ""
+    encoding = map_encoding_to_html5(label, False) if label else None
+    try:
+        # Bytes that are UTF-8 are hardly ever meant as anything else.
+        return payload.decode() if encoding is None else bytes_to_str(payload, encoding, "strict", ())
+    except (UnicodeError, LookupError):
+        encoding = detect_encoding(payload, from_html_meta=True) or "utf-8"
+    try:
+        return bytes_to_str(payload, encoding, "replace", ("utf-8", "cp1252"))
+    except LookupError:  # an encoding of the web that Python does not have
+        return bytes_to_str(payload, "utf-8", "replace", ("cp1252",))

@@ -1,0 +1,134 @@
+"""Quality of documents: measured columns, and the decision from them.
+
+The definitions follow Gopher (Rae et al. 2021), C4 (Raffel et al. 2020) and FineWeb (Penedo et al. 2024) as
+datatrove 0.10 reads them, down to its words and sentences (those of spaCy's English tokenizer, see `words`):
+benchmarks/quality.py compares the verdicts. All rule sets, `basic` included, count the same words.
+"""
+
+import numpy as np
+import pyarrow as pa
+
+from dedup.hashing import string_buffers
+from pipelines.config import QualityConfig, SourceConfig
+from pipelines.corpus.text import textscan
+
+# Measured column: (numerator, denominator) of the kernel's counts. Without denominator it is the count.
+_FRACTIONS = {
+    "mean_word_length": ("word_characters", "words"),
+    "hash_ratio": ("hashes", "tokens"),
+    "ellipsis_ratio": ("ellipses", "tokens"),
+    "bullet_line_fraction": ("bullet_lines", "lines"),
+    "ellipsis_line_fraction": ("ellipsis_lines", "lines"),
+    "alphabetic_word_fraction": ("alphabetic_words", "tokens"),
+    "replacement_fraction": ("replacements", "characters"),
+    "duplicate_line_fraction": ("duplicate_lines", "gopher_lines"),
+    "duplicate_line_character_fraction": ("duplicate_line_characters", "characters"),
+    "duplicate_paragraph_fraction": ("duplicate_paragraphs", "paragraphs"),
+    "duplicate_paragraph_character_fraction": ("duplicate_paragraph_characters", "characters"),
+    **{f"top_{n}gram_character_fraction": (f"top_{n}gram_characters", "characters") for n in range(2, 5)},
+    **{
+        f"duplicate_{n}gram_character_fraction": (f"duplicate_{n}gram_characters", "characters")
+        for n in range(5, 11)
+    },
+    "terminal_line_fraction": ("terminal_lines", "full_lines"),
+    "short_line_fraction": ("short_lines", "full_lines"),
+    "newline_ratio": ("newlines", "tokens"),
+}
+_COUNTS = (
+    "characters",
+    "words",
+    "tokens",
+    "lines",
+    "stop_words",
+    "c4_lines",
+    "c4_sentences",
+    "c4_javascript_lines",
+    "c4_policy_lines",
+    "c4_lorem_ipsum",
+    "c4_curly_bracket",
+)
+
+Limit = tuple[str, float]
+"""A threshold: "min" or "max", and the value."""
+
+# The measured column that a threshold acts on, where it is not the field's name without min_ or max_.
+_ACTS_ON = {
+    "sentences": "c4_sentences",
+    "lorem_ipsum_lines": "c4_lorem_ipsum",
+    "curly_bracket_lines": "c4_curly_bracket",
+}
+
+
+def measure(text: pa.LargeStringArray) -> pa.Table:
+    """The measured columns of each document, names beginning with q_.
+
+    Counts are int32 (q_characters int64), shares and ratios float32; a share of nothing is 0.
+    """
+    counts = textscan.counts(*string_buffers(text))
+    at = {name: counts[:, number] for number, name in enumerate(textscan.COLUMNS)}
+    columns = {f"q_{name}": at[name].astype(np.int32) for name in _COUNTS}
+    columns["q_characters"] = np.ascontiguousarray(at["characters"])
+    for name, (above, below) in _FRACTIONS.items():
+        columns[f"q_{name}"] = (at[above] / np.maximum(at[below], 1)).astype(np.float32)
+    columns["q_duplicate_full_line_character_fraction"] = (
+        at["duplicate_full_line_characters"] / np.maximum(at["characters"] - at["newlines"], 1)
+    ).astype(np.float32)
+    return pa.table({name: pa.array(column) for name, column in columns.items()})
+
+
+def decide(attributes: pa.Table, source: SourceConfig, config: QualityConfig) -> tuple[pa.Array, pa.Array]:
+    """Which documents are dropped, by the rule sets of the source's kind.
+
+    attributes: the columns of `measure` and the n_control column of `normalise`. Returns (reason, value):
+    reason is null for a document that stays, else the first rule that it breaks, as rule set and field
+    ("gopher_quality.min_words"); value is what was measured for that rule (float64, NaN if it stays).
+    """
+    reason = np.full(attributes.num_rows, None, object)
+    value = np.full(attributes.num_rows, np.nan)
+    undecided = np.ones(attributes.num_rows, np.bool_)
+    for rules in config.rule_sets.get(source.kind, ["basic"]) if config.enabled else []:
+        for field, threshold in getattr(config, rules):
+            measured, broken = breaks(attributes, field, threshold)
+            broken &= undecided
+            reason[broken] = f"{rules}.{field}"
+            value[broken] = measured[broken]
+            undecided &= ~broken
+    return pa.array(reason, pa.string()), pa.array(value)
+
+
+def breaks(attributes: pa.Table, field: str, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """(measured values, which documents break the rule) of one rule, named min_ or max_ and the column."""
+    measured = _measured(attributes, field)
+    # Thresholds are compared as the columns store them, so that equality is equality.
+    limit = np.float32(threshold)
+    return measured, measured < limit if field.startswith("min_") else measured > limit
+
+
+def thresholds(kinds: list[str], config: QualityConfig) -> dict[str, list[Limit]]:
+    """The thresholds that the rule sets of these kinds put on each measured column, for pictures."""
+    found: dict[str, set[Limit]] = {}
+    for kind in kinds if config.enabled else []:
+        for rules in config.rule_sets.get(kind, ["basic"]):  # type: ignore[call-overload]
+            for field, threshold in getattr(config, rules):
+                found.setdefault(column_of(field), set()).add((field[:3], threshold))
+    return {column: sorted(limits, key=lambda limit: limit[1]) for column, limits in found.items()}
+
+
+def column_of(field: str) -> str:
+    """The measured column that a threshold acts on; q_control_fraction is none of them (control_fraction)."""
+    return f"q_{_ACTS_ON.get(field[4:], field[4:])}"
+
+
+def control_fraction(attributes: pa.Table) -> np.ndarray:
+    """Share of control characters among the characters as read."""
+    control = attributes["n_control"].to_numpy()
+    share: np.ndarray = control / np.maximum(attributes["q_characters"].to_numpy() + control, 1)
+    return share
+
+
+def _measured(attributes: pa.Table, field: str) -> np.ndarray:
+    name = column_of(field)
+    if name == "q_control_fraction":
+        return control_fraction(attributes)
+    column: np.ndarray = attributes[name].to_numpy()
+    return column

@@ -1,0 +1,293 @@
+"""Why a document is in a corpus version or not, from the tables of the version and its ancestors."""
+
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from base import files
+from base import manifest as manifests
+from base.credentials import hide
+from base.errors import UserError
+from base.manifest import Version
+from pipelines.config import RedactConfig
+from pipelines.corpus.stages import shard
+from pipelines.corpus.text import redact
+
+DIFF_CHARACTERS = 200_000
+"""Longer texts are compared up to here; difflib takes quadratic time in the worst case."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a version decided about a document."""
+
+    version: Version
+    place: str
+    """Name of the dropped table (quality, duplicates, …), or path of the shard that holds the document."""
+    kept: bool
+    row: dict[str, Any]
+    """Its row of that table or of the shard's origins."""
+
+
+def explain(version: Version, document: str, diff_lines: int = 40) -> list[str]:
+    """Lines that tell what became of a document of `version` or one of its ancestors, and why.
+
+    document: 32 hex digits, or `file:record` with the URL or the end of the URL of an input file and the
+    0-based record. A diff against the kept document has at most `diff_lines` lines.
+
+    Raises UserError if there is no such document.
+    """
+    chain = manifests.ancestry(version)
+    if re.fullmatch(r"[0-9a-fA-F]{32}", document):
+        identifier = pa.scalar(bytes.fromhex(document), pa.binary(16))
+        decision = _decision(chain, lambda table: pc.equal(table["document_id"], identifier), ["document_id"])
+        if decision is None:
+            raise UserError(f"{version.name} and its ancestors hold no document {document.lower()}")
+    elif re.fullmatch(r".+:[0-9]+", document):
+        file, record = document.rsplit(":", 1)
+        found = _by_record(chain, file, int(record))
+        if isinstance(found, list):
+            return found
+        decision = found
+    else:
+        raise UserError(
+            f"document {document!r} is neither an id of 32 hexadecimal digits nor file:record, such as "
+            "part-00.jsonl.zst:17"
+        )
+    return _describe(chain, decision, diff_lines)
+
+
+def _scan(url: str, columns: list[str], condition: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a parquet file that meet a condition, reading a row group at a time.
+
+    condition: from a table with `columns` to a boolean array.
+    """
+    filesystem, path = files.split(url)
+    with filesystem.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+        if not set(columns) <= set(parquet.schema_arrow.names):
+            return
+        for group in range(parquet.num_row_groups):
+            hits = np.flatnonzero(condition(parquet.read_row_group(group, columns)).to_numpy())
+            if len(hits):
+                yield from parquet.read_row_group(group).take(pa.array(hits)).to_pylist()
+
+
+def _decision(chain: list[Version], condition: Any, columns: list[str]) -> Decision | None:
+    """The decision about the first document that meets the condition, newest version first."""
+    for version in chain:
+        for url in files.list_files(files.join(version.url, "dropped", "*.parquet")):
+            for row in _scan(url, columns, condition):
+                name = url.rsplit("/", 1)[-1].removesuffix(".parquet")
+                return Decision(version, name, False, row)
+        for url in files.list_files(files.join(version.url, "origins", "*", "*.parquet")):
+            for row in _scan(url, columns, condition):
+                source, name = url.rsplit("/", 2)[1:]
+                path = f"{version.name}/shards/{source}/{name.removesuffix('.parquet')}.arrow"
+                return Decision(version, path, True, {"source": source, **row})
+    return None
+
+
+def _by_record(chain: list[Version], file: str, record: int) -> Decision | list[str]:
+    """The decision about a record, or what is known of one that never became a document."""
+    file = hide(file)
+    inputs = [
+        item
+        for item in chain[0].manifest["inputs"]
+        if item["file"] == file or item["file"].endswith("/" + file.lstrip("/"))
+    ]
+    names = sorted({item["file"] for item in inputs})
+    if not names:
+        raise UserError(f"no input file of {chain[0].name} ends in {file}")
+    if len(names) > 1:
+        raise UserError(f"{file} may be {' or '.join(names)}; give more of the path")
+    for item in inputs:
+        documents = _documents(chain, item["part"])
+        row = _row_of_record(documents, record) if documents else None
+        if row is None:
+            continue
+        part = item["part"]
+        decision = _decision(
+            chain,
+            lambda table, part=part, row=row: pc.and_(
+                pc.equal(table["part"].cast(pa.string()), part), pc.equal(table["row"], row)
+            ),
+            ["part", "row"],
+        )
+        if decision is not None:
+            return decision
+    for version in chain:
+        url = files.join(version.url, "rejects.parquet")
+        if not files.exists(url):
+            continue
+        for reject in _scan(
+            url,
+            ["file", "record"],
+            lambda table: pc.and_(
+                pc.equal(table["file"].cast(pa.string()), names[0]), pc.equal(table["record"], record)
+            ),
+        ):
+            return [
+                f"record {record} of {names[0]} never became a document: {reject['reason']}"
+                f" ({reject['detail']}; {reject['bytes']:,} bytes), decided in {version.name}",
+                f"  starts with {reject['sample']!r}",
+            ]
+    raise UserError(
+        f"record {record} of {names[0]} is no document: the file has fewer records, or the record was "
+        "rejected while reading and is not among the rejects that are kept (corpus.keep_rejects)"
+    )
+
+
+def _documents(chain: list[Version], part: str) -> str | None:
+    """URL of a part's documents file, if it is there."""
+    corpus = chain[0].url.rsplit("/", 2)[0]
+    for url in manifests.indexes(chain[0]):
+        index = files.join(url, "index.json")
+        if files.exists(index):
+            for name, url, _ in files.read_json(index)["parts"]:
+                if name == part and files.exists(url):
+                    return str(url)
+    found = files.list_files(files.join(corpus, "documents", "*", f"{part}.arrow"))
+    return found[-1] if found else None
+
+
+def _row_of_record(url: str, record: int) -> int | None:
+    filesystem, path = files.split(url)
+    with filesystem.open(path, "rb") as stream, pa.ipc.open_file(stream) as reader:
+        first = 0
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            hits = np.flatnonzero(batch.column("record").to_numpy() == record)
+            if len(hits):
+                return first + int(hits[0])
+            first += batch.num_rows
+    return None
+
+
+def _text(chain: list[Version], part: str, row: int) -> str | None:
+    """The cleaned text of a document, or None if its documents file is gone."""
+    url = _documents(chain, part)
+    if url is None:
+        return None
+    for _, table in shard.document_texts(url, np.array([row])):
+        return str(table["text"][0].as_py())
+    return None
+
+
+def _describe(chain: list[Version], decision: Decision, diff_lines: int) -> list[str]:
+    row = decision.row
+    size = row.get("bytes")
+    lines = [
+        f"document {row['document_id'].hex()}  source {row['source']}"
+        + (f"  {size:,} bytes" if size is not None else ""),
+        f"  from {_origin(chain, row)}",
+    ]
+    lines += _passages(decision)
+    if decision.kept:
+        lines.append(f"kept in {decision.version.name}, in {decision.place}")
+        return lines + _cluster(chain, row["document_id"], row["document_id"])
+    if "kept_id" not in row:
+        value = row.get("value")
+        measured = f", measured {value:g}" if value is not None else ""
+        lines.append(f"dropped in {decision.version.name}, stage {decision.place}: {row['reason']}{measured}")
+        return lines
+    kept_version = row["kept_version"] or decision.version.name
+    lines.append(
+        f"dropped in {decision.version.name} as {_relation(row)} of document {row['kept_id'].hex()}"
+        f" of {kept_version}, similarity {row['similarity']:.4f}"
+    )
+    lines += _cluster(chain, row["kept_id"], row["document_id"])
+    identifier = pa.scalar(row["kept_id"], pa.binary(16))
+    kept = _decision(chain, lambda table: pc.equal(table["document_id"], identifier), ["document_id"])
+    if kept is None or not kept.kept:
+        where = f" in stage {kept.place}: {kept.row['reason']}" if kept else ""
+        lines.append(f"the document it duplicates was dropped later{where}")
+    else:
+        lines.append(f"the kept document is from {_origin(chain, kept.row)}, in {kept.place}")
+    if kept is not None:
+        lines += _diff(
+            _text(chain, kept.row["part"], kept.row["row"]),
+            _text(chain, row["part"], row["row"]),
+            diff_lines,
+        )
+    return lines
+
+
+def _relation(row: dict[str, Any]) -> str:
+    """What a dropped document is of the kept one; its text may equal that of a near-duplicate of it."""
+    twice = row["reason"] == "exact_duplicate" and row["similarity"] < 1
+    return "exact_duplicate of a near_duplicate" if twice else str(row["reason"])
+
+
+def _passages(decision: Decision) -> list[str]:
+    """The benchmark passages that were found in the document."""
+    url = files.join(decision.version.url, "contamination.parquet")
+    if not files.exists(url):
+        return []
+    identifier = pa.scalar(decision.row["document_id"], pa.binary(16))
+    found = _scan(url, ["document_id"], lambda table: pc.equal(table["document_id"], identifier))
+    return [
+        f"  holds {row['ngrams']} of {row['passage_ngrams']} n-grams of {row['benchmark']}, item"
+        f" {row['item']} ({row['field']}), at bytes {row['start']:,} to {row['end']:,}"
+        for row in found
+    ]
+
+
+def _origin(chain: list[Version], row: dict[str, Any]) -> str:
+    """`file, record n` of a row that has part and row, and file and record perhaps."""
+    inputs = {item["part"]: item["file"] for item in chain[0].manifest["inputs"]}
+    file = row.get("file") or inputs.get(row["part"], f"part {row['part']}")
+    record = row.get("record")
+    url = _documents(chain, row["part"]) if record is None else None
+    if url is not None:
+        for _, table in shard.document_texts(url, np.array([row["row"]])):
+            record = table["record"][0].as_py()
+    return file if record is None else f"{file}, record {record}"
+
+
+def _cluster(chain: list[Version], kept: bytes, document: bytes) -> list[str]:
+    """The documents that were dropped as duplicates of `kept`, most similar first."""
+    identifier = pa.scalar(kept, pa.binary(16))
+    members = []
+    for version in chain:
+        url = files.join(version.url, "dropped", "duplicates.parquet")
+        if files.exists(url):
+            rows = _scan(url, ["kept_id"], lambda table: pc.equal(table["kept_id"], identifier))
+            members += [(row, version.name) for row in rows]
+    if not members:
+        return ["no document of these versions was dropped as a duplicate of it"]
+    members.sort(key=lambda member: (-member[0]["similarity"], member[0]["document_id"]))
+    lines = [f"cluster {kept.hex()}: the kept document and {len(members)} dropped, by similarity with it"]
+    inputs = {item["part"]: item["file"] for item in chain[0].manifest["inputs"]}
+    shown = members[:20]
+    for row, name in shown:
+        mark = "  (this document)" if row["document_id"] == document else ""
+        lines.append(
+            f"  {row['similarity']:.4f}  {row['document_id'].hex()}  {row['reason']}  {row['source']}  "
+            f"{name}  {inputs.get(row['part'], row['part'])}{mark}"
+        )
+    if len(members) > len(shown):
+        lines.append(f"  and {len(members) - len(shown):,} more")
+    return lines
+
+
+def _diff(kept: str | None, text: str | None, limit: int) -> list[str]:
+    """A unified diff of two texts by line and sentence, `limit` lines of it, without personal data."""
+    if kept is None or text is None:
+        return ["no diff: the documents file of one of them is gone"]
+    if " ".join(kept.split()) == " ".join(text.split()):
+        return ["no diff: the two texts are the same but for white space"]
+    sides = pa.array([kept, text], pa.large_string())
+    shown = redact.excerpts(sides, DIFF_CHARACTERS, RedactConfig()).to_pylist()
+    one, other = (re.split(r"\n|(?<=[.!?;]) +", side) for side in shown)
+    lines = list(difflib.unified_diff(one, other, "kept", "this document", n=1, lineterm=""))
+    if not lines:
+        return [f"no diff: the first {DIFF_CHARACTERS:,} characters are the same but for personal data"]
+    rest = [f"and {len(lines) - limit:,} more lines of the diff"] if len(lines) > limit else []
+    return lines[:limit] + rest

@@ -1,0 +1,1 @@
+"""Running work on a cluster, showing how far it is, and noting it in MLflow."""

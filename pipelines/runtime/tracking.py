@@ -1,0 +1,294 @@
+"""MLflow: one run for every command, found again after a kill, and never a reason to stop.
+
+Training metrics are shipped from the journal that the loop writes (pipelines.training.shipping); an outage
+delays them. Whatever else cannot be recorded is a warning.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from base import files
+from base.credentials import hide
+from base.errors import UserError
+from pipelines.config import Config
+from pipelines.runtime.cluster import Progress
+from pipelines.runtime.pace import Pace
+
+PREFIX = "piledriver."
+log = logging.getLogger("piledriver.tracking")
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where runs go: MLflow tracking URI, experiment name and the folder of its artifacts."""
+
+    uri: str
+    experiment: str
+    artifacts: str | None
+
+    @classmethod
+    def of(cls, config: Config) -> "Tracking":
+        """The tracking settings of a project; raises UserError if remote storage has no tracking URI."""
+        experiment = config.tracking.experiment or config.name
+        if config.tracking.uri:
+            return cls(config.tracking.uri, experiment, None)
+        local = files.local_path(config.storage)
+        if local is None:
+            raise UserError(f"tracking.uri must be set, because storage {config.storage} is not local")
+        return cls(f"sqlite:///{local}/mlflow.db", experiment, f"file://{local}/mlartifacts")
+
+
+class Run:
+    """One MLflow run; a failed call is a warning."""
+
+    def __init__(self, client: Any, run_id: str | None) -> None:
+        """A run of `client`; without a run id nothing is recorded."""
+        self.client = client
+        self.id = run_id
+        self.warned: set[str] = set()
+
+    def _try(self, function: str, *arguments: Any, **keywords: Any) -> None:
+        if self.id is None:
+            return
+        try:
+            getattr(self.client, function)(self.id, *arguments, **keywords)
+        except Exception as error:
+            if function not in self.warned:
+                log.warning("MLflow did not record %s: %s", function, error)
+            self.warned.add(function)
+
+    def tags(self, tags: dict[str, str]) -> None:
+        """Set tags, under the prefix `piledriver.`."""
+        for name, value in tags.items():
+            self._try("set_tag", PREFIX + name, hide(value))
+
+    def params(self, values: dict[str, Any]) -> None:
+        """Log nested configuration values as flat parameters.
+
+        MLflow's parameters cannot change. A continued run keeps the former value, and the tag
+        `piledriver.now.<name>` has the new one.
+        """
+        from mlflow.entities import Param
+
+        flat = {name: hide(str(value))[:500] for name, value in flatten(values)}
+        before = self._params()
+        self.tags(
+            {f"now.{name}": flat[name] for name in before if flat.get(name, before[name]) != before[name]}
+        )
+        fresh = [Param(name, value) for name, value in flat.items() if name not in before]
+        for start in range(0, len(fresh), 100):
+            self._try("log_batch", params=fresh[start : start + 100])
+
+    def _params(self) -> dict[str, str]:
+        """The parameters that the run has already; none when MLflow does not tell."""
+        if self.id is None:
+            return {}
+        try:
+            return dict(self.client.get_run(self.id).data.params)
+        except Exception as error:
+            log.debug("MLflow did not give the parameters: %s", error)
+            return {}
+
+    def metrics(self, values: dict[str, float], step: int = 0) -> None:
+        """Log metrics of one step."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._try("log_batch", metrics=[Metric(name, value, now, step) for name, value in values.items()])
+
+    def artifact(self, url: str, folder: str | None = None) -> None:
+        """Log one file as an artifact."""
+        local = files.local_path(url)
+        if local is not None:
+            self._try("log_artifact", local, folder)
+            return
+        with tempfile.TemporaryDirectory(prefix="piledriver-artifact-") as place:
+            copy = Path(place, url.rsplit("/", 1)[-1])
+            copy.write_bytes(files.read_bytes(url))
+            self._try("log_artifact", str(copy), folder)
+
+    def dataset(self, name: str, digest: str, url: str, profile: dict[str, Any], context: str) -> None:
+        """Log a dataset as an input; context says what for. digest: 36 characters at most."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        protocol = url.split("://")[0] if "://" in url else "file"
+        kind = "local" if protocol == "file" else protocol
+        url = hide(url)
+        source = json.dumps({"uri": url if "://" in url else f"file://{url}"})
+        dataset = Dataset(name, digest, kind, source, schema=None, profile=json.dumps(profile))
+        entry = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
+        self._try("log_inputs", datasets=[entry])
+
+    def model(self, name: str, url: str, bits_per_byte: float | None) -> None:
+        """Register a finished model as a version of `name`: MLflow's own alias `latest` is the newest.
+
+        The alias `best` goes to the version with the fewest `bits_per_byte` of held-out text, which mean the
+        same for any tokenizer; None or what is not finite does not count. A run has one version, however
+        often it is registered.
+        """
+        if self.id is None:
+            return
+        try:
+            _register(self.client, self.id, name, url, bits_per_byte)
+        except Exception as error:
+            log.warning("MLflow did not register the model %s: %s", url, error)
+            self.warned.add("model")
+
+
+def _register(client: Any, run_id: str, name: str, url: str, bits_per_byte: float | None) -> None:
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    tag = PREFIX + "heldout_bits_per_byte"
+    versions = list(client.search_model_versions(f"name = '{name}'"))
+    if all(version.run_id != run_id for version in versions):
+        tags = {} if bits_per_byte is None else {tag: str(bits_per_byte)}
+        versions.append(client.create_model_version(name, url, run_id=run_id, tags=tags))
+    found = {version.version: float(version.tags.get(tag, "nan")) for version in versions}
+    finite = [number for number, value in found.items() if math.isfinite(value)]
+    if finite:
+        client.set_registered_model_alias(name, "best", min(finite, key=lambda number: found[number]))
+
+
+def client_of(tracking: Tracking) -> Any:
+    """An MLflow client, with the libraries' chatter switched off."""
+    for name in ("alembic", "mlflow", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # A server that is gone would else hold a command up for minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    from mlflow import MlflowClient
+
+    if tracking.uri.startswith("sqlite:///"):
+        Path(tracking.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking.uri)
+
+
+@contextlib.contextmanager
+def run(
+    tracking: Tracking, command: str, key: str, tags: dict[str, str], again: bool = False
+) -> Iterator[Run]:
+    """The MLflow run of one command and one piece of work.
+
+    `key` names the work: a run of the same command and key that did not finish is continued; with `again`
+    one that did, too.
+    """
+    opened = _open(tracking, command, key, tags, again)
+    try:
+        yield opened
+    except BaseException:
+        opened._try("set_terminated", "FAILED")
+        raise
+    opened._try("set_terminated", "FINISHED")
+
+
+def _open(tracking: Tracking, command: str, key: str, tags: dict[str, str], again: bool) -> Run:
+    try:
+        client = client_of(tracking)
+        experiment = client.get_experiment_by_name(tracking.experiment)
+        if experiment:
+            experiment_id = experiment.experiment_id
+        else:
+            experiment_id = client.create_experiment(tracking.experiment, tracking.artifacts)
+        found = find(tracking, command, key=key)
+        if found and (again or found.info.status != "FINISHED"):
+            client.update_run(found.info.run_id, status="RUNNING")
+            opened = Run(client, found.info.run_id)
+        else:
+            created = client.create_run(
+                experiment_id,
+                run_name=f"{command} {tags.get('version', '')}".strip(),
+                tags={PREFIX + "command": command, PREFIX + "key": key},
+            )
+            opened = Run(client, created.info.run_id)
+    except Exception as error:
+        log.warning("MLflow at %s cannot be used, so this run is not recorded: %s", hide(tracking.uri), error)
+        return Run(None, None)
+    opened.tags(tags)
+    return opened
+
+
+def find(tracking: Tracking, command: str, **tags: str) -> Any | None:
+    """The newest run of a command with these tags, or None; never raises."""
+    try:
+        client = client_of(tracking)
+        experiment = client.get_experiment_by_name(tracking.experiment)
+        if experiment is None:
+            return None
+        wanted = {"command": command, **tags}
+        query = " and ".join(f"tags.`{PREFIX}{name}` = '{value}'" for name, value in wanted.items())
+        found = client.search_runs([experiment.experiment_id], query, max_results=1)
+    except Exception as error:
+        log.warning("MLflow at %s cannot be searched: %s", hide(tracking.uri), error)
+        return None
+    return found[0] if found else None
+
+
+def upstream(tracking: Tracking, command: str, **tags: str) -> dict[str, str]:
+    """The tag that links a run to the newest run of the command it builds on."""
+    found = find(tracking, command, **tags)
+    return {"upstream": found.info.run_id} if found else {}
+
+
+@contextlib.contextmanager
+def ship_progress(run: Run, progress: Progress, every: float = 10.0) -> Iterator[Progress]:
+    """A progress that passes on to `progress`, and whose counts a thread sends to an MLflow run.
+
+    For each stage: <stage>/tasks, and where they are known documents and bytes (in the finished tasks),
+    documents_per_second and MB_per_second (of the last minute; at the end of the whole stage), and at the end
+    seconds. The step is the seconds since the stage began. A server that is silent costs 5 s at the end.
+    """
+    paces: dict[str, Pace] = {}
+    stop = threading.Event()
+
+    def note(stage: str, done: int, total: int, documents: int = 0, size: int = 0, /) -> None:
+        paces.setdefault(stage, Pace()).note(done, total, documents, size)
+        progress(stage, done, total, documents, size)
+
+    def work() -> None:
+        sent: dict[str, bool] = {}
+        while True:
+            last = stop.wait(every)
+            for stage, pace in list(paces.items()):
+                if not sent.get(stage):
+                    sent[stage] = pace.end is not None
+                    run.metrics(_speed_metrics(stage.replace(" ", "_"), pace), round(pace.seconds))
+            if last:
+                return
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield note
+    finally:
+        stop.set()
+        thread.join(timeout=5)
+
+
+def _speed_metrics(stage: str, pace: Pace) -> dict[str, float]:
+    values: dict[str, float] = {"tasks": pace.done}
+    if pace.documents:
+        _, documents, size = pace.speeds()
+        values |= {"documents": pace.documents, "bytes": pace.bytes}
+        values |= {"documents_per_second": documents, "MB_per_second": size / 1e6}
+    if pace.end is not None:
+        values["seconds"] = pace.seconds
+    return {f"{stage}/{name}": value for name, value in values.items()}
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values under names joined by dots."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

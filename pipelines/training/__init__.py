@@ -1,0 +1,1 @@
+"""Training runs: named, launched on Ray, followed and traced."""

@@ -1,0 +1,173 @@
+"""Lineage of a training run: the documents of a step, and the steps of a document."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from base import files, manifest
+from base.errors import UserError
+from model import batches, checkpoint, journal
+from model.config import BatchWarmup
+from model.job import RUN
+from model.loader import Corpus, Loader, ShardCache
+from pipelines.inference import trained
+
+
+class Run:
+    """The samples of a training run that has begun."""
+
+    def __init__(self, storage: str, name: str, cache: ShardCache | None = None) -> None:
+        """Read what the run trains on; raises UserError if there is no such run, or its corpus is gone.
+
+        cache: where copies of remote shards are; absent: in the temporary folder.
+        """
+        self.name = name
+        url = trained.run_url(storage, name)
+        if not files.exists(files.join(url, RUN)):
+            raise UserError(f"{url} is not a training run: it has no {RUN}")
+        facts = files.read_json(files.join(url, RUN))
+        data = facts["data"]
+        found = {version.hash: version.manifest_url for version in manifest.versions(storage)}
+        manifest_url = found.get(data["manifest_hash"], facts["manifest_url"])
+        corpus = Corpus.open(manifest_url, cache, verify=facts["verify_shards"])
+        if corpus.hash != data["manifest_hash"]:
+            raise UserError(f"run {name} was trained on another corpus version than {manifest_url} is now")
+        self.loader = Loader(
+            corpus,
+            data["sequence_length"],
+            data["seed"],
+            facts["mixture"],
+            skip_damaged=facts["damaged_shards"] == "skip",
+        )
+        warmup = data.get("batch_warmup")
+        self.batch = data["global_batch_size"], BatchWarmup.model_validate(warmup) if warmup else None
+        lines = journal.read(url)
+        self.steps = max([line["step"] for line in lines] + checkpoint.steps(url), default=0)
+        """Steps that the run has taken, as far as its journal tells."""
+        self.undone: dict[int, str] = {}
+        """Of the steps that the weights hold nothing of, by 1-based step: why."""
+        for line in lines:
+            if "rollback" in line:
+                back, step = line["rollback"]["step"], line["step"]
+                reason = f"rolled back: step {step} went back to the weights of step {back}"
+                self.undone = dict.fromkeys(range(back + 1, step + 1), reason) | self.undone
+            if line.get("skipped"):
+                self.undone[line["step"]] = f"skipped: {line['reason']}"
+
+
+def documents_of_step(run: Run, step: int) -> pa.Table:
+    """The documents of every sequence of a 1-based step, in the order of the batch.
+
+    Columns: sequence (in the global batch), sample (global number), position (of the span's first token in
+    the sequence), document_id (32 hex digits), source, first and stop (range of the document's tokens), file
+    and record (its origin). `run.undone` tells whether the step left anything in the weights. Raises
+    UserError for a step that the run has not taken.
+    """
+    if not 1 <= step <= run.steps:
+        raise UserError(f"run {run.name} has taken steps 1 to {run.steps}, not step {step}")
+    begin, end = (batches.first_sample(*run.batch, number) for number in (step - 1, step))
+    rows = []
+    for sample in range(begin, end):
+        for span in run.loader.trace(sample):
+            rows.append(
+                {
+                    "sequence": sample - begin,
+                    "sample": sample,
+                    "position": span.position,
+                    "document_id": span.document_id.hex(),
+                    "source": span.source,
+                    "first": span.first,
+                    "stop": span.stop,
+                    "shard": span.shard,
+                    "row": span.row,
+                }
+            )
+    return _with_origins(run.loader.corpus, pa.Table.from_pylist(rows))
+
+
+def steps_of_document(run: Run, document: str) -> pa.Table:
+    """Every sequence of the steps taken so far that held tokens of a document (32 hex digits).
+
+    Columns as in `documents_of_step`, step (1-based) and undone (why the weights hold nothing of that step,
+    else null); no rows when the run has not seen it. Only the shards of those sequences are opened. Raises
+    UserError for what is no document of the run's corpus, or one that is held out.
+    """
+    try:
+        identifier = bytes.fromhex(document)
+    except ValueError:
+        identifier = b""
+    if len(identifier) != 16:
+        raise UserError(f"document {document!r} is not an id of 32 hexadecimal digits")
+    corpus = run.loader.corpus
+    places = _places(corpus, identifier)
+    if not places:
+        raise UserError(f"{corpus.manifest_url} holds no document {document.lower()}; see jobs.explain")
+    trained_on = [place for place in places if corpus.shards[place[0]]["split"] == "train"]
+    if not trained_on:
+        path = corpus.shards[places[0][0]]["path"]
+        raise UserError(f"document {document.lower()} is held out of training ({path})")
+    rows = []
+    for number, row in trained_on:
+        for sample in run.loader.samples_of(number, row, batches.first_sample(*run.batch, run.steps)):
+            step = batches.step_of(*run.batch, sample)
+            for span in run.loader.trace(sample):
+                if (span.shard, span.row) == (corpus.shards[number]["path"], row):
+                    rows.append(
+                        {
+                            "step": step + 1,
+                            "undone": run.undone.get(step + 1),
+                            "sequence": sample - batches.first_sample(*run.batch, step),
+                            "sample": sample,
+                            "position": span.position,
+                            "document_id": document.lower(),
+                            "source": span.source,
+                            "first": span.first,
+                            "stop": span.stop,
+                            "shard": span.shard,
+                            "row": span.row,
+                        }
+                    )
+    rows.sort(key=lambda row: (row["sample"], row["position"]))
+    return (
+        _with_origins(corpus, pa.Table.from_pylist(rows))
+        if rows
+        else pa.table({"step": pa.array([], pa.int64())})
+    )
+
+
+def _places(corpus: Corpus, identifier: bytes) -> list[tuple[int, int]]:
+    """Position in the manifest of each shard that holds a document, and its row; a merge may keep two.
+
+    Reads the ids in the tables of origins, 16 bytes a document, and no shard.
+    """
+    wanted = pa.scalar(identifier, pa.binary(16))
+    found = []
+    for number, entry in enumerate(corpus.shards):
+        if entry["documents"]:
+            identifiers = files.read_parquet(_origins(corpus, entry["path"]), ["document_id"])["document_id"]
+            row = pc.index(identifiers, wanted.cast(identifiers.type)).as_py()
+            if row >= 0:
+                found.append((number, row))
+    return found
+
+
+def _origins(corpus: Corpus, shard: str) -> str:
+    """URL of a shard's table of origins; raises UserError if it is not there."""
+    url = files.join(corpus.base, shard.replace("/shards/", "/origins/").removesuffix(".arrow") + ".parquet")
+    if not files.exists(url):
+        raise UserError(f"origins {url} of shard {shard} do not exist")
+    return url
+
+
+def _with_origins(corpus: Corpus, spans: pa.Table) -> pa.Table:
+    """`spans` with the columns file and record in place of shard and row."""
+    shards, rows = spans["shard"].to_pylist(), spans["row"].to_pylist()
+    found: dict[tuple[str, int], tuple[str, int]] = {}
+    for shard in dict.fromkeys(shards):
+        wanted = sorted({row for name, row in zip(shards, rows, strict=True) if name == shard})
+        origins = files.read_parquet(_origins(corpus, shard), ["file", "record"]).take(pa.array(wanted))
+        values = zip(origins["file"].to_pylist(), origins["record"].to_pylist(), strict=True)
+        found |= {(shard, row): value for row, value in zip(wanted, values, strict=True)}
+    places = [found[place] for place in zip(shards, rows, strict=True)]
+    spans = spans.drop_columns(["shard", "row"])
+    spans = spans.append_column("file", pa.array([file for file, _ in places], pa.string()))
+    return spans.append_column("record", pa.array([record for _, record in places], pa.int64()))

@@ -1,0 +1,275 @@
+import json
+import time
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from base.errors import UserError
+from model.loader import Corpus, Loader, ShardCache, bits_per_byte
+from tests.helpers.corpus import write_corpus
+
+SOURCES = {"alpha": [[40, 3, 70], [1, 90], [25]], "beta": [[200, 31]], "gamma": [[17, 64, 64]]}
+
+
+def _stream(corpus: Corpus, source: str) -> np.ndarray:
+    return np.concatenate([corpus.shard(number).tokens for number in corpus.shard_numbers(source, "train")])
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32"])
+def test_samples_are_windows_of_one_source_and_an_epoch_covers_it(tmp_path: Path, dtype: str) -> None:
+    corpus = Corpus.open(write_corpus(tmp_path, SOURCES, dtype=dtype))
+    loader = Loader(corpus, 16, seed=3)
+    assert loader.weights == pytest.approx({"alpha": 14 / 37, "beta": 14 / 37, "gamma": 9 / 37}, abs=1e-9)
+    source, window = loader.locate(np.arange(200, dtype=np.int64))
+    rows = loader.tokens(np.arange(200, dtype=np.int64))
+    for number in range(200):
+        stream = _stream(corpus, loader.names[source[number]])
+        start = window[number] * 16
+        assert np.array_equal(rows[number], stream[start : start + 17])
+
+
+def test_order_is_a_function_of_the_sample_number_alone(tmp_path: Path) -> None:
+    url = write_corpus(tmp_path, SOURCES)
+    loader = Loader(Corpus.open(url), 16, seed=3, global_batch_size=8)
+    whole = loader.tokens(np.arange(64, dtype=np.int64))
+    for world in (1, 2, 4, 8):
+        for first in (0, 8, 56):
+            fresh = Loader(Corpus.open(url), 16, seed=3, global_batch_size=8)
+            ranks = [fresh.batch(first, 8, rank, world) for rank in range(world)]
+            assert np.array_equal(np.concatenate(ranks), whole[first : first + 8])
+    assert np.array_equal(loader.sample(41), whole[41])
+    assert not np.array_equal(Loader(Corpus.open(url), 16, seed=4).tokens(np.arange(64)), whole)
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_trace_names_the_documents_of_every_token(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    lengths = data.draw(
+        st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=6), min_size=1, max_size=5)
+    )
+    lengths[0].append(60)
+    length = data.draw(st.integers(4, 24))
+    corpus = Corpus.open(write_corpus(tmp_path_factory.mktemp("trace"), {"only": lengths}))
+    loader = Loader(corpus, length, seed=1)
+    documents = {}
+    for number in corpus.shard_numbers("only", "train"):
+        shard = corpus.shard(number)
+        for row in range(len(shard.offsets) - 1):
+            key = (corpus.shards[number]["path"], row)
+            identifier = shard.table.column("document_id")[row].as_py()
+            documents[key] = (identifier, shard.tokens[shard.offsets[row] : shard.offsets[row + 1]])
+    for number in range(int(loader.windows[0])):
+        position = 0
+        pieces = []
+        for span in loader.trace(number):
+            identifier, tokens = documents[(span.shard, span.row)]
+            assert span.document_id == identifier and span.position == position and span.source == "only"
+            pieces.append(tokens[span.first : span.stop])
+            position += span.stop - span.first
+        assert np.array_equal(np.concatenate(pieces), loader.sample(number))
+
+
+def test_weights_change_shares_and_zero_leaves_out(tmp_path: Path) -> None:
+    corpus = Corpus.open(write_corpus(tmp_path, SOURCES))
+    loader = Loader(corpus, 16, seed=0, weights={"alpha": 3, "beta": 1, "gamma": 0})
+    source, _ = loader.locate(np.arange(400, dtype=np.int64))
+    assert loader.names == ["alpha", "beta"]
+    assert int((source == 0).sum()) == 300
+    for weights, message in [
+        ({"alpha": 1, "delta": 1, "beta": 1, "gamma": 1}, "mixture.delta: there is no such source"),
+        ({"alpha": 1, "beta": 1}, "mixture has no weight for source gamma"),
+        ({"alpha": -1, "beta": 1, "gamma": 1}, "mixture.alpha = -1"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            Loader(corpus, 16, seed=0, weights=weights)
+
+
+def test_bad_corpora_are_named(tmp_path: Path) -> None:
+    url = write_corpus(tmp_path, SOURCES)
+    corpus = Corpus.open(url)
+    with pytest.raises(UserError, match="fewer than one batch of 512"):
+        Loader(corpus, 16, seed=0, global_batch_size=512)
+    with pytest.raises(UserError, match="vocabulary of 128 tokens, the model only 100"):
+        Loader(corpus, 16, seed=0, vocab_size=100)
+    with pytest.raises(UserError, match="does not exist"):
+        Corpus.open(str(tmp_path / "nowhere" / "manifest.json"))
+    shard = tmp_path / "corpus" / "versions" / corpus.shards[0]["path"]
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="alpha/train-00000.arrow is damaged"):
+        Loader(Corpus.open(url), 16, seed=0).tokens(np.arange(100))
+    shard.unlink()
+    with pytest.raises(UserError, match="alpha/train-00000.arrow of manifest .* does not exist"):
+        Loader(Corpus.open(url), 16, seed=0).tokens(np.arange(100))
+
+
+def _damage(url: str, corpus: Corpus, numbers: list[int]) -> None:
+    """Give the first shard a token outside the vocabulary, cut the others short."""
+    for number in numbers:
+        shard = Path(url).parents[1] / corpus.shards[number]["path"]
+        tokens = corpus.shard(number).tokens.tobytes()
+        content = bytearray(shard.read_bytes())
+        shard.unlink()  # others have it mapped
+        if number == numbers[0]:
+            place = bytes(content).index(tokens)
+            content[place + 20 : place + 22] = b"\xff\xff"
+            shard.write_bytes(content)
+        else:
+            shard.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_damaged_shards_stop_or_are_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, verify: bool
+) -> None:
+    url = write_corpus(tmp_path, {"a": [[60] * 4] * 5, "b": [[200, 31]]})
+    whole = Loader(Corpus.open(url), 16, seed=3)
+    before, samples = whole.tokens(np.arange(400)), np.arange(400)
+    _damage(url, whole.corpus, [1, 3])
+    message = (
+        "digest" if verify else "tokens outside the vocabulary of 128|File is too small|Not an Arrow file"
+    )
+    with pytest.raises(UserError, match=rf"train-0000[13].arrow is damaged: .*({message})"):
+        Loader(Corpus.open(url, verify=verify), 16, seed=3).tokens(samples)
+    loader = Loader(Corpus.open(url, verify=verify), 16, seed=3, skip_damaged=True)
+    after = loader.tokens(samples)
+    assert caplog.text.count("its samples are replaced") == 2
+    sources, windows = whole.locate(samples)
+    touched = 0
+    for sample in samples.tolist():
+        spans = whole.trace(sample)
+        if any(span.shard.endswith(("a/train-00001.arrow", "a/train-00003.arrow")) for span in spans):
+            touched += 1
+            found = loader.trace(sample)
+            assert all(
+                span.source == "a" and span.shard[-11:-6] in ("00000", "00002", "00004") for span in found
+            )
+        else:
+            assert np.array_equal(before[sample], after[sample])
+    assert 50 < touched < 200
+    assert after.max() < 128
+    # Whatever is read first, and by however many workers, the samples are the same.
+    for sample in (399, 17, 200):
+        fresh = Loader(Corpus.open(url, verify=verify), 16, seed=3, skip_damaged=True)
+        assert np.array_equal(fresh.sample(sample), after[sample])
+    expected: dict[tuple[str, int], list[int]] = {}
+    for sample in samples.tolist():
+        for span in loader.trace(sample):
+            expected.setdefault((span.shard, span.row), []).append(sample)
+    paths = [entry["path"] for entry in whole.corpus.shards]
+    for (path, row), seen in expected.items():
+        fresh = Loader(Corpus.open(url, verify=verify), 16, seed=3, skip_damaged=True)
+        assert fresh.samples_of(paths.index(path), row, 400) == sorted(set(seen))
+
+
+def test_samples_of_a_damaged_corpus_are_the_same_for_any_workers_start_and_order(tmp_path: Path) -> None:
+    url = write_corpus(tmp_path, {"a": [[50] * 20] * 3})
+    _damage(url, Corpus.open(url), [1])  # one token, which few windows hold
+
+    def fresh() -> Loader:
+        return Loader(Corpus.open(url), 16, seed=1, skip_damaged=True)
+
+    one, two = fresh(), [fresh(), fresh()]
+    steps = range(0, int(one.windows.sum()), 4)
+    expected = np.concatenate([one.batch(step, 4) for step in steps])
+    shared = [two[rank].batch(step, 4, rank, 2) for step in steps for rank in range(2)]
+    assert np.array_equal(np.concatenate(shared), expected)
+    resumed = fresh()
+    middle = steps[len(steps) // 2]
+    rest = np.concatenate([resumed.batch(step, 4) for step in steps if step >= middle])
+    assert np.array_equal(rest, expected[middle:])
+    traced = fresh()
+    for sample in reversed(range(len(expected))):
+        pieces = []
+        for span in traced.trace(sample):
+            assert "train-00001" not in span.shard
+            (number,) = [n for n, entry in enumerate(traced.corpus.shards) if entry["path"] == span.shard]
+            shard = traced.corpus.shard(number)
+            pieces.append(shard.tokens[shard.offsets[span.row] :][span.first : span.stop])
+        assert np.array_equal(np.concatenate(pieces), expected[sample])
+
+
+def test_a_source_that_is_too_short_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    corpus = Corpus.open(write_corpus(tmp_path, {"a": [[100]], "tiny": [[9]]}, heldout=0))
+    assert Loader(corpus, 16, seed=3).names == ["a"]
+    assert "source tiny of" in caplog.text and "its 9 tokens are fewer than the 17" in caplog.text
+    with pytest.raises(UserError, match="mixture.tiny: the source has fewer than 17 tokens"):
+        Loader(corpus, 16, seed=3, weights={"a": 1, "tiny": 1})
+
+
+def test_a_source_that_is_all_damaged_is_named(tmp_path: Path) -> None:
+    url = write_corpus(tmp_path, {"a": [[200]], "b": [[200, 31]]})
+    corpus = Corpus.open(url)
+    _damage(url, corpus, [0])
+    with pytest.raises(UserError, match="source a of .*most of it is damaged"):
+        Loader(Corpus.open(url), 16, seed=3, skip_damaged=True).tokens(np.arange(40))
+
+
+def test_heldout_documents_in_shard_order(tmp_path: Path) -> None:
+    corpus = Corpus.open(write_corpus(tmp_path, SOURCES, heldout=3))
+    every = corpus.heldout("alpha")
+    assert np.diff(every.offsets).tolist() == [40, 3, 70] and len(every.document_ids) == 3
+    some = corpus.heldout("alpha", max_documents=2)
+    assert some.document_ids == every.document_ids[:2]
+    assert np.array_equal(some.input_ids, every.input_ids[:43])
+    for tokens, documents in ((1, 1), (40, 1), (41, 2), (43, 2), (44, 3), (999, 3)):
+        assert corpus.heldout("alpha", max_tokens=tokens).document_ids == every.document_ids[:documents]
+    assert len(corpus.heldout("unknown").input_ids) == 0
+
+
+def test_remote_shards_go_through_a_bounded_cache(tmp_path: Path) -> None:
+    url = write_corpus(tmp_path, SOURCES)
+    remote = fsspec.filesystem("memory")
+    remote.put(str(tmp_path / "corpus"), "/remote/corpus", recursive=True)
+    limit = 2500
+    cache = ShardCache(str(tmp_path / "cache"), limit)
+    loader = Loader(Corpus.open("memory://remote/corpus/versions/v0001/manifest.json", cache), 16, seed=3)
+    expected = Loader(Corpus.open(url), 16, seed=3).tokens(np.arange(100))
+    assert np.array_equal(loader.tokens(np.arange(100)), expected)
+    files = list((tmp_path / "cache").iterdir())
+    assert files and sum(file.stat().st_size for file in files) <= limit + max(
+        f.stat().st_size for f in files
+    )
+    # A file that was removed takes room as long as it is mapped: at most the latest batch is.
+    for number in range(100):
+        assert np.array_equal(loader.sample(number), expected[number])
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    removed = {line.split()[5] for line in maps if str(tmp_path) in line and line.endswith("(deleted)")}
+    assert len(removed) <= 2
+
+
+def test_a_trillion_tokens_start_at_once(tmp_path: Path) -> None:
+    shards = [
+        {"path": f"v1/shards/{number:05d}.arrow", "source": f"s{number % 35}", "split": "train",
+         "documents": 1, "tokens": 2**26, "bytes": 2**27, "digest": "", "version": "v1"}
+        for number in range(15000)
+    ]  # fmt: skip
+    manifest = {"shards": shards, "sources": {}, "tokenizer": {"vocab_size": 50277, "dtype": "uint16"}}
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(manifest))
+    begin = time.process_time()
+    loader = Loader(Corpus.open(str(path)), 2048, seed=0)
+    source, window = loader.locate(np.arange(10**8, 10**8 + 1024, dtype=np.int64))
+    assert time.process_time() - begin < 1
+    assert len(set(source.tolist())) == 35 and window.max() < loader.windows[0]
+
+
+def test_gather_speed_from_page_cache(tmp_path: Path) -> None:
+    corpus = Corpus.open(write_corpus(tmp_path, {"long": [[2**20] * 2, [2**20]]}))
+    loader = Loader(corpus, 2048, seed=0)
+    samples = np.arange(1500, dtype=np.int64)
+    loader.tokens(samples)
+    begin = time.process_time()
+    for _ in range(5):
+        loader.tokens(samples)
+    assert 5 * 1500 * 2048 / (time.process_time() - begin) > 50e6
+
+
+def test_bits_per_byte() -> None:
+    assert bits_per_byte(np.log(2), tokens=100, text_bytes=50) == pytest.approx(2.0)

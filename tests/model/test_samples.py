@@ -1,0 +1,64 @@
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+
+from model import journal
+from model.job import TrainJob
+from model.loader import Corpus
+from model.neox import NeoX
+from model.samples import sampler
+from tests.helpers.corpus import write_corpus
+from tests.helpers.training import MODEL, SOURCES, run_here, settings
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> str:
+    """A corpus of 128 tokens with a tokenizer whose tokens are their numbers."""
+    url = Path(write_corpus(tmp_path, SOURCES))
+    tokenizer = Tokenizer(models.WordLevel({str(number): number for number in range(128)}, unk_token="0"))
+    tokenizer.save(str(url.with_name("tokenizer.json")))
+    content = json.loads(url.read_text())
+    content["tokenizer"] |= {"file": "tokenizer.json", "end_of_document": "0"}
+    url.write_text(json.dumps(content))
+    return str(url)
+
+
+def test_samples_change_no_loss_and_stand_in_the_journal(manifest: str, tmp_path: Path) -> None:
+    same = {"evaluate_batches": 1, "evaluate_every": 2, "steps": 4}
+    run_here(manifest, str(tmp_path / "with"), **same)
+    run_here(manifest, str(tmp_path / "without"), **same, samples={"tokens": 0})
+    lines, others = (journal.read(str(tmp_path / name)) for name in ("with", "without"))
+    assert [line["loss"] for line in lines] == [line["loss"] for line in others]
+    assert [line["step"] for line in lines if "texts" in line] == [2, 4]
+    assert not any("texts" in line for line in others)
+    samples = lines[-1]["texts"]
+    assert [len(sample["prompt"].split()) for sample in samples] == [16, 16]  # one a source
+    assert all(0 < len(sample["text"].split()) <= 16 for sample in samples)  # half of 32 positions
+    assert [sample["prompt"] for sample in lines[1]["texts"]] == [sample["prompt"] for sample in samples]
+
+
+def test_prompts_of_the_configuration_are_continued(manifest: str) -> None:
+    corpus = Corpus.open(manifest)
+    job = TrainJob(MODEL, settings(evaluate_batches=1, samples={"prompts": ["7"], "tokens": 5}), manifest, "")
+    found = sampler(job, corpus)
+    assert found is not None
+    before = torch.random.get_rng_state()
+    model = NeoX(MODEL, 128)
+    (first,), (second,) = found.sample(model), found.sample(model)
+    assert first == second and first["prompt"] == "7" and 0 < len(first["text"].split()) <= 5
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_no_samples_with_a_message(manifest: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    corpus = Corpus.open(manifest)
+    divided = TrainJob(MODEL, settings(evaluate_batches=1, zero_stage=3), manifest, "")
+    with caplog.at_level(logging.WARNING):
+        assert sampler(divided, corpus) is None
+    assert "among the workers" in caplog.text
+    bare = write_corpus(tmp_path / "bare", SOURCES)
+    assert sampler(TrainJob(MODEL, settings(evaluate_batches=1), bare, ""), Corpus.open(bare)) is None
+    assert "names no tokenizer file" in caplog.text

@@ -1,0 +1,61 @@
+"""What measuring a part leaves on disk."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from dedup.config import MinHashConfig
+from pipelines.config import CorpusConfig, IngestConfig, LanguageConfig, SourceConfig
+from pipelines.corpus.inputs import Input
+from pipelines.corpus.ledger import Ledger
+from pipelines.corpus.stages.measure import Measure, measure_part
+
+SECRET = "AKIA" + "IOSFODNN7ABCDEFG"
+BROKEN = [
+    '{"text": "write to jane.roe@acme-corp.com" BROKEN',
+    json.dumps({"text": None, "author": "jane.roe@acme-corp.com, +1 202-456-1111", "key": SECRET}),
+    "x" * 385 + " jane.roe@acme-corp.com is where the sample ends",
+    json.dumps({"text": 7, "ip": "93.184.216.34"}),
+    '{"text": " \\u0000 "}',
+    r'{"text": "jane.roe\u0040acme-corp.com\n202-456-1111\t93.184.216.34 C:\\new" BROKEN',
+]
+
+
+def measure(folder: Path, lines: list[str], rejects: CorpusConfig) -> Measure:
+    path = folder / "a.jsonl"
+    path.write_text("".join(line + "\n" for line in lines))
+    task = Measure(
+        str(folder / "corpus"),
+        "key",
+        Input("s", str(path), 0, path.stat().st_size, "digest", "part"),
+        SourceConfig(name="s", urls=[str(path)]),
+        IngestConfig(),
+        LanguageConfig(),
+        MinHashConfig(),
+        rejects,
+    )
+    measure_part(task)
+    return task
+
+
+def test_samples_of_rejects_show_no_personal_data(tmp_path: Path) -> None:
+    task = measure(tmp_path, [*BROKEN, '{"text": "good"}'], CorpusConfig())
+    rows = pq.read_table(task.url("rejects", "parquet")).to_pylist()
+    samples = {row["record"]: row["sample"] for row in rows}
+    assert samples[0] == '{"text": "write to email@example.com" BROKEN'
+    assert samples[2] == "x" * 385 + " email@example."
+    assert samples[5] == r'{"text": "email@example.com (202) 555-0100 192.0.2.1 C:\new" BROKEN'
+    assert sorted(samples) == [0, 1, 2, 3, 4, 5]
+    for text in ("jane", "acme", "1111", SECRET, "93.184"):
+        assert not any(text in sample for sample in samples.values())
+        assert text.encode() not in Path(task.url("rejects", "parquet")).read_bytes()
+
+
+def test_some_rejects_are_kept_and_all_are_counted(tmp_path: Path) -> None:
+    task = measure(tmp_path, BROKEN[:1] * 50, CorpusConfig(keep_rejects=3, reject_sample_characters=9))
+    rows = pq.read_table(task.url("rejects", "parquet")).to_pylist()
+    assert [(row["record"], row["sample"]) for row in rows] == [(n, '{"text": ') for n in range(3)]
+    counts = json.loads(Path(task.url("parts", "json")).read_text())
+    stage = Ledger.from_json(counts["ledger"]).sources["s"]["read"]
+    assert stage.dropped["invalid_json"]["documents"] == 50

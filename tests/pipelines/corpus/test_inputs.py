@@ -1,0 +1,205 @@
+"""Which files a build reads, with credentials in their URLs that nothing may show."""
+
+import base64
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import zstandard
+
+from base import files
+from base.errors import UserError
+from pipelines.config import Config, SourceConfig
+from pipelines.corpus.inputs import check_sources, list_inputs
+from pipelines.corpus.versions import checks as precheck
+from pipelines.corpus.versions import commands as prepare
+from pipelines.corpus.versions.rebuild import repair
+from pipelines.corpus.versions.verify import verify
+from pipelines.corpus.views import explain
+
+TOKENS = ("tok3n-of-monday", "tok3n-of-tuesday")
+PASSWORD = "pa55word"
+SPLIT = 2**28
+
+
+class Guarded(SimpleHTTPRequestHandler):
+    """Files for those who have the password or a token."""
+
+    def send_head(self):
+        """A file, or 403."""
+        url = urlsplit(self.path)
+        given = self.headers.get("Authorization", "").removeprefix("Basic ")
+        known = parse_qs(url.query).get("token", [""])[0] in TOKENS
+        if not known and base64.b64decode(given) != f"anna:{PASSWORD}".encode():
+            self.send_error(403)
+            return None
+        self.path = url.path
+        return super().send_head()
+
+    def send_header(self, name: str, value: str) -> None:
+        """A header, but for those that a test leaves out."""
+        if name not in self.silent:
+            super().send_header(name, value)
+
+    silent: tuple[str, ...] = ()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """host:port of a server of two files that need credentials."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for name, first in (("a", 0), ("b", 300)):
+        lines = [
+            json.dumps({"text": f"This is document {number} of some that are read from a server, and so on."})
+            for number in range(first, first + 30)
+        ]
+        lines[3] = "{broken"
+        (raw / f"{name}.jsonl.zst").write_bytes(zstandard.compress("\n".join(lines).encode()))
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Guarded, directory=str(raw))) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+        thread.join()
+
+
+def config(storage: Path, server: str, token: str) -> Config:
+    urls = [f"http://{server}/a.jsonl.zst?token={token}", f"http://anna:{PASSWORD}@{server}/b.jsonl.zst"]
+    return Config.model_validate(
+        {
+            "name": "test",
+            "storage": str(storage),
+            "sources": [{"name": "s", "urls": urls}],
+            "tokenize": {"vocab_size": 300},
+            "ray": {"workers": 2},
+        }
+    )
+
+
+def test_a_new_token_makes_no_new_input(tmp_path: Path, server: str) -> None:
+    cache = str(tmp_path / "inputs.json")
+    monday, tuesday = (list_inputs(config(tmp_path, server, token).sources, cache, SPLIT) for token in TOKENS)
+    assert [item.noted() for item in monday] == [item.noted() for item in tuesday]
+    assert [item.file for item in monday] != [item.file for item in tuesday]
+    assert [item.name for item in monday] == [
+        f"http://***@{server}/b.jsonl.zst",
+        f"http://{server}/a.jsonl.zst?token=***",
+    ]
+    (source,) = config(tmp_path, server, TOKENS[0]).sources
+    urls = [*source.urls, *config(tmp_path, server, TOKENS[1]).sources[0].urls]
+    assert len(list_inputs([source.model_copy(update={"urls": urls})], cache, SPLIT)) == 2
+    with pytest.raises(UserError, match=r"no file matches http://\S*token=\*\*\*"):
+        list_inputs(config(tmp_path, server, "wrong").sources, cache, SPLIT)
+    assert "tok3n" not in Path(cache).read_text()
+
+
+def test_a_server_that_tells_little(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = config(tmp_path, server, TOKENS[0]).sources
+    cache, changed = str(tmp_path / "inputs.json"), tmp_path / "raw" / "a.jsonl.zst"
+
+    def digests() -> list[str]:
+        return [item.digest for item in list_inputs(sources, cache, SPLIT)]
+
+    first = digests()
+    content, times = changed.read_bytes(), (changed.stat().st_atime, changed.stat().st_mtime)
+    changed.write_bytes(content[::-1])
+    os.utime(changed, times)
+    assert digests() == first  # nothing shows the change
+    monkeypatch.setattr(Guarded, "silent", ("Last-Modified",))
+    for _ in range(2):
+        again = digests()
+        assert (again[0], again[1] != first[1]) == (first[0], True)
+    changed.write_bytes(content)
+    assert digests() == first
+    monkeypatch.setattr(Guarded, "silent", ("Content-Length",))
+    with pytest.raises(UserError, match=r"the size of input file http://\S+ is not told; download it first"):
+        digests()
+
+
+def test_the_check_before_a_build_lists_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write_bytes(str(tmp_path / "raw" / "a.jsonl"), b'{"text": "x"}')
+    sources = [{"name": "s", "urls": [f"{tmp_path}/raw/*"]}]
+    settings = Config.model_validate({"name": "test", "storage": str(tmp_path), "sources": sources})
+    listed: list[str] = []
+    original = files.list_files
+
+    def list_files(url: str) -> list[str]:
+        listed.append(url)
+        return original(url)
+
+    monkeypatch.setattr(files, "list_files", list_files)
+    assert len(prepare.inputs_of(settings, precheck.check(settings))) == 1
+    assert listed.count(f"{tmp_path}/raw/*") == 1
+
+
+def test_names_that_begin_like_no_data(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "_SUCCESS", ".a.jsonl.crc", "_temporary/0/a.jsonl", ".cache/x/b.jsonl"):
+        files.write_bytes(str(tmp_path / "_raw" / name), b'{"text": "x"}')
+
+    def found(*urls: str) -> list[str]:
+        source = SourceConfig(name="s", urls=[f"{tmp_path}/_raw/{url}" for url in urls])
+        return sorted(file.removeprefix(f"{tmp_path}/_raw/") for _, file in check_sources([source]))
+
+    assert found("") == found("*") == found("**/*.jsonl") == ["a.jsonl"]
+    assert found("_SUCCESS", "_temporary", ".cache/*/*.jsonl") == [
+        ".cache/x/b.jsonl",
+        "_SUCCESS",
+        "_temporary/0/a.jsonl",
+    ]
+    with pytest.raises(UserError, match=r"no file matches .*\*CC\*"):
+        found("*CC*")
+
+
+def test_what_differs_in_a_hidden_part_only_is_read_apart(tmp_path: Path) -> None:
+    """`key` may choose a file instead of opening it."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    for name, text in (("one", "first"), ("two", "other")):
+        with MemoryFileSystem().open(f"/x.jsonl?key={name}", "w") as file:
+            file.write(json.dumps({"text": text}))
+    urls = ["memory://x.jsonl?key=one", "memory://x.jsonl?key=two"]
+    source = SourceConfig(name="s", urls=urls)
+    for _ in range(2):
+        found = list_inputs([source], str(tmp_path / "inputs.json"), SPLIT)
+        assert len({item.part for item in found}) == len({item.digest for item in found}) == 2
+
+
+def test_nothing_that_a_build_writes_shows_credentials(
+    ray_cluster: None, tmp_path: Path, server: str
+) -> None:
+    storage = tmp_path / "storage"
+    settings = config(storage, server, TOKENS[0])
+    version = prepare.prepare(settings, prepare.inputs_of(settings), lambda *_: None).version
+    assert version.manifest["ledger"]["s"][0]["documents_in"] == 60
+    rotated = config(storage, server, TOKENS[1])
+    again = prepare.prepare(rotated, prepare.inputs_of(rotated), lambda *_: None)
+    assert not again.new
+    assert not prepare.refresh(rotated, prepare.inputs_of(rotated), lambda *_: None).new
+    file = f"http://{server}/a.jsonl.zst?token={TOKENS[1]}"
+    assert any("invalid_json" in line for line in explain.explain(version, f"{file}:3"))
+    shutil.rmtree(storage / "corpus" / "documents")
+    (shard,) = (storage / "corpus" / "versions").rglob("train-00000.arrow")
+    content = shard.read_bytes()
+    shard.unlink()
+    damage = verify([version], 2, lambda *_: None)
+    assert repair(rotated, [version], damage, lambda *_: None) == []
+    assert shard.read_bytes() == content
+    written = [path for path in storage.rglob("*") if path.is_file()]
+    assert len(written) > 30 and any(path.name == "mlflow.db" for path in written)
+    for path in written:
+        plain = path.read_bytes()
+        if path.suffix == ".parquet":
+            plain += repr(files.read_parquet(str(path)).to_pydict()).encode()
+        for secret in (*TOKENS, PASSWORD):
+            assert secret.encode() not in plain, path

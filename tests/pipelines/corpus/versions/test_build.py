@@ -1,0 +1,311 @@
+"""The corpus build on a real Ray cluster: the same bytes however it is run, and nothing is lost."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from base import files, manifest
+from base.errors import UserError
+from pipelines.config import Config, load
+from pipelines.corpus.ledger import Ledger, LedgerError
+from pipelines.corpus.versions import commands as prepare
+from pipelines.corpus.versions.build import SourceLossError
+from pipelines.corpus.views import explain
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+WORDS = [
+    f"{first}{second}"
+    for first in ("ba", "lo", "mi", "tra", "stu")
+    for second in ("n", "rk", "lee", "to", "ven")
+]
+
+
+def documents(seed: int, count: int) -> list[str]:
+    """Texts of which some are the same and some nearly so."""
+    choose = random.Random(seed)
+    texts: list[str] = []
+    for number in range(count):
+        if number % 9 == 8:
+            texts.append(texts[choose.randrange(len(texts))])
+        elif number % 9 == 7:
+            texts.append(texts[choose.randrange(len(texts))] + " and more")
+        else:
+            texts.append(" ".join(choose.choices(WORDS, k=choose.randrange(20, 90))) + f" {number}.\n")
+    return texts
+
+
+def write(path: Path, texts: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    folder = tmp_path / "raw"
+    write(folder / "books" / "0.jsonl", documents(1, 60))
+    write(folder / "books" / "1.jsonl", documents(2, 50) + documents(1, 5))
+    write(folder / "web" / "0.jsonl", [*documents(3, 40), *documents(1, 9), "", "short"])
+    (folder / "web" / "1.jsonl").write_text('{"text": "not closed\n{"no_text": 1}\n')
+    (folder / "web" / "2.jsonl").write_bytes(b"")
+    return folder
+
+
+def config(raw: Path, storage: Path, *overrides: str) -> Config:
+    file = storage.parent / f"{storage.name}.yaml"
+    file.write_text(
+        json.dumps(
+            {
+                "name": "test",
+                "storage": str(storage),
+                "sources": [
+                    {"name": "books", "urls": [f"{raw}/books/*.jsonl"], "priority": 1},
+                    {"name": "web", "urls": [f"{raw}/web/*.jsonl"]},
+                ],
+                "tokenize": {"vocab_size": 320, "train_bytes": 20000},
+                "shard": {"target_tokens": 1024, "heldout_fraction": 0.1},
+            }
+        )
+    )
+    return load(str(file), list(overrides))
+
+
+def run(settings: Config) -> prepare.Outcome:
+    return prepare.prepare(settings, prepare.inputs_of(settings), lambda *_: None)
+
+
+def version_bytes(version: manifest.Version) -> dict[str, bytes]:
+    """Every file of a version by its path."""
+    folder = Path(version.url)
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_conservation_drops_and_rejects(raw: Path, tmp_path: Path) -> None:
+    outcome = run(config(raw, tmp_path / "a"))
+    content = outcome.version.manifest
+    ledger = Ledger.from_json(content["ledger"])
+    ledger.check()
+    books, web = ledger.sources["books"], ledger.sources["web"]
+    assert books["read"].documents_in == 115
+    assert books["read"].bytes_in == sum(path.stat().st_size for path in (raw / "books").iterdir())
+    assert web["read"].bytes_in == sum(path.stat().st_size for path in (raw / "web").iterdir())
+    assert web["read"].dropped.keys() == {"invalid_json", "missing_text"}
+    assert web["normalise"].dropped["empty_text"]["documents"] == 1
+    assert sum(entry["documents"] for entry in web["quality"].dropped.values()) == 1
+    kept = sum(stages["tokenize"].documents_out for stages in ledger.sources.values())
+    assert kept == sum(line["documents"] for line in content["shards"])
+    texts = documents(1, 60) + documents(2, 50) + documents(3, 40)
+    assert kept <= len(set(texts))
+    rejects = pq.read_table(f"{outcome.version.url}/rejects.parquet").to_pylist()
+    found = {(Path(row["file"]).name, row["record"], row["reason"]) for row in rejects}
+    assert found == {
+        ("1.jsonl", 0, "invalid_json"),
+        ("1.jsonl", 1, "missing_text"),
+        ("0.jsonl", 49, "empty_text"),
+    }
+    duplicates = pq.read_table(f"{outcome.version.url}/dropped/duplicates.parquet").to_pylist()
+    assert {row["reason"] for row in duplicates} == {"exact_duplicate", "near_duplicate"}
+    # Books have priority: no document of books gives way to one of web.
+    assert web["exact"].documents_dropped >= 9
+    report = Path(outcome.version.url, "report.html").read_text()
+    assert "invalid_json" in report
+    # The summary names a source of which nothing is left, too.
+    del content["sources"]["web"]
+    assert "  web                             53 records in" in "\n".join(prepare.summary(outcome))
+
+
+def test_the_same_bytes_for_any_workers_and_any_order_of_files(raw: Path, tmp_path: Path) -> None:
+    books = [f"{raw}/books/{number}.jsonl" for number in range(2)]
+    first = run(config(raw, tmp_path / "a", "ray.workers=1", f"sources.0.urls={books}")).version
+    second = run(config(raw, tmp_path / "b", "ray.workers=2", f"sources.0.urls={books[::-1]}")).version
+    one = version_bytes(first)
+    assert version_bytes(second) == one
+    assert second.hash == first.hash
+    ranges = run(config(raw, tmp_path / "c", "ray.workers=2", "ingest.split_bytes=4096")).version
+    three = version_bytes(ranges)
+    same = {name for name in one if one[name] == three.get(name)}
+    assert {name for name in one if "shards/" in name} | {"tokenizer.json", "rejects.parquet"} <= same
+    assert ranges.manifest["ledger"] == first.manifest["ledger"]
+    assert len(ranges.manifest["inputs"]) > 2 * len(first.manifest["inputs"])
+    # The names of parts, and rows within them, are all that ranges change.
+    for name in one:
+        if name.endswith(".parquet"):
+            tables = [pq.read_table(f"{version.url}/{name}") for version in (first, ranges)]
+            columns = [name for name in tables[0].column_names if name not in ("part", "row", "cluster")]
+            assert sorted(map(repr, tables[0].select(columns).to_pylist())) == sorted(
+                map(repr, tables[1].select(columns).to_pylist())
+            )
+
+
+def test_a_second_run_repeats_nothing(raw: Path, tmp_path: Path) -> None:
+    settings = config(raw, tmp_path / "a")
+    first = run(settings)
+    stamps = {
+        path: path.stat().st_mtime_ns
+        for path in Path(settings.storage, "corpus").rglob("*")
+        if path.is_file()
+    }
+    again = run(settings)
+    assert first.new
+    assert not again.new
+    assert again.version.hash == first.version.hash
+    after = {path: path.stat().st_mtime_ns for path in stamps}
+    assert {path.name for path in stamps if stamps[path] != after[path]} <= {"inputs.json"}
+
+
+def test_a_changed_threshold_measures_nothing_again(raw: Path, tmp_path: Path) -> None:
+    run(config(raw, tmp_path / "a"))
+    folder = Path(tmp_path / "a" / "corpus")
+    before = {path: path.stat().st_mtime_ns for path in (folder / "documents").rglob("*.arrow")}
+    outcome = run(config(raw, tmp_path / "a", "quality.basic.min_words=40"))
+    assert outcome.version.name == "v0002"
+    assert {path: path.stat().st_mtime_ns for path in (folder / "documents").rglob("*.arrow")} == before
+    dropped = sum(
+        entry["documents"]
+        for stages in outcome.version.manifest["ledger"].values()
+        for stage in stages
+        if stage["stage"] == "quality"
+        for entry in stage["dropped"].values()
+    )
+    assert dropped > 10
+
+
+def test_refresh_reads_new_files_alone_and_keeps_the_old_documents(raw: Path, tmp_path: Path) -> None:
+    settings = config(raw, tmp_path / "a")
+    first = run(settings).version
+    assert not prepare.refresh(settings, prepare.inputs_of(settings), lambda *_: None).new
+    fresh = documents(7, 30)
+    write(raw / "web" / "9.jsonl", fresh + documents(1, 20) + [documents(2, 1)[0] + " extra"])
+    outcome = prepare.refresh(settings, prepare.inputs_of(settings), lambda *_: None)
+    second = outcome.version
+    assert outcome.new
+    assert second.name == "v0002"
+    assert second.manifest["parent_manifest_hash"] == first.hash
+    assert second.manifest["shards"][: len(first.manifest["shards"])] == first.manifest["shards"]
+    assert second.manifest["tokenizer"] == first.manifest["tokenizer"]
+    ledger = Ledger.from_json(second.manifest["ledger"])
+    assert ledger.sources.keys() == {"web"}
+    assert ledger.sources["web"]["read"].documents_in == 51
+    added = [line for line in second.manifest["shards"] if line["version"] == "v0002"]
+    assert sum(line["documents"] for line in added) <= len(set(fresh))
+    duplicates = pq.read_table(f"{second.url}/dropped/duplicates.parquet").to_pylist()
+    assert sum(row["kept_version"] == "v0001" for row in duplicates) >= 18
+    assert manifest.latest(settings.storage) == second
+    # The same sources now are the refreshed version: nothing to build, nothing to refresh.
+    assert not run(settings).new
+    assert not prepare.refresh(settings, prepare.inputs_of(settings), lambda *_: None).new
+    assert version_bytes(first) == version_bytes(manifest.open_version(first.url))
+
+
+def test_weights_of_the_mixture_or_epochs_times_tokens_are_in_manifest_and_report(
+    raw: Path, tmp_path: Path
+) -> None:
+    weighted = run(config(raw, tmp_path / "a", "mixture={books: 3, web: 1}")).version.manifest["sources"]
+    assert {name: facts["weight"] for name, facts in weighted.items()} == {"books": 3, "web": 1}
+    outcome = run(config(raw, tmp_path / "a", "mixture_epochs={books: 2, web: 0.5}"))
+    sources = outcome.version.manifest["sources"]
+    assert outcome.new
+    assert sources["books"]["weight"] == 2 * sources["books"]["tokens"]
+    assert sources["web"]["weight"] == 0.5 * sources["web"]["tokens"]
+    page = Path(outcome.version.url, "report.html").read_text()
+    assert "share of the mixture" in page
+    assert "No mixture is configured" not in page
+
+
+def test_many_indexes_become_one_that_finds_the_same(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {}
+    for most in (8, 1):
+        monkeypatch.setattr("pipelines.corpus.versions.commit.MAX_INDEXES", most)
+        storage = tmp_path / f"most-{most}"
+        settings = config(tmp_path / f"raw-{most}", storage)
+        shutil.copytree(raw, tmp_path / f"raw-{most}")
+        run(settings)
+        for number in (8, 9):
+            texts = documents(number, 20) + documents(number - 1, 9) + documents(1, 9)
+            write(tmp_path / f"raw-{most}" / "web" / f"{number}.jsonl", texts)
+            version = prepare.refresh(settings, prepare.inputs_of(settings), lambda *_: None).version
+            assert len(version.manifest["indexes"]) == (1 if most == 1 else number - 6)
+        rows = pq.read_table(f"{version.url}/dropped/duplicates.parquet").to_pylist()
+        names = ("document_id", "kept_id", "kept_version", "similarity")
+        found[most] = sorted([row[name] or "" for name in names[:3]] + [row["similarity"]] for row in rows)
+        assert explain.explain(version, rows[0]["document_id"].hex())[-1]
+    assert found[1] == found[8] and {row[2] for row in found[1]} >= {"v0001", "v0002"}
+
+
+def test_a_source_that_loses_too_much_stops_the_build(raw: Path, tmp_path: Path) -> None:
+    settings = config(raw, tmp_path / "a", "sources.1.max_loss=0.1")
+    with pytest.raises(
+        SourceLossError, match=r"source web loses \d+% of its \d+ documents in stage exact"
+    ) as error:
+        run(settings)
+    assert "0.jsonl" in str(error.value)
+    rejected = config(raw, tmp_path / "a", "sources.1.text_field=content")
+    with pytest.raises(SourceLossError, match=r"web loses 100% of its 53 documents in stage read") as error:
+        run(rejected)
+    assert f"examples: record 0 of {raw}/web/0.jsonl (missing_text); record 1 of" in str(error.value)
+    write(raw / "blank" / "0.jsonl", [" "] * 9)
+    blank = config(raw, tmp_path / "a", f"sources.1.urls=[{raw}/blank/0.jsonl]")
+    with pytest.raises(SourceLossError, match=r"in stage normalise \(empty_text 9\).*record 0 of"):
+        run(blank)
+    assert manifest.latest(settings.storage) is None
+
+
+def test_a_corpus_without_documents_is_a_mistake(
+    raw: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = config(
+        raw,
+        tmp_path / "a",
+        f"sources=[{{name: web, urls: [{raw}/web/*.jsonl], text_field: content, max_loss: 1, "
+        "kinds: {Novels: prose, web: prose}}]",
+    )
+    with pytest.raises(UserError, match=r"no document is left .* 53 records, and .* dropped: read 53$"):
+        run(settings)
+    assert "kinds of source web: no record is named novels" in caplog.messages
+    assert manifest.latest(settings.storage) is None
+
+
+def test_mistakes_are_one_sentence(raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="mixture names poems"):
+        run(config(raw, tmp_path / "a", "mixture={poems: 1.0}"))
+    settings = config(raw, tmp_path / "b")
+    with pytest.raises(UserError, match="no corpus version; run jobs.prepare"):
+        prepare.refresh(settings, prepare.inputs_of(settings), lambda *_: None)
+    run(settings)
+    changed = config(raw, tmp_path / "b", "dedup.threshold=0.7")
+    with pytest.raises(UserError, match="dedup changed"):
+        prepare.refresh(changed, prepare.inputs_of(changed), lambda *_: None)
+    with pytest.raises(UserError, match="no file matches"):
+        prepare.inputs_of(config(raw, tmp_path / "b", f"sources.0.urls=[{raw}/none/*]"))
+    (tmp_path / "b" / "corpus" / "versions" / "v0001" / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="not a corpus manifest"):
+        manifest.require(settings.storage)
+    with pytest.raises(UserError, match="not a corpus version"):
+        manifest.require(settings.storage, "v0007")
+
+
+def test_a_ledger_that_does_not_balance_fails_the_build(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(raw, tmp_path / "a")
+    run(settings)
+    parts = Path(settings.storage, "corpus", "parts").rglob("*.json")
+    # One of the files is empty.
+    part, content = next(
+        (part, content) for part in parts if (content := files.read_json(str(part)))["ledger"]
+    )
+    stage = next(iter(content["ledger"].values()))[0]
+    stage["bytes_out"] += 1
+    files.write_json(str(part), content)
+    with pytest.raises(LedgerError, match="stage read"):
+        run(config(raw, tmp_path / "a", "quality.basic.min_words=4"))

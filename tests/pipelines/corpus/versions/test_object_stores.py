@@ -1,0 +1,164 @@
+"""Corpora on S3 and Google Cloud Storage, as servers on this machine that speak their protocols."""
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+import ray
+
+from base import files, manifest
+from pipelines.config import Config, load
+from pipelines.corpus.versions import commands as prepare
+from pipelines.corpus.versions import rebuild, verify
+from pipelines.runtime import cluster
+
+ROOT = Path(__file__).parents[4]
+BIN = Path(sys.executable).parent
+WORDS = [f"word{number}" for number in range(300)]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        port: int = opened.getsockname()[1]
+    return port
+
+
+def server(protocol: str, port: int) -> tuple[list[str], dict[str, str]]:
+    """The command of a store on a port, and the environment that leads to it."""
+    url = f"http://127.0.0.1:{port}"
+    if protocol == "s3":
+        command = [str(BIN / "moto_server"), "--host", "127.0.0.1", "--port", str(port)]
+        keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+        return command, {**keys, "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": url}
+    command = [
+        str(BIN / "gcp-storage-emulator"),
+        "start",
+        "--host=127.0.0.1",
+        f"--port={port}",
+        "--in-memory",
+    ]
+    # Which kind a bucket is, gcsfs would ask Google itself.
+    kinds = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
+    return command, {**kinds, "STORAGE_EMULATOR_HOST": url, "FSSPEC_GS_TOKEN": "anon"}
+
+
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def bucket(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of an empty bucket that this process and the workers of a cluster of its own can open."""
+    command, variables = server(request.param, free_port())
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        subprocess.Popen(command, stderr=subprocess.DEVNULL) as process,
+    ):
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        fsspec.config.set_conf_env(fsspec.config.conf)
+        ray.shutdown()
+        try:
+            make_bucket(request.param)
+            cluster.start_local(2, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", **variables)
+            yield f"{request.param}://bucket"
+        finally:
+            ray.shutdown()
+            process.kill()
+
+
+def make_bucket(protocol: str) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return fsspec.filesystem(protocol, skip_instance_cache=True).mkdir("bucket")
+        except Exception:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+def write_source(url: str, seed: int, count: int) -> None:
+    choose = random.Random(seed)
+    texts = [" ".join(choose.choices(WORDS, k=choose.randrange(40, 200))) for _ in range(count)]
+    texts.append(texts[0])
+    files.write_bytes(url, "".join(json.dumps({"text": text}) + "\n" for text in texts).encode())
+
+
+def config(raw: str, storage: str, file: Path) -> Config:
+    content = {
+        "name": "test",
+        "storage": storage,
+        "sources": [{"name": "books", "urls": [f"{raw}/*.jsonl"]}],
+        "ray": {"workers": 2},
+        "tracking": {"uri": f"sqlite:///{file.parent}/mlflow.db"},
+        "tokenize": {"vocab_size": 320, "train_bytes": 20000},
+        "shard": {"target_tokens": 4096, "heldout_fraction": 0.1},
+    }
+    file.write_text(json.dumps(content))
+    return load(str(file))
+
+
+def no_progress(*_: object) -> None:
+    pass
+
+
+def documents(version: manifest.Version) -> list[list[int]]:
+    """The tokens of every document of a version, sorted."""
+    versions = version.url.rpartition("/")[0]
+    shards = [verify.read_shard(versions, line) for line in version.manifest["shards"]]
+    return sorted(tokens for shard in shards for tokens in shard["input_ids"].to_pylist())
+
+
+@pytest.mark.slow
+def test_a_corpus_is_built_refreshed_mended_and_read_there(bucket: str, tmp_path: Path) -> None:
+    stores = {"local": str(tmp_path), "bucket": bucket}
+    versions = {}
+    for name, url in stores.items():
+        for number in range(3):
+            write_source(f"{url}/raw/{number}.jsonl", number, 60)
+        settings = config(f"{url}/raw", f"{url}/corpus", tmp_path / f"{name}.yaml")
+        versions[name] = prepare.prepare(settings, prepare.inputs_of(settings), no_progress).version
+    assert documents(versions["bucket"]) == documents(versions["local"])
+    again = prepare.prepare(settings, prepare.inputs_of(settings), no_progress)
+    assert again.version.manifest == versions["bucket"].manifest
+
+    # What is written under this process's nose is seen, though its folder was listed.
+    names = files.list_files(f"{bucket}/raw")
+    write = f"from base import files; files.write_bytes('{bucket}/raw/3.jsonl', b'')"
+    subprocess.run([sys.executable, "-c", write], cwd=ROOT, check=True)
+    assert files.exists(f"{bucket}/raw/3.jsonl")
+    assert files.list_files(f"{bucket}/raw") == [*names, f"{bucket}/raw/3.jsonl"]
+
+    write_source(f"{bucket}/raw/3.jsonl", 3, 60)
+    second = prepare.refresh(settings, prepare.inputs_of(settings), no_progress).version
+    assert second.manifest["parent"] == "v0001"
+    added = (
+        second.manifest["sources"]["books"]["documents"]
+        - versions["bucket"].manifest["sources"]["books"]["documents"]
+    )
+    assert 40 < added <= 60
+
+    shard = second.manifest["shards"][0]["path"]
+    whole = files.read_bytes(f"{bucket}/corpus/corpus/versions/{shard}")
+    files.write_bytes(f"{bucket}/corpus/corpus/versions/{shard}", whole[:-100] + bytes(100))
+    damage = verify.verify([second], 2, no_progress)
+    assert [entry.path for entry in damage] == [shard]
+    assert rebuild.repair(settings, [second], damage, no_progress) == []
+    assert files.read_bytes(f"{bucket}/corpus/corpus/versions/{shard}") == whole
+
+
+def test_a_server_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
+    _, variables = server("s3", free_port())
+    settings = {"name": "a", "storage": str(tmp_path), "sources": [{"name": "a", "urls": ["s3://bucket/*"]}]}
+    (tmp_path / "a.yaml").write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "jobs.prepare", "--config", str(tmp_path / "a.yaml")]
+    environment = os.environ | variables | {"AWS_MAX_ATTEMPTS": "1"}
+    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert found.returncode == 2
+    assert found.stderr.startswith("error: source a: s3://bucket/* cannot be listed: Could not connect")
+    assert found.stderr.count("\n") == 1

@@ -1,0 +1,147 @@
+"""jobs.explain on a small corpus of two versions, built by the real pipeline."""
+
+import json
+import sys
+
+import pyarrow.compute as pc
+import pytest
+
+from base import files
+from base.errors import UserError
+from jobs import explain as command
+from jobs.common import run
+from pipelines.config import Config
+from pipelines.corpus.versions.commands import inputs_of, prepare, refresh
+from pipelines.corpus.views import explain
+
+BASE = [
+    f"The {word} fox number {i} jumps over dog {i * 7} and then sleeps in field {i * 13}."
+    for i, word in enumerate(["quick", "brown", "lazy", "red", "old", "new", "big", "small", "tall"] * 3)
+]
+
+SHIPS = [f"Ship {i} sails past island {i * 7} and anchors near reef {i * 13} at night." for i in range(27)]
+
+
+def near(text: str) -> str:
+    return text.replace("fox number 3", "cat number 3")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, ray_cluster):
+    folder = tmp_path_factory.mktemp("explain")
+    long = " ".join(BASE)
+    # Record 2 is the longest, which is the one to keep.
+    records = [
+        {"text": long},
+        {"text": near(long)},
+        {"text": "  ".join(BASE)},
+        {"text": "x"},
+        {"text": "Something else altogether, about boats. " + " ".join(BASE[::-1])[:300]},
+        {"text": 5},
+        # The last stays; the second, of the same words, would, and so the first is its twin.
+        {"text": " ".join(SHIPS)},
+        {"text": "  ".join(SHIPS)},
+        {"text": " ".join(SHIPS) + " The captain writes all of it down in the log of the ship."},
+    ]
+    (folder / "one.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    config = Config.model_validate(
+        {
+            "name": "explain",
+            "storage": str(folder / "storage"),
+            "sources": [{"name": "a", "urls": [str(folder / "*.jsonl")], "max_loss": 1.0}],
+            "tokenize": {"vocab_size": 300, "train_bytes": 1024},
+            "ray": {"workers": 1},
+        }
+    )
+    prepare(config, inputs_of(config), lambda *_: None)
+    (folder / "two.jsonl").write_text(json.dumps({"text": near(long) + " And wakes."}) + "\n")
+    version = refresh(config, inputs_of(config), lambda *_: None).version
+    return folder, version
+
+
+def identifiers(version):
+    table = files.read_parquet(files.join(version.url, "dropped/duplicates.parquet"))
+    return table["document_id"].to_pylist(), table["kept_id"].to_pylist()
+
+
+def test_a_near_duplicate_names_the_kept_one_and_shows_the_difference(corpus):
+    _, version = corpus
+    text = "\n".join(explain.explain(version, "one.jsonl:1"))
+    assert "dropped in v0001 as near_duplicate of document " in text and "similarity 0.9" in text
+    assert "one.jsonl, record 1" in text and "one.jsonl, record 2" in text
+    assert "-The red fox number 3 jumps" in text and "+The red cat number 3 jumps" in text
+    by_id = explain.explain(version, text.split()[1])
+    assert by_id == text.split("\n")
+
+
+def test_an_exact_duplicate_and_a_kept_document_show_the_cluster(corpus):
+    _, version = corpus
+    exact = "\n".join(explain.explain(version, "one.jsonl:0"))
+    assert "as exact_duplicate of" in exact and "same but for white space" in exact
+    assert "(this document)" in exact
+    kept = "\n".join(explain.explain(version, "one.jsonl:2"))
+    assert "kept in v0001, in v0001/shards/a/" in kept and "and 3 dropped" in kept
+    alone = "\n".join(explain.explain(version, "one.jsonl:4"))
+    assert "kept in v0001" in alone and "no document of these versions was dropped" in alone
+
+
+def test_the_twin_of_a_near_duplicate_is_told_as_such(corpus):
+    _, version = corpus
+    twin = "\n".join(explain.explain(version, "one.jsonl:6"))
+    assert "dropped in v0001 as exact_duplicate of a near_duplicate of document" in twin
+    assert "-The captain writes" in twin and "one.jsonl, record 8" in twin
+    assert "dropped in v0001 as near_duplicate of document" in "\n".join(
+        explain.explain(version, "one.jsonl:7")
+    )
+
+
+def test_a_duplicate_of_an_older_version(corpus):
+    _, version = corpus
+    assert version.name == "v0002"
+    (new,), (kept,) = identifiers(version)
+    text = "\n".join(explain.explain(version, new.hex()))
+    assert f"dropped in v0002 as near_duplicate of document {kept.hex()} of v0001" in text
+    assert "And wakes." in text
+
+
+def test_quality_drops_and_rejects_have_their_reason(corpus):
+    _, version = corpus
+    short = "\n".join(explain.explain(version, "one.jsonl:3"))
+    table = files.read_parquet(files.join(version.url, "../v0001/dropped/quality.parquet"))
+    reason = table.filter(pc.equal(table["record"], 3))["reason"][0].as_py()
+    assert f"dropped in v0001, stage quality: {reason}" in short
+    rejected = explain.explain(version, "one.jsonl:5")
+    assert "never became a document" in rejected[0]
+
+
+def test_mistakes_are_named(corpus):
+    folder, version = corpus
+    with pytest.raises(UserError, match="neither an id of 32 hexadecimal digits nor file:record"):
+        explain.explain(version, "12345")
+    with pytest.raises(UserError, match="hold no document 0000"):
+        explain.explain(version, "0" * 32)
+    with pytest.raises(UserError, match="no input file of v0002 ends in three.jsonl"):
+        explain.explain(version, "three.jsonl:1")
+    with pytest.raises(UserError, match="record 99 of .*one.jsonl is no document"):
+        explain.explain(version, f"{folder}/one.jsonl:99")
+
+
+def test_the_command(corpus, capsys, monkeypatch):
+    folder, version = corpus
+    config = folder / "config.json"
+    settings = {
+        "name": "explain",
+        "storage": str(folder / "storage"),
+        "sources": [{"name": "a", "urls": ["x"]}],
+    }
+    config.write_text(json.dumps(settings))
+    arguments = ["explain", "one.jsonl:1", "--config", str(config), "--corpus", "v0001", "--lines", "3"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as result:
+        run(command.main)
+    assert result.value.code == 0
+    assert "more lines of the diff" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["explain", "nothing", "--config", str(config)])
+    with pytest.raises(SystemExit) as result:
+        run(command.main)
+    assert result.value.code == 2 and capsys.readouterr().err.startswith("error: document 'nothing'")

@@ -1,0 +1,127 @@
+"""Runs in a real MLflow store: found again after a failure, shipped once, never a reason to stop."""
+
+import json
+import math
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from base import files
+from base.errors import UserError
+from pipelines.config import load
+from pipelines.runtime import tracking
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> tracking.Tracking:
+    folder = tmp_path_factory.mktemp("mlflow")
+    return tracking.Tracking(f"sqlite:///{folder}/mlflow.db", "test", f"file://{folder}/artifacts")
+
+
+def test_a_run_records_and_is_continued_until_it_finishes(place: tracking.Tracking, tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    report.write_text("<p>")
+    with pytest.raises(KeyError), tracking.run(place, "prepare", "k1", {"version": "v0001"}) as run:
+        first = run.id
+        raise KeyError
+    with tracking.run(place, "prepare", "k1", {"version": "v0001"}) as run:
+        assert run.id == first
+        run.params({"dedup": {"threshold": 0.8}, "name": "x"})
+        run.metrics({"tokens": 5.0})
+        run.tags({"corpus": "abc"})
+        run.artifact(str(report))
+        files.write_bytes("memory://tracking/picture.png", b"\x89PNG")
+        run.artifact("memory://tracking/picture.png")
+    with tracking.run(place, "prepare", "k1", {}) as run:
+        assert run.id != first
+    client = MlflowClient(place.uri)
+    found = client.get_run(first)
+    assert found.info.status == "FINISHED"
+    assert found.data.params == {"dedup.threshold": "0.8", "name": "x"}
+    assert found.data.metrics == {"tokens": 5.0}
+    assert found.data.tags["piledriver.corpus"] == "abc"
+    assert [item.path for item in client.list_artifacts(first)] == ["picture.png", "report.html"]
+    assert tracking.upstream(place, "prepare", corpus="abc") == {"upstream": first}
+    assert tracking.upstream(place, "prepare", corpus="none") == {}
+
+
+def test_an_unreachable_store_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    nowhere = tracking.Tracking("sqlite:////proc/none/mlflow.db", "test", None)
+    with tracking.run(nowhere, "prepare", "k", {"a": "b"}) as run:
+        run.metrics({"x": 1.0})
+        run.artifact("/tmp/none")
+    assert "not recorded" in caplog.text
+    assert tracking.find(nowhere, "prepare") is None
+
+
+def test_a_dataset_is_an_input_of_the_run(place: tracking.Tracking) -> None:
+    with tracking.run(place, "train", "k3", {}) as run:
+        run.dataset("corpus", "0" * 32, "s3://bucket/manifest.json", {"tokens": {"books": 7}}, "training")
+        run.dataset("corpus", "0" * 32, "s3://bucket/manifest.json", {"tokens": {"books": 7}}, "training")
+    (found,) = MlflowClient(place.uri).get_run(str(run.id)).inputs.dataset_inputs
+    dataset = found.dataset
+    assert (dataset.name, dataset.digest, dataset.source_type) == ("corpus", "0" * 32, "s3")
+    assert json.loads(dataset.source) == {"uri": "s3://bucket/manifest.json"}
+    assert json.loads(dataset.profile) == {"tokens": {"books": 7}}
+    assert [(tag.key, tag.value) for tag in found.tags] == [("mlflow.data.context", "training")]
+
+
+def test_the_newest_and_the_best_model_have_an_alias(place: tracking.Tracking) -> None:
+    client = MlflowClient(place.uri)
+    for number, bits in enumerate([math.nan, 2.0, 2.5, None]):
+        with tracking.run(place, "train", f"model {number}", {}) as run:
+            run.model("pile", f"/runs/{number}/hf", bits)
+            run.model("pile", f"/runs/{number}/hf", bits)
+        latest = client.get_model_version_by_alias("pile", "latest")
+        assert (latest.source, latest.run_id) == (f"/runs/{number}/hf", run.id)
+    assert client.get_model_version_by_alias("pile", "best").source == "/runs/1/hf"
+    assert len(client.search_model_versions("name = 'pile'")) == 4
+
+
+def test_progress_becomes_metrics_of_each_stage(place: tracking.Tracking) -> None:
+    seen: list[tuple[object, ...]] = []
+    with (
+        tracking.run(place, "prepare", "k3", {}) as run,
+        tracking.ship_progress(run, lambda *counts: seen.append(counts), every=0.1) as progress,
+    ):
+        progress("measure", 0, 2)
+        progress("measure", 1, 2, 500, 1_000_000)
+        time.sleep(0.3)
+        progress("measure", 2, 2, 900, 2_000_000)
+        progress("dedup edges", 3, 3)
+    assert seen[1] == ("measure", 1, 2, 500, 1_000_000)
+    assert len(seen) == 4
+    client = MlflowClient(place.uri)
+    values = client.get_run(run.id).data.metrics
+    assert (values["measure/documents"], values["measure/bytes"], values["measure/tasks"]) == (900, 2e6, 2)
+    assert 900 / values["measure/documents_per_second"] == pytest.approx(values["measure/seconds"])
+    assert 2 / values["measure/MB_per_second"] == pytest.approx(values["measure/seconds"])
+    assert values["dedup_edges/tasks"] == 3
+    assert "dedup_edges/documents" not in values
+    history = [point.value for point in client.get_metric_history(run.id, "measure/documents")]
+    assert 500 in history
+    assert history[-1] == 900
+
+
+def test_a_server_that_does_not_answer_delays_no_build() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        run = tracking.Run(tracking.client_of(tracking.Tracking(uri, "test", None)), "0" * 32)
+        begin = time.monotonic()
+        with tracking.ship_progress(run, lambda *_: None, every=0.01) as progress:
+            progress("measure", 0, 2)
+            time.sleep(0.2)
+            progress("measure", 1, 2, 500, 1_000_000)
+            assert time.monotonic() - begin < 1
+
+
+def test_remote_storage_needs_a_tracking_uri(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("name: x\nstorage: memory://x\nsources: [{name: a, urls: [b]}]\n")
+    with pytest.raises(UserError, match=r"tracking\.uri"):
+        tracking.Tracking.of(load(str(file)))
+    uri = tracking.Tracking.of(load(str(file), ["tracking.uri=http://mlflow:5000"])).uri
+    assert uri == "http://mlflow:5000"
