@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test slow lint install reference clean
+.PHONY: demo test slow golden lint install reference clean
 
 demo: install
 	@$(BIN)/python -m jobs.demo
@@ -16,6 +16,9 @@ test: lint
 
 slow: install
 	$(BIN)/python -m pytest -m slow
+
+golden: install
+	$(BIN)/python -m tests.golden
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,4 +1,7 @@
-"""Corpus versions: immutable manifests and how they are found."""
+"""Corpus versions: immutable manifests and how they are found.
+
+Names and paths in a manifest may be somebody else's: none leaves the folder that it belongs to.
+"""
 
 import importlib.metadata
 import json
@@ -6,9 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import xxhash
+from pydantic import Field
 
-from base import files
+from base import files, layout
 from base.errors import UserError
+from base.layout import Layout
+from base.records import Record
 
 SCHEMA = 1
 PACKAGES = (
@@ -24,69 +30,127 @@ PACKAGES = (
 )
 
 
-@dataclass(frozen=True)
-class Version:
-    """One corpus version: its folder URL, manifest content and manifest hash (xxh3-128 hex of the file)."""
+class TokenizerFacts(Record):
+    """What a manifest says of a version's tokenizer."""
+
+    file: str
+    """Path below the version's folder."""
+    sha256: str
+    """Of the file."""
+    vocab_size: int
+    """The highest id plus one, added tokens included."""
+    end_of_document: str
+    """Token that ends every document."""
+    end_of_document_id: int
+    """Its id."""
+    dtype: str
+    """uint16 if every id fits, else uint32."""
+
+
+class ShardEntry(Record):
+    """One shard of a version."""
+
+    path: str
+    """Below the folder of all versions."""
+    source: str
+    split: str
+    """train or heldout."""
+    documents: int
+    tokens: int
+    text_bytes: int
+    """Bytes of the documents' texts."""
+    bytes: int
+    """Of the file."""
+    digest: str
+    """xxh3-128 of the file, hex."""
+    origins_digest: str | None = None
+    """xxh3-128 of the table of origins, hex."""
+    version: str
+    """The version that added the shard."""
+
+    @property
+    def origins(self) -> str:
+        """Path of the table of origins, below the folder of all versions."""
+        return layout.origins_path(self.path)
+
+
+class InputEntry(Record):
+    """A source file, or a range of a large one, that a version was made of."""
+
+    source: str
+    file: str
+    """URL without credentials."""
+    start: int
+    """First byte of the range."""
+    bytes: int
+    """Bytes of the range."""
+    digest: str
+    """Of the content of the whole file."""
+    part: str
+    """Names the outputs."""
+
+
+class SourceTotals(Record):
+    """What a version holds of one source."""
+
+    weight: float | None
+    """Weight in the mixture; None: by tokens."""
+    documents: int
+    tokens: int
+    text_bytes: int
+    heldout_documents: int = 0
+    heldout_tokens: int = 0
+    heldout_text_bytes: int = 0
+
+
+class MergedFrom(Record):
+    """The version of another corpus whose documents a version took in."""
 
     url: str
-    manifest: dict[str, Any]
-    hash: str
-
-    @property
-    def name(self) -> str:
-        """Folder name, such as v0001."""
-        return str(self.manifest["version"])
-
-    @property
-    def manifest_url(self) -> str:
-        """URL of manifest.json."""
-        return files.join(self.url, "manifest.json")
+    version: str
+    manifest_hash: str
 
 
-def corpus_url(storage: str) -> str:
-    """The corpus folder of a project."""
-    return files.join(storage, "corpus")
+class Manifest(Record):
+    """What a corpus version is, as docs/formats.md says."""
 
+    schema_number: int = Field(alias="schema")
+    name: str
+    version: str
+    parent: str | None
+    parent_manifest_hash: str | None
+    config_hash: str
+    config: dict[str, Any]
+    packages: dict[str, str]
+    tokenizer: TokenizerFacts
+    sources: dict[str, SourceTotals]
+    shards: list[ShardEntry]
+    indexes: list[str]
+    inputs: list[InputEntry]
+    ledger: dict[str, list[dict[str, Any]]]
+    merged: MergedFrom | None = None
+    lines: list[str] = []
+    languages: dict[str, dict[str, int]] | None = None
+    contamination: dict[str, dict[str, int]] | None = None
+    redacted: dict[str, dict[str, int]] | None = None
+    files: dict[str, str] = {}
+    """Digest by path below the version's folder, of its files besides shards and origins."""
 
-def open_version(url: str) -> Version:
-    """Open a version by its folder or manifest URL.
-
-    Raises UserError if there is no corpus version.
-    """
-    folder = url.removesuffix("/manifest.json").rstrip("/")
-    manifest_url = files.join(folder, "manifest.json")
-    if not files.exists(manifest_url):
-        raise UserError(f"{url} is not a corpus version: it has no manifest.json")
-    content = files.read_bytes(manifest_url)
-    try:
-        manifest = json.loads(content)
-    except ValueError as error:
-        raise UserError(f"{manifest_url} is not a corpus manifest: {error}") from None
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise UserError(f"{manifest_url} is not a corpus manifest of schema {SCHEMA}")
-    try:
-        _check_paths(folder, manifest)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(f"{manifest_url} is not a corpus manifest: {error!r}") from None
-    return Version(folder, manifest, xxhash.xxh3_128_hexdigest(content))
-
-
-def _check_paths(folder: str, manifest: dict[str, Any]) -> None:
-    """Raise UserError if a name or path of a manifest is not below the folder that it belongs to."""
-    versions, _, name = folder.rpartition("/")
-    corpus = versions.rpartition("/")[0]
-    for path in (name, manifest["version"], *filter(None, [manifest.get("parent")])):
-        _check_name(versions, path)
-    for line in manifest["shards"]:
-        files.below(versions, line["path"])
-        _check_name(folder, line["source"])
-        _check_name(folder, line["split"])
-    for path in (*manifest.get("files", {}), *filter(None, [manifest["tokenizer"].get("file")])):
-        files.below(folder, path)
-    for path in (*manifest.get("indexes", []), *manifest.get("lines", [])):
-        files.below(corpus, path)
-    for item in manifest.get("inputs", []):
-        _check_name(corpus, item["part"])
+    def paths_stay(self, folder: str) -> None:
+        """Raise UserError if a name or path is not below what it belongs to; `folder` is the version's."""
+        versions, corpus = layout.parent_of(folder), layout.parent_of(folder, 2)
+        for name in filter(None, [layout.name_of(folder), self.version, self.parent]):
+            _check_name(versions, name)
+        for shard in self.shards:
+            files.below(versions, shard.path)
+            for name in (shard.source, shard.split, shard.version):
+                _check_name(versions, name)
+        for path in (*self.files, self.tokenizer.file):
+            files.below(folder, path)
+        for path in (*self.indexes, *self.lines):
+            files.below(corpus, path)
+        for item in self.inputs:
+            _check_name(corpus, item.part)
 
 
 def _check_name(folder: str, name: str) -> None:
@@ -96,9 +160,93 @@ def _check_name(folder: str, name: str) -> None:
         raise UserError(f"{name!r} is no name below {folder}")
 
 
+@dataclass(frozen=True)
+class Version:
+    """One corpus version: its folder URL, manifest and manifest hash (xxh3-128 hex of the file)."""
+
+    url: str
+    manifest: Manifest
+    hash: str
+    raw: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Folder name, such as v0001."""
+        return self.manifest.version
+
+    @property
+    def manifest_url(self) -> str:
+        """URL of the manifest."""
+        return self.file(layout.MANIFEST)
+
+    @property
+    def versions_url(self) -> str:
+        """The folder of all versions of its corpus."""
+        return layout.parent_of(self.url)
+
+    @property
+    def corpus_url(self) -> str:
+        """The folder of its corpus."""
+        return layout.parent_of(self.url, 2)
+
+    @property
+    def own_shards(self) -> list[ShardEntry]:
+        """The shards that it added to its parent's."""
+        return [shard for shard in self.manifest.shards if shard.version == self.name]
+
+    @property
+    def indexes(self) -> list[str]:
+        """URLs of the dedup indexes that hold its documents, oldest first."""
+        return [files.below(self.corpus_url, path) for path in self.manifest.indexes]
+
+    @property
+    def lines(self) -> list[str]:
+        """URLs of the tables of repeated lines that its documents were rid of, oldest first."""
+        return [files.below(self.corpus_url, path) for path in self.manifest.lines]
+
+    @property
+    def tokenizer_url(self) -> str:
+        """URL of its tokenizer.json."""
+        return self.file(self.manifest.tokenizer.file)
+
+    def file(self, path: str) -> str:
+        """The URL of one of its files, below its folder."""
+        return files.below(self.url, path)
+
+    def below_versions(self, path: str) -> str:
+        """The URL of a path below the folder of all versions: a shard, its origins, another version."""
+        return files.below(self.versions_url, path)
+
+
+def open_version(url: str) -> Version:
+    """Open a version by its folder or manifest URL.
+
+    Raises UserError if there is no corpus version, or its manifest is damaged.
+    """
+    folder = url.removesuffix(f"/{layout.MANIFEST}").rstrip("/")
+    manifest_url = files.join(folder, layout.MANIFEST)
+    if not files.exists(manifest_url):
+        raise UserError(f"{url} is not a corpus version: it has no {layout.MANIFEST}")
+    content = files.read_bytes(manifest_url)
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"{manifest_url} is not a corpus manifest: {error}") from None
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        raise UserError(f"{manifest_url} is not a corpus manifest of schema {SCHEMA}")
+    manifest = Manifest.from_json(value, manifest_url)
+    manifest.paths_stay(folder)
+    return Version(folder, manifest, xxhash.xxh3_128_hexdigest(content), value)
+
+
+def corpus_url(storage: str) -> str:
+    """The corpus folder of a project."""
+    return Layout(storage).corpus
+
+
 def manifest_urls(storage: str, name: str = "v*") -> list[str]:
     """The manifests of a project's versions, oldest first, or of those whose names match."""
-    return files.list_files(files.join(corpus_url(storage), "versions", name, "manifest.json"))
+    return files.list_files(Layout(storage).manifest(name))
 
 
 def versions(storage: str) -> list[Version]:
@@ -108,7 +256,7 @@ def versions(storage: str) -> list[Version]:
 
 def next_name(storage: str) -> str:
     """The name of the version that comes after the newest visible one."""
-    names = [url.rsplit("/", 2)[1].removeprefix("v") for url in manifest_urls(storage)]
+    names = [layout.name_of(layout.parent_of(url)).removeprefix("v") for url in manifest_urls(storage)]
     return f"v{max((int(name) for name in names if name.isdecimal()), default=0) + 1:04d}"
 
 
@@ -124,18 +272,18 @@ def require(storage: str, name: str | None = None) -> Version:
     Raises UserError if it is not there.
     """
     if name is not None:
-        return open_version(files.join(corpus_url(storage), "versions", name))
+        return open_version(Layout(storage).version(name))
     version = latest(storage)
     if version is None:
-        raise UserError(f"{corpus_url(storage)} holds no corpus version; run jobs.prepare first")
+        raise UserError(f"{Layout(storage).corpus} holds no corpus version; run jobs.prepare first")
     return version
 
 
 def ancestry(version: Version) -> list[Version]:
     """The version, its parent, and so on."""
     chain = [version]
-    while parent := chain[-1].manifest["parent"]:
-        chain.append(open_version(files.join(version.url.rsplit("/", 1)[0], parent)))
+    while parent := chain[-1].manifest.parent:
+        chain.append(open_version(version.below_versions(parent)))
     return chain
 
 
@@ -146,5 +294,4 @@ def package_versions() -> dict[str, str]:
 
 def indexes(version: Version) -> list[str]:
     """URLs of the dedup indexes that hold the documents of a version, oldest first."""
-    corpus = version.url.rsplit("/", 2)[0]
-    return [files.join(corpus, path) for path in version.manifest["indexes"]]
+    return version.indexes

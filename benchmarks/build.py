@@ -150,7 +150,7 @@ def build(config: Config, looks: float = 5) -> dict[str, Any]:
     finally:
         watch.close()
         ray.shutdown()
-    read = sum(source[0]["bytes_in"] for source in version.manifest["ledger"].values())
+    read = sum(source[0]["bytes_in"] for source in version.raw["ledger"].values())
     return {
         "seconds": round(seconds, 2),
         "megabytes": round(read / 1e6, 2),
@@ -160,8 +160,8 @@ def build(config: Config, looks: float = 5) -> dict[str, Any]:
         "worker_peak_mib": round(watch.memory / 2**20),
         "object_store_peak_mib": round(watch.stored / 2**20, 1),
         "object_store_spilled_mib": round(watch.spilled / 2**20, 1),
-        "tokens": sum(line["tokens"] for line in version.manifest["shards"]),
-        "documents": sum(line["documents"] for line in version.manifest["shards"]),
+        "tokens": sum(line["tokens"] for line in version.raw["shards"]),
+        "documents": sum(line["documents"] for line in version.raw["shards"]),
     }
 
 

@@ -180,7 +180,7 @@ def _report(storage: str, seconds: float) -> None:
     result = model.result
     print(f"\n== what was made in {seconds / 60:.1f} minutes")
     for version in versions:
-        tokens = sum(line["tokens"] for line in version.manifest["shards"])
+        tokens = sum(line["tokens"] for line in version.raw["shards"])
         print(f"   corpus {version.name}: {tokens:,} tokens  {version.url}/report.html")
     print(
         f"   model {model.name}: loss {result['first_loss']:.3f} at the start, "

@@ -106,7 +106,7 @@ def evaluate(config: Config, version: Version, model: trained.Trained, progress:
         missing = [unit for unit in units if not files.exists(unit.output)]
         arguments = {
             "model": model.url,
-            "end_of_document_id": version.manifest["tokenizer"]["end_of_document_id"],
+            "end_of_document_id": version.raw["tokenizer"]["end_of_document_id"],
             "batch": settings.micro_batch_size,
         }
         count = counter(progress, "evaluate", len(units) - len(missing), len(units))
@@ -159,7 +159,7 @@ def _units(version: Version, max_documents: int, url: str) -> list[Unit]:
     corpus = version.url.rsplit("/", 1)[0]
     units: list[Unit] = []
     taken: dict[str, int] = {}
-    for line in version.manifest["shards"]:
+    for line in version.raw["shards"]:
         if line["split"] != "heldout":
             continue
         source = line["source"]

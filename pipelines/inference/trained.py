@@ -94,7 +94,7 @@ def check_tokenizer(trained: Trained, version: Version) -> None:
     The sizes of the vocabularies are compared, and which token every id of the corpus stands for, where a
     tokenizer.json lies beside both.
     """
-    facts = version.manifest["tokenizer"]
+    facts = version.raw["tokenizer"]
     vocabulary = files.read_json(files.join(trained.url, "config.json"))["vocab_size"]
     if facts["vocab_size"] > vocabulary:
         raise UserError(

@@ -50,7 +50,7 @@ def mixture(config: Config, version: Version) -> dict[str, float]:
     if not epochs:
         return config.mixture
     tokens: dict[str, int] = {}
-    for shard in version.manifest["shards"]:
+    for shard in version.raw["shards"]:
         if shard["split"] == "train" and shard["tokens"]:
             tokens[shard["source"]] = tokens.get(shard["source"], 0) + shard["tokens"]
     held = f"corpus {version.manifest_url} holds {', '.join(tokens)}"
@@ -79,7 +79,7 @@ def check_fits(config: Config, version: Version, run: str) -> None:
 
 def _check_tokenizer(config: Config, version: Version) -> None:
     """Raise UserError if the version has another tokenizer than the one that the configuration gives."""
-    given, facts = config.tokenize, version.manifest["tokenizer"]
+    given, facts = config.tokenize, version.raw["tokenizer"]
     if "vocab_size" in given.model_fields_set and facts["vocab_size"] > given.vocab_size:
         raise UserError(
             f"corpus {version.name} has a vocabulary of {facts['vocab_size']} tokens, "
@@ -143,14 +143,14 @@ def pretrain(
 
 def _tags(config: Config, version: Version, run: str) -> dict[str, str]:
     tags = {"training_run": run, "corpus": version.hash, "version": version.name}
-    command = "refresh" if version.manifest["parent"] else "prepare"
+    command = "refresh" if version.raw["parent"] else "prepare"
     return tags | tracking.upstream(tracking.Tracking.of(config), command, corpus=version.hash)
 
 
 def _record_start(opened: tracking.Run, config: Config, version: Version) -> None:
     """Put into MLflow what is known before the first step: settings and corpus."""
     opened.params({"model": config.model.model_dump(), "train": config.train.model_dump()})
-    facts = version.manifest["name"], version.hash, version.manifest_url
+    facts = version.raw["name"], version.hash, version.manifest_url
     opened.dataset(*facts, profile(version), "training")
 
 
@@ -190,7 +190,7 @@ def _record(
 def profile(version: Version) -> dict[str, Any]:
     """What MLflow shows of a corpus version: tokens, documents and bytes of text by source."""
     fields = ("tokens", "heldout_tokens", "documents", "text_bytes")
-    sources = version.manifest["sources"]
+    sources = version.raw["sources"]
     return {field: {name: facts.get(field) for name, facts in sources.items()} for field in fields}
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from base import files, manifest
 from base.errors import UserError
+from tests.helpers.corpus import write_corpus
 
 
 def test_the_next_name_follows_the_newest_even_where_old_versions_were_removed(tmp_path: Path) -> None:
@@ -15,28 +16,50 @@ def test_the_next_name_follows_the_newest_even_where_old_versions_were_removed(t
     assert manifest.next_name(str(tmp_path)) == "v0004"
 
 
+SHARD = {
+    "path": "v0001/shards/a/train-00000.arrow",
+    "source": "a",
+    "split": "train",
+    "documents": 1,
+    "tokens": 1,
+    "text_bytes": 1,
+    "bytes": 1,
+    "digest": "0" * 32,
+    "version": "v0001",
+}
+TOKENIZER = {
+    "file": "tokenizer.json",
+    "sha256": "0" * 64,
+    "vocab_size": 8,
+    "end_of_document": "</s>",
+    "end_of_document_id": 0,
+    "dtype": "uint16",
+}
+INPUT = {"source": "a", "file": "/a", "start": 0, "bytes": 1, "digest": "0", "part": "0" * 16}
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"version": "../../elsewhere"},
+        {"version": "v0001", "extra": 1},
         {"parent": ".."},
-        {"shards": [{"path": "../../../x.arrow", "source": "a", "split": "train"}]},
-        {"shards": [{"path": "v0001/shards/a/train-00000.arrow", "source": "../a", "split": "train"}]},
+        {"shards": [SHARD | {"path": "../../../x.arrow"}]},
+        {"shards": [SHARD | {"source": "../a"}]},
         {"files": {"../../../../.bashrc": "0" * 32}},
         {"files": {"/etc/passwd": "0" * 32}},
-        {"tokenizer": {"file": "../tokenizer.json"}},
+        {"tokenizer": TOKENIZER | {"file": "../tokenizer.json"}},
         {"indexes": ["../index"]},
         {"lines": ["/lines.parquet"]},
-        {"inputs": [{"part": "../../x"}]},
+        {"inputs": [INPUT | {"part": "../../x"}]},
         {"shards": 3},
         {"tokenizer": None},
     ],
 )
 def test_no_path_of_a_manifest_leaves_its_storage(tmp_path: Path, change: dict[str, object]) -> None:
-    content = {"schema": manifest.SCHEMA, "version": "v0001", "parent": None, "shards": [], "tokenizer": {}}
-    url = str(tmp_path / "corpus" / "versions" / "v0001" / "manifest.json")
-    files.write_json(url, content)
+    url = write_corpus(tmp_path, {"a": [[4, 5]]})
+    content = files.read_json(url)
     assert manifest.open_version(url).name == "v0001"
     files.write_json(url, content | change)
-    with pytest.raises(UserError, match="is no (path|name) below|is not a corpus manifest"):
+    with pytest.raises(UserError, match="is no (path|name) below|is damaged or of another version"):
         manifest.open_version(url)

@@ -65,6 +65,7 @@ def write_corpus(
                     "split": split,
                     "documents": len(group),
                     "tokens": len(values),
+                    "text_bytes": heldout_text_bytes if split == "heldout" else 5 * len(values),
                     "bytes": size,
                     "digest": digest,
                     "version": "v0001",
@@ -72,18 +73,36 @@ def write_corpus(
             )
             tokens_of[split] += len(values)
         summary[source] = {
+            "weight": None,
+            "documents": sum(map(len, documents)),
             "tokens": tokens_of["train"],
+            "text_bytes": 5 * tokens_of["train"],
             "heldout_documents": heldout,
             "heldout_tokens": tokens_of["heldout"],
             "heldout_text_bytes": heldout_text_bytes,
         }
     manifest = {
         "schema": 1,
+        "name": "tiny",
         "version": "v0001",
         "parent": None,
+        "parent_manifest_hash": None,
+        "config_hash": "0" * 16,
+        "config": {},
+        "packages": {},
         "shards": entries,
         "sources": summary,
-        "tokenizer": {"vocab_size": vocab_size, "end_of_document_id": 0, "dtype": dtype},
+        "tokenizer": {
+            "file": "tokenizer.json",
+            "sha256": "0" * 64,
+            "vocab_size": vocab_size,
+            "end_of_document": "<|endoftext|>",
+            "end_of_document_id": 0,
+            "dtype": dtype,
+        },
+        "indexes": [],
+        "inputs": [],
+        "ledger": {},
     }
     path = versions / "v0001" / "manifest.json"
     path.write_text(json.dumps(manifest))

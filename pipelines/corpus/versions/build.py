@@ -45,8 +45,8 @@ def find_build(config: Config, inputs: list[Input]) -> Version | None:
     """The version that was made with this configuration of exactly these inputs, if there is one."""
     wanted = (files.key_of(build_configuration(config)), [item.noted() for item in inputs])
     for version in reversed(manifests.versions(config.storage)):
-        if (version.manifest["config_hash"], version.manifest["inputs"]) == wanted and not any(
-            "merged" in older.manifest for older in manifests.ancestry(version)
+        if (version.raw["config_hash"], version.raw["inputs"]) == wanted and not any(
+            "merged" in older.raw for older in manifests.ancestry(version)
         ):
             return version
     return None
@@ -54,7 +54,7 @@ def find_build(config: Config, inputs: list[Input]) -> Version | None:
 
 def new_inputs(parent: Version, inputs: list[Input]) -> list[Input]:
     """The inputs that the parent version has not read: new files and files whose content changed."""
-    known = {(item["source"], item["file"], item["digest"]) for item in parent.manifest["inputs"]}
+    known = {(item["source"], item["file"], item["digest"]) for item in parent.raw["inputs"]}
     return [item for item in inputs if (item.source, item.name, item.digest) not in known]
 
 
@@ -198,7 +198,7 @@ class Build:
 
     def check_mixture(self) -> None:
         """Raise UserError if the mixture names a source that neither this build nor its parent has."""
-        of_parent = self.parent.manifest["sources"] if self.parent else ()
+        of_parent = self.parent.raw["sources"] if self.parent else ()
         commit.check_mixture(self.config, {*self.ledger.sources, *of_parent})
 
     def _check_kinds(self) -> None:
@@ -419,7 +419,7 @@ class Build:
         )
         spans = find_repeated_spans(*arguments)
         self.lines = find_repeated_lines(*arguments)
-        known = self.parent.manifest["lines"] if self.parent else []
+        known = self.parent.raw["lines"] if self.parent else []
         benchmarks, digest = None, None
         if config.decontaminate.benchmarks:
             loaded = load_benchmarks(config.decontaminate)
@@ -461,7 +461,7 @@ class Build:
     def tokenizer_url(self) -> str:
         """The tokenizer of this build: the parent's, the configured one, or one trained on the survivors."""
         if self.parent:
-            return files.join(self.parent.url, self.parent.manifest["tokenizer"]["file"])
+            return files.join(self.parent.url, self.parent.raw["tokenizer"]["file"])
         settings = self.config.tokenize
         if settings.tokenizer:
             return files.absolute(settings.tokenizer)
@@ -571,7 +571,7 @@ class Build:
                 self.ledger,
             ),
             "lines": [
-                *(self.parent.manifest["lines"] if self.parent else []),
+                *(self.parent.raw["lines"] if self.parent else []),
                 *([f"versions/{self.version}/lines.parquet"] if self.lines else []),
             ],
             "languages": self.languages,

@@ -56,7 +56,7 @@ def refresh_plan(config: Config, inputs: list[Input]) -> tuple[Version, list[Inp
 
 def _check_unchanged(config: Config, parent: Version, what: str) -> None:
     """Raise UserError if the configuration differs from that of the version in more than its sources."""
-    now, then = build_configuration(config), parent.manifest["config"]
+    now, then = build_configuration(config), parent.raw["config"]
     free = ("sources", "mixture", "mixture_epochs")
     changed = sorted(name for name in now if now[name] != then.get(name) and name not in free)
     if changed:
@@ -129,30 +129,30 @@ def _record(
 
 def parent_command(version: Version) -> str:
     """The command that made a version."""
-    if "merged" in version.manifest:
+    if "merged" in version.raw:
         return "merge"
-    return "refresh" if version.manifest["parent"] else "prepare"
+    return "refresh" if version.raw["parent"] else "prepare"
 
 
 def build_metrics(version: Version) -> dict[str, float]:
     """Totals of a build for MLflow: documents and bytes out of each stage, tokens, shards."""
     metrics: dict[str, float] = {}
-    for stages in version.manifest["ledger"].values():
+    for stages in version.raw["ledger"].values():
         for stage in stages:
             for unit in ("documents", "bytes"):
                 name = f"{stage['stage']}/{unit}_out"
                 metrics[name] = metrics.get(name, 0) + stage[f"{unit}_out"]
-    own = [line for line in version.manifest["shards"] if line["version"] == version.name]
+    own = [line for line in version.raw["shards"] if line["version"] == version.name]
     metrics["tokens"] = sum(line["tokens"] for line in own)
     metrics["shards"] = len(own)
-    metrics["tokens_total"] = sum(line["tokens"] for line in version.manifest["shards"])
+    metrics["tokens_total"] = sum(line["tokens"] for line in version.raw["shards"])
     return metrics
 
 
 def summary(outcome: Outcome) -> list[str]:
     """What a person wants to know of a version, as lines."""
     version = outcome.version
-    content: dict[str, Any] = version.manifest
+    content: dict[str, Any] = version.raw
     ledger = content["ledger"]
     lines = []
     for name in sorted({*content["sources"], *ledger}):

@@ -55,7 +55,7 @@ def add_index(
     workers = config.ray.workers
     url = files.join(corpus, own)
     write_index(entries, documents, dropped, version, url, config.dedup, workers, shown)
-    paths = [*(parent.manifest["indexes"] if parent else []), own]
+    paths = [*(parent.raw["indexes"] if parent else []), own]
     if len(paths) > MAX_INDEXES:
         urls = [*(manifests.indexes(parent) if parent else []), url]
         compact_indexes(urls, f"{url}-all", workers, shown)
@@ -113,7 +113,7 @@ def manifest(
 
     shards: those that the version adds. inputs: those that it read.
     """
-    every = [*(parent.manifest["shards"] if parent else []), *shards]
+    every = [*(parent.raw["shards"] if parent else []), *shards]
     configuration = build_configuration(config)
     return {
         "schema": manifests.SCHEMA,
@@ -129,7 +129,7 @@ def manifest(
         "shards": every,
         "indexes": indexes,
         "inputs": sorted(
-            [*(parent.manifest["inputs"] if parent else []), *inputs],
+            [*(parent.raw["inputs"] if parent else []), *inputs],
             key=lambda item: (item["source"], item["file"], item["digest"]),
         ),
         "ledger": ledger.to_json(),

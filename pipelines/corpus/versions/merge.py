@@ -38,7 +38,7 @@ def check(config: Config, parent: Version, other: Version) -> None:
         raise UserError(f"{other.url} is the newest version of this corpus itself")
     if not config.dedup.exact:
         raise UserError("dedup.exact = False, but a merge needs it to tell what both corpora hold")
-    mine, theirs = parent.manifest["tokenizer"], other.manifest["tokenizer"]
+    mine, theirs = parent.raw["tokenizer"], other.raw["tokenizer"]
     for name in ("sha256", "end_of_document", "dtype"):
         if mine[name] != theirs[name]:
             raise UserError(
@@ -46,13 +46,13 @@ def check(config: Config, parent: Version, other: Version) -> None:
                 f"{mine[name]}: corpora can be merged only if they share a tokenizer"
             )
     check_indexes([*manifests.indexes(parent), *manifests.indexes(other)], config.dedup)
-    commit.check_mixture(config, {*parent.manifest["sources"], *other.manifest["sources"]})
+    commit.check_mixture(config, {*parent.raw["sources"], *other.raw["sources"]})
 
 
 def find(parent: Version, other: Version) -> Version | None:
     """The version among `parent` and its ancestors that was merged from `other`, if there is one."""
     for version in manifests.ancestry(parent):
-        if version.manifest.get("merged", {}).get("manifest_hash") == other.hash:
+        if version.raw.get("merged", {}).get("manifest_hash") == other.hash:
             return version
     return None
 
@@ -126,7 +126,7 @@ class Merge:
         """A task for each shard of the other corpus, in its order."""
         total = sum(self.dropped.counts.values())
         bits = min(8, (total // DROPPED_ROWS).bit_length())
-        seed = self.other.manifest["config"]["shard"]["seed"]
+        seed = self.other.raw["config"]["shard"]["seed"]
         batches = [
             self.dropped.dropped[first : first + DROPPED_FILES]
             for first in range(0, len(self.dropped.dropped), DROPPED_FILES)
@@ -138,7 +138,7 @@ class Merge:
         routed = run_tasks(_route, routes, self.config.ray.workers)
         counts: dict[tuple[str, str], int] = {}
         tasks = []
-        for line in self.other.manifest["shards"]:
+        for line in self.other.raw["shards"]:
             group = line["source"], line["split"]
             counts[group] = counts.get(group, -1) + 1
             tasks.append(
@@ -185,16 +185,15 @@ class Merge:
 
     def write_files(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
         """Write the version's files besides shards and manifest; returns the manifest."""
-        tokenizer = self.parent.manifest["tokenizer"]
+        tokenizer = self.parent.raw["tokenizer"]
         content = files.read_bytes(files.join(self.parent.url, tokenizer["file"]))
         files.write_bytes(files.join(self.folder, tokenizer["file"]), content)
         dropped = files.join(self.folder, "dropped/duplicates.parquet")
         commit.join_tables(commit.Join(dropped, self.dropped_of_shards))
         inputs = [
-            {**item, "part": self.names.get(item["part"], item["part"])}
-            for item in self.other.manifest["inputs"]
+            {**item, "part": self.names.get(item["part"], item["part"])} for item in self.other.raw["inputs"]
         ]
-        known = {item["part"] for item in self.parent.manifest["inputs"]}
+        known = {item["part"] for item in self.parent.raw["inputs"]}
         manifest = {
             **commit.manifest(
                 self.config,
@@ -207,7 +206,7 @@ class Merge:
                 self.ledger,
             ),
             "merged": {"url": self.other.url, "version": self.other.name, "manifest_hash": self.other.hash},
-            "lines": self.parent.manifest["lines"],
+            "lines": self.parent.raw["lines"],
         }
         tables = report.Tables({"duplicates": [dropped]}, [], [], None, self.documents)
         report.write_report(manifest, tables, files.join(self.folder, "report.html"))

@@ -41,7 +41,7 @@ def repair(config: Config, versions: list[Version], damage: list[Damage], progre
 
 def _rebuild(config: Config, version: Version, damaged: set[str], progress: Progress) -> list[Damage]:
     """Make damaged files of one version again (paths start with its name); returns those that were not."""
-    content = version.manifest
+    content = version.raw
     now = config.model_dump(mode="json")
     settings = Config.model_validate({**now, **restored(content["config"], now)})
     parent = manifests.open_version(sibling(version, content["parent"])) if content["parent"] else None
@@ -87,7 +87,7 @@ def _build_again(
     progress: Progress,
 ) -> Build:
     """Repeat the build of a version beside it up to its damaged shards; `all_parts`: all is tokenized."""
-    content = version.manifest
+    content = version.raw
     inputs = [Input(**item) for item in content["inputs"]]
     if parent:
         inputs = new_inputs(parent, inputs)
@@ -123,7 +123,7 @@ def _merge_again(
 
     Raises UserError if the corpus version that was merged is no longer there.
     """
-    facts = version.manifest["merged"]
+    facts = version.raw["merged"]
     there = files.exists(files.join(facts["url"], "manifest.json"))
     other = manifests.open_version(facts["url"]) if there else None
     if other is None or other.hash != facts["manifest_hash"]:
@@ -153,7 +153,7 @@ def _tokenize_only(build: Build, version: Version, sources: set[str]) -> None:
     build.inputs = [item for item in build.inputs if build.sources_of[item.part] & sources]
     parts = {item.part for item in build.inputs}
     build.survivors = [survivors for survivors in build.survivors if survivors.part in parts]
-    url = files.join(version.url, version.manifest["tokenizer"]["file"])
+    url = files.join(version.url, version.raw["tokenizer"]["file"])
     tokenize = build.config.tokenize.model_copy(update={"tokenizer": url})
     build.config = build.config.model_copy(update={"tokenize": tokenize})
     build.tokenize()

@@ -149,7 +149,7 @@ def _origins_problems(
 
 def check_manifest(version: Version) -> list[str]:
     """What in a manifest disagrees with itself or with its parent's; one clause each."""
-    content = version.manifest
+    content = version.raw
     problems = []
     if files.key_of(content["config"]) != content["config_hash"]:
         problems.append("config_hash is not the hash of its configuration")
@@ -187,7 +187,7 @@ def check_manifest(version: Version) -> list[str]:
         if parent.hash != content["parent_manifest_hash"]:
             problems.append(f"the manifest of its parent {parent.name} is not the one it was made from")
         inherited = [line for line in lines if line["version"] != version.name]
-        if inherited != parent.manifest["shards"]:
+        if inherited != parent.raw["shards"]:
             problems.append(f"the shards it has from {parent.name} are not those of {parent.name}")
     return problems
 
@@ -199,7 +199,7 @@ def sibling(version: Version, path: str) -> str:
 
 def _check_tokenizer(version: Version) -> list[str]:
     """What in a version's tokenizer disagrees with its manifest."""
-    facts = version.manifest["tokenizer"]
+    facts = version.raw["tokenizer"]
     try:
         found = tokenizer.facts(files.join(version.url, facts["file"]), facts["end_of_document"])
     except UserError as error:
@@ -230,7 +230,7 @@ def verify(versions: list[Version], workers: int, progress: Progress) -> list[Da
     damage: list[Damage] = []
     shards: dict[str, _Shard] = {}
     for version in versions:
-        content = version.manifest
+        content = version.raw
         folder = sibling(version, "")
         for line in content["shards"]:
             shards.setdefault(line["path"], _Shard(folder, line, content["tokenizer"]))

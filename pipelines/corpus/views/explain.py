@@ -99,7 +99,7 @@ def _by_record(chain: list[Version], file: str, record: int) -> Decision | list[
     file = hide(file)
     inputs = [
         item
-        for item in chain[0].manifest["inputs"]
+        for item in chain[0].raw["inputs"]
         if item["file"] == file or item["file"].endswith("/" + file.lstrip("/"))
     ]
     names = sorted({item["file"] for item in inputs})
@@ -241,7 +241,7 @@ def _passages(decision: Decision) -> list[str]:
 
 def _origin(chain: list[Version], row: dict[str, Any]) -> str:
     """`file, record n` of a row that has part and row, and file and record perhaps."""
-    inputs = {item["part"]: item["file"] for item in chain[0].manifest["inputs"]}
+    inputs = {item["part"]: item["file"] for item in chain[0].raw["inputs"]}
     file = row.get("file") or inputs.get(row["part"], f"part {row['part']}")
     record = row.get("record")
     url = _documents(chain, row["part"]) if record is None else None
@@ -264,7 +264,7 @@ def _cluster(chain: list[Version], kept: bytes, document: bytes) -> list[str]:
         return ["no document of these versions was dropped as a duplicate of it"]
     members.sort(key=lambda member: (-member[0]["similarity"], member[0]["document_id"]))
     lines = [f"cluster {kept.hex()}: the kept document and {len(members)} dropped, by similarity with it"]
-    inputs = {item["part"]: item["file"] for item in chain[0].manifest["inputs"]}
+    inputs = {item["part"]: item["file"] for item in chain[0].raw["inputs"]}
     shown = members[:20]
     for row, name in shown:
         mark = "  (this document)" if row["document_id"] == document else ""

@@ -55,7 +55,7 @@ def export(
     Raises UserError for a source or split that the version has not, and for a damaged shard.
     """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for line in version.manifest["shards"]:
+    for line in version.raw["shards"]:
         groups.setdefault((line["source"], line["split"]), []).append(line)
     for position, (field, wanted) in enumerate((("source", sources), ("split", splits))):
         known = sorted({group[position] for group in groups})
@@ -66,7 +66,7 @@ def export(
         Export(
             sibling(version, ""),
             version.hash,
-            version.manifest["tokenizer"]["dtype"],
+            version.raw["tokenizer"]["dtype"],
             lines,
             files.join(output, f"{source}-{split}"),
         )

@@ -181,7 +181,7 @@ def test_nothing_that_a_build_writes_shows_credentials(
     storage = tmp_path / "storage"
     settings = config(storage, server, TOKENS[0])
     version = prepare.prepare(settings, prepare.inputs_of(settings), lambda *_: None).version
-    assert version.manifest["ledger"]["s"][0]["documents_in"] == 60
+    assert version.raw["ledger"]["s"][0]["documents_in"] == 60
     rotated = config(storage, server, TOKENS[1])
     again = prepare.prepare(rotated, prepare.inputs_of(rotated), lambda *_: None)
     assert not again.new

@@ -20,7 +20,6 @@ def test_a_finished_run_delivers_what_mlflow_has_missed(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where a store of one's own puts artifacts
     version = manifest.open_version(write_corpus(tmp_path, {"a": [[50] * 4]}))
-    version.manifest.update(name="tiny", parent=None)
     config = _config(tmp_path)
     url = trained.run_url(config.storage, "run")
     journal = Journal(url)
@@ -96,7 +95,7 @@ def test_another_tokenizer_than_the_corpus_has_is_named(tmp_path: Path) -> None:
     file.write_text("{}")
     digest = hashlib.sha256(b"{}").hexdigest()
     config = _config(tmp_path, tokenize={"tokenizer": str(file)})
-    version.manifest["tokenizer"]["sha256"] = digest
+    version.raw["tokenizer"]["sha256"] = digest
     pretrain.check_fits(config, version, "run")
     file.write_text("{ }")
     with pytest.raises(UserError, match="was not tokenized by tokenize.tokenizer = "):

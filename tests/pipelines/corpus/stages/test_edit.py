@@ -175,7 +175,7 @@ def raw(tmp_path: Path) -> Path:
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_build_with_every_edit(raw: Path) -> None:
     version = build(corpus(raw))
-    content = version.manifest
+    content = version.raw
     ledger = Ledger.from_json(content["ledger"])
     ledger.check()
     web = ledger.sources["web"]

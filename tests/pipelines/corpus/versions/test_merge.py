@@ -95,7 +95,7 @@ def rows(version: Version, of: str | None = None) -> dict[bytes, dict]:
     """Rows of the origins by document id, with the source and text, of all shards or those of one version."""
     found = {}
     folder = version.url.rsplit("/", 1)[0]
-    for line in version.manifest["shards"]:
+    for line in version.raw["shards"]:
         if of in (None, line["version"]):
             for row in pq.read_table(f"{folder}/{origins_path(line['path'])}").to_pylist():
                 text = json.loads(Path(row["file"]).read_text().splitlines()[row["record"]])["text"]
@@ -119,13 +119,13 @@ def test_the_documents_that_only_the_other_holds_are_added(project: Path) -> Non
     outcome = joined(project)
     version = outcome.version
     assert outcome.new and version.name == "v0002" and manifest.latest(str(project / "mine")) == version
-    assert version.manifest["parent_manifest_hash"] == first.hash
-    assert version.manifest["merged"] == {
+    assert version.raw["parent_manifest_hash"] == first.hash
+    assert version.raw["merged"] == {
         "url": other.url,
         "version": "v0001",
         "manifest_hash": other.hash,
     }
-    assert version.manifest["shards"][: len(first.manifest["shards"])] == first.manifest["shards"]
+    assert version.raw["shards"][: len(first.raw["shards"])] == first.raw["shards"]
     # The survivors of a comparison of every text with every other.
     mine, theirs, added = rows(first), rows(other), rows(version, "v0002")
     best = {
@@ -146,7 +146,7 @@ def test_the_documents_that_only_the_other_holds_are_added(project: Path) -> Non
         assert row["similarity"] == 1 or row["reason"] == "near_duplicate"
         assert row["bytes"] == theirs[row["document_id"]]["bytes"]
     # What entered is in the new shards or in the table, source by source.
-    ledger = Ledger.from_json(version.manifest["ledger"])
+    ledger = Ledger.from_json(version.raw["ledger"])
     ledger.check()
     assert ledger.sources.keys() == {"news", "web"}
     for name, stages in ledger.sources.items():
@@ -156,9 +156,9 @@ def test_the_documents_that_only_the_other_holds_are_added(project: Path) -> Non
         assert stages["read"].bytes_in == sum(row["bytes"] for row in entered)
         assert stages["fuzzy"].documents_out == len(stayed)
         assert stages["fuzzy"].bytes_out == sum(row["bytes"] for row in stayed)
-    sources = version.manifest["sources"]
+    sources = version.raw["sources"]
     for name in ("books", "news", "web"):
-        of = [content.manifest["sources"].get(name, {"documents": 0}) for content in (first, other)]
+        of = [content.raw["sources"].get(name, {"documents": 0}) for content in (first, other)]
         assert sources[name]["documents"] <= sum(facts["documents"] for facts in of)
     assert check(mine_of(project)) == []
 
@@ -168,7 +168,7 @@ def test_tokens_order_and_split_are_those_of_the_other_corpus(project: Path) -> 
     tokens: dict[tuple[str, str], list[tuple[bytes, list[int]]]] = {}
     for content, name in ((other, "v0001"), (version, "v0002")):
         tokens.clear() if content is version else None
-        for line in content.manifest["shards"]:
+        for line in content.raw["shards"]:
             if line["version"] == name:
                 table = read_shard(content.url.rsplit("/", 1)[0], line)
                 pairs = zip(table["document_id"].to_pylist(), table["input_ids"].to_pylist(), strict=True)
@@ -232,8 +232,8 @@ def test_the_same_corpus_again_is_found_and_one_that_adds_nothing_makes_no_versi
     run_of = tracking.find(tracking.Tracking.of(mine_of(project)), "merge", corpus=merged.hash)
     assert run_of is not None
     tags = run_of.data.tags
-    assert tags["piledriver.merged_corpus"] == merged.manifest["merged"]["manifest_hash"]
-    assert tags["piledriver.parent_corpus"] == merged.manifest["parent_manifest_hash"]
+    assert tags["piledriver.merged_corpus"] == merged.raw["merged"]["manifest_hash"]
+    assert tags["piledriver.parent_corpus"] == merged.raw["parent_manifest_hash"]
 
 
 def test_documents_of_a_merge_are_explained(project: Path) -> None:
@@ -261,7 +261,7 @@ def test_a_file_that_both_have_cleaned_keeps_its_rows_apart(project: Path) -> No
     places = {(row["part"], row["row"]) for row in rows(version).values()}
     assert len(places) == len(rows(version))
     parts = {row["part"] for row in added.values()}
-    assert parts <= {item["part"] for item in version.manifest["inputs"]}
+    assert parts <= {item["part"] for item in version.raw["inputs"]}
     # The merged corpus against the other: every document of the other is one of its own, by its right text.
     settings = mine_of(project)
     other = manifest.require(str(project / "theirs"))
@@ -283,8 +283,8 @@ def test_a_merged_corpus_is_refreshed_and_read_for_training(
 ) -> None:
     monkeypatch.setattr("pipelines.corpus.versions.commit.MAX_INDEXES", 1)
     merged = joined(project, "mixture={books: 1, web: 2, news: 3}").version
-    assert len(merged.manifest["indexes"]) == 1
-    assert {name: facts["weight"] for name, facts in merged.manifest["sources"].items()} == {
+    assert len(merged.raw["indexes"]) == 1
+    assert {name: facts["weight"] for name, facts in merged.raw["sources"].items()} == {
         "books": 1,
         "web": 2,
         "news": 3,
@@ -295,7 +295,7 @@ def test_a_merged_corpus_is_refreshed_and_read_for_training(
     write(project / "mine-raw/web/0.jsonl", documents(2, 50))
     settings = mine_of(project)
     version = prepare.refresh(settings, prepare.inputs_of(settings), silent).version
-    assert version.name == "v0003" and "merged" not in version.manifest
+    assert version.name == "v0003" and "merged" not in version.raw
     dropped = pq.read_table(f"{version.url}/dropped/duplicates.parquet").to_pylist()
     assert sum(row["kept_version"] == "v0002" for row in dropped) >= 20
     assert check(settings) == []
@@ -309,7 +309,7 @@ def test_damaged_files_of_a_merge_are_made_again(project: Path) -> None:
     settings = mine_of(project)
     version = joined(project).version
     before = version_bytes(version)
-    own = [line for line in version.manifest["shards"] if line["version"] == "v0002"]
+    own = [line for line in version.raw["shards"] if line["version"] == "v0002"]
     shard = Path(project, "mine/corpus/versions", own[-1]["path"])
     shard.write_bytes(shard.read_bytes()[:-50])
     damage = check(settings)

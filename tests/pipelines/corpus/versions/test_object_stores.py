@@ -110,7 +110,7 @@ def no_progress(*_: object) -> None:
 def documents(version: manifest.Version) -> list[list[int]]:
     """The tokens of every document of a version, sorted."""
     versions = version.url.rpartition("/")[0]
-    shards = [verify.read_shard(versions, line) for line in version.manifest["shards"]]
+    shards = [verify.read_shard(versions, line) for line in version.raw["shards"]]
     return sorted(tokens for shard in shards for tokens in shard["input_ids"].to_pylist())
 
 
@@ -125,7 +125,7 @@ def test_a_corpus_is_built_refreshed_mended_and_read_there(bucket: str, tmp_path
         versions[name] = prepare.prepare(settings, prepare.inputs_of(settings), no_progress).version
     assert documents(versions["bucket"]) == documents(versions["local"])
     again = prepare.prepare(settings, prepare.inputs_of(settings), no_progress)
-    assert again.version.manifest == versions["bucket"].manifest
+    assert again.version.raw == versions["bucket"].raw
 
     # What is written under this process's nose is seen, though its folder was listed.
     names = files.list_files(f"{bucket}/raw")
@@ -136,14 +136,13 @@ def test_a_corpus_is_built_refreshed_mended_and_read_there(bucket: str, tmp_path
 
     write_source(f"{bucket}/raw/3.jsonl", 3, 60)
     second = prepare.refresh(settings, prepare.inputs_of(settings), no_progress).version
-    assert second.manifest["parent"] == "v0001"
+    assert second.raw["parent"] == "v0001"
     added = (
-        second.manifest["sources"]["books"]["documents"]
-        - versions["bucket"].manifest["sources"]["books"]["documents"]
+        second.raw["sources"]["books"]["documents"] - versions["bucket"].raw["sources"]["books"]["documents"]
     )
     assert 40 < added <= 60
 
-    shard = second.manifest["shards"][0]["path"]
+    shard = second.raw["shards"][0]["path"]
     whole = files.read_bytes(f"{bucket}/corpus/corpus/versions/{shard}")
     files.write_bytes(f"{bucket}/corpus/corpus/versions/{shard}", whole[:-100] + bytes(100))
     damage = verify.verify([second], 2, no_progress)

@@ -70,7 +70,7 @@ def test_damage_is_named_and_made_again(project: Config) -> None:
     assert check(project) == []
     versions = Path(project.storage, "corpus", "versions")
     before = {name: version_bytes(manifest.require(project.storage, name)) for name in ("v0001", "v0002")}
-    first, second = (manifest.require(project.storage, name).manifest for name in ("v0001", "v0002"))
+    first, second = (manifest.require(project.storage, name).raw for name in ("v0001", "v0002"))
     flipped = first["shards"][0]["path"]
     gone = second["shards"][-1]["path"]
     assert gone.startswith("v0002/")
@@ -98,7 +98,7 @@ def test_without_the_work_folder_only_the_needed_parts_are_tokenized(project: Co
     corpus = Path(project.storage, "corpus")
     shard = next(
         corpus / "versions" / line["path"]
-        for line in manifest.require(project.storage, "v0001").manifest["shards"]
+        for line in manifest.require(project.storage, "v0001").raw["shards"]
         if line["source"] == "books"
     )
     before = shard.read_bytes()
@@ -115,7 +115,7 @@ def test_without_the_work_folder_only_the_needed_parts_are_tokenized(project: Co
 def test_what_cannot_be_made_again_is_refused(project: Config) -> None:
     corpus = Path(project.storage, "corpus")
     version = manifest.require(project.storage, "v0001")
-    content = version.manifest
+    content = version.raw
     line = content["shards"][0]
     shard = corpus / "versions" / line["path"]
     original = shard.read_bytes()
@@ -140,7 +140,7 @@ def test_what_cannot_be_made_again_is_refused(project: Config) -> None:
 
 def test_a_manifest_that_disagrees_with_itself(project: Config) -> None:
     version = manifest.require(project.storage, "v0002")
-    original = version.manifest
+    original = version.raw
     wrong = json.loads(json.dumps(original))
     wrong["sources"]["books"]["tokens"] += 1
     wrong["config"]["shard"]["seed"] += 1
@@ -165,9 +165,7 @@ def test_an_export_holds_the_documents_of_every_shard(built: Config, tmp_path: P
     assert [Path(pair["path"]).name for pair in pairs] == ["books-train", "web-train"]
     for pair in pairs:
         name = Path(pair["path"]).name.removesuffix("-train")
-        lines = [
-            line for line in version.manifest["shards"] if (line["source"], line["split"]) == (name, "train")
-        ]
+        lines = [line for line in version.raw["shards"] if (line["source"], line["split"]) == (name, "train")]
         expected = [ids for line in lines for ids in read_shard(versions, line)["input_ids"].to_pylist()]
         sequences, first = read_indexed(pair["path"])
         assert [sequence.tolist() for sequence in sequences] == expected
