@@ -50,31 +50,18 @@ def main(
     from dedup import runs
     from jobs.progress import StageProgress
     from pipelines.corpus.versions import commands as prepare
-    from pipelines.corpus.versions.build import Build
     from pipelines.runtime import cluster
+    from pipelines.runtime.executor import OnRay
 
     inputs = prepare.inputs_of(settings)
     cluster.start(settings.ray, verbose)
-    shown = StageProgress()
-
-    class Reached(Exception):
-        """The phase is finished."""
-
-    def progress(stage: str, done: int, total: int, documents: int = 0, size: int = 0, /) -> None:
-        shown(stage, done, total, documents, size)
-        if stage == f"dedup {until}" and done == total:
-            raise Reached
-
-    build = Build(settings, inputs, None, progress)
-    build.measure()
-    build.decide()
+    progress = StageProgress()
     try:
-        build.deduplicate()
-    except Reached:
-        pass
+        folder = prepare.deduplicated(
+            settings, inputs, until=until, executor=OnRay(workers=settings.ray.workers), progress=progress
+        )
     finally:
-        shown.close()
-    folder = build.work("dedup", build.dedup_key)
+        progress.close()
     phases: dict[str, list[str]] = {}
     for url in files.list_files(folder):
         phases.setdefault(url.rsplit("/", 2)[-2], []).append(url)
@@ -88,8 +75,9 @@ def _compare(settings: "Config", against: str, verbose: bool) -> None:
     """Print how many documents of a corpus another one holds, and where the tables that name them are."""
     from base import files, manifest
     from jobs.progress import StageProgress
-    from pipelines.corpus.stages.deduplicate import deduplicate_indexes
+    from pipelines.corpus.stages.indexes import deduplicate_indexes
     from pipelines.runtime import cluster
+    from pipelines.runtime.executor import OnRay
 
     mine, other = manifest.require(settings.storage), manifest.require(files.absolute(against))
     key = files.key_of(mine.hash, other.hash, settings.dedup.model_dump(mode="json"))
@@ -98,7 +86,14 @@ def _compare(settings: "Config", against: str, verbose: bool) -> None:
     cluster.start(settings.ray, verbose)
     progress = StageProgress()
     try:
-        outcome = deduplicate_indexes(indexes, others, work, settings.dedup, progress, settings.ray.workers)
+        outcome = deduplicate_indexes(
+            indexes,
+            others,
+            work=work,
+            config=settings.dedup,
+            executor=OnRay(workers=settings.ray.workers),
+            progress=progress,
+        )
     finally:
         progress.close()
     for reason, documents in sorted(outcome.counts.items()):

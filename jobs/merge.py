@@ -33,12 +33,15 @@ def main(
     from pipelines.corpus.versions import commands as prepare
     from pipelines.corpus.versions import merge
     from pipelines.runtime import cluster
+    from pipelines.runtime.executor import OnRay
 
     parent, other = prepare.merge_plan(settings, with_)
     if merge.find(parent, other) is None:
         cluster.start(settings.ray, verbose)
     progress = StageProgress()
-    outcome = prepare.merge(settings, parent, other, progress)
+    outcome = prepare.merge(
+        settings, parent, other, executor=OnRay(workers=settings.ray.workers), progress=progress
+    )
     progress.close()
     if not outcome.new:
         print(f"nothing to merge: {outcome.version.name} holds every document of {other.url}")

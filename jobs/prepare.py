@@ -24,13 +24,16 @@ def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = 
     from jobs.progress import StageProgress
     from pipelines.corpus.versions import commands as prepare
     from pipelines.runtime import cluster
+    from pipelines.runtime.executor import OnRay
     from pipelines.runtime.tracking import Tracking
 
     Tracking.of(settings)
     inputs = prepare.inputs_of(settings, found)
     cluster.start(settings.ray, verbose)
     progress = StageProgress()
-    outcome = prepare.prepare(settings, inputs, progress)
+    outcome = prepare.prepare(
+        settings, inputs, executor=OnRay(workers=settings.ray.workers), progress=progress
+    )
     progress.close()
     print("\n".join(prepare.summary(outcome)))
 

@@ -26,6 +26,7 @@ def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = 
     from jobs.progress import StageProgress
     from pipelines.corpus.versions import commands as prepare
     from pipelines.runtime import cluster
+    from pipelines.runtime.executor import OnRay
 
     inputs = prepare.inputs_of(settings, found)
     _, fresh = prepare.refresh_plan(settings, inputs)
@@ -33,7 +34,9 @@ def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = 
     if fresh:
         cluster.start(settings.ray, verbose)
     progress = StageProgress()
-    outcome = prepare.refresh(settings, inputs, progress)
+    outcome = prepare.refresh(
+        settings, inputs, executor=OnRay(workers=settings.ray.workers), progress=progress
+    )
     progress.close()
     print("\n".join(prepare.summary(outcome)))
 

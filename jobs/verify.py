@@ -38,15 +38,21 @@ def main(
     from pipelines.corpus.versions.rebuild import repair
     from pipelines.corpus.versions.verify import open_versions, verify
     from pipelines.runtime import cluster
+    from pipelines.runtime.executor import OnRay
 
     versions, damage = open_versions(urls)
     cluster.start(settings.ray, verbose)
     progress = StageProgress()
-    damage += verify(versions, settings.ray.workers, progress)
+    damage += verify(versions, executor=OnRay(workers=settings.ray.workers), progress=progress)
     for item in damage:
         print(f"damaged: {item.path}: {item.problem}")
     if rebuild and damage:
-        damaged, damage = damage, repair(settings, versions, damage, progress)
+        damaged, damage = (
+            damage,
+            repair(
+                settings, versions, damage, executor=OnRay(workers=settings.ray.workers), progress=progress
+            ),
+        )
         left = {item.path for item in damage}
         for path in sorted({item.path for item in damaged} - left):
             print(f"made again: {path}")

@@ -15,7 +15,8 @@ from base.errors import UserError
 from pipelines.config import Config, InferConfig
 from pipelines.inference import trained
 from pipelines.runtime import tracking
-from pipelines.runtime.cluster import Progress, counter, map_actors
+from pipelines.runtime.cluster import map_actors
+from pipelines.runtime.progress import Progress, counter
 
 BLOCK_ROWS = 64
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,43 +25,8 @@ if TYPE_CHECKING:
     import ray.data
 
 
-class Progress(Protocol):
-    """Called with stage, tasks done, tasks in all, and documents and bytes of text in the tasks done."""
-
-    def __call__(self, stage: str, done: int, total: int, documents: int = 0, size: int = 0, /) -> None:
-        """Note how far a stage is."""
-
-
 ROUNDS = 6
 """Tasks of a Ray Data map over files for each worker."""
-
-
-def counter(progress: Progress, stage: str, done: int, total: int) -> Callable[..., None]:
-    """A callback that counts one more finished task of a stage at each call, given the task's result."""
-    documents = size = 0
-
-    def count(result: Any = None) -> None:
-        nonlocal done, documents, size
-        more = work_of(result)
-        done, documents, size = done + 1, documents + more[0], size + more[1]
-        progress(stage, done, total, documents, size)
-
-    progress(stage, done, total)
-    return count
-
-
-def work_of(result: Any) -> tuple[int, int]:
-    """Documents and bytes that a task worked on, where its result tells.
-
-    Those that entered the last stage of its ledger, else its `documents` and `text_bytes` or `bytes`.
-    """
-    if not isinstance(result, dict):
-        return 0, 0
-    if "ledger" in result:
-        last = [stages[-1] for stages in result["ledger"].values() if stages]
-        return sum(stage["documents_in"] for stage in last), sum(stage["bytes_in"] for stage in last)
-    size = result["text_bytes"] if "text_bytes" in result else result.get("bytes", 0)
-    return result.get("documents", 0), size
 
 
 def worker_environment() -> dict[str, str]:

@@ -21,8 +21,7 @@ from base import files
 from base.credentials import hide
 from base.errors import UserError
 from pipelines.config import Config
-from pipelines.runtime.cluster import Progress
-from pipelines.runtime.pace import Pace
+from pipelines.runtime.progress import Pace, Progress
 
 PREFIX = "piledriver."
 log = logging.getLogger("piledriver.tracking")

@@ -12,8 +12,8 @@ from base import files, manifest
 from base.errors import UserError
 from pipelines.config import Config, load
 from pipelines.corpus.ledger import Ledger, LedgerError
+from pipelines.corpus.stages.losses import SourceLossError
 from pipelines.corpus.versions import commands as prepare
-from pipelines.corpus.versions.build import SourceLossError
 from pipelines.corpus.views import explain
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
