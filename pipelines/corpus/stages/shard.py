@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from base import files
+from base.kernels import splitmix64
 from dedup import hashing
 from pipelines.corpus.ledger import Ledger
 from pipelines.corpus.stages.edit import (
@@ -65,18 +66,10 @@ HITS = pa.schema(
 SPLITS = ("train", "heldout")
 
 
-def _mix(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser (Steele, Lea, Flood 2014), element by element."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = values ^ (values >> np.uint64(31))
-    return mixed
-
-
 def shuffle_keys(identifiers: pa.FixedSizeBinaryArray, seed: int) -> np.ndarray:
     """The uint64 by which documents of a source are ordered; a function of id and seed alone."""
     high, low = hashing.id_words(identifiers)
-    return _mix(_mix(high + _mix(np.full(1, seed, np.uint64))) ^ low)
+    return splitmix64(splitmix64(high + splitmix64(np.full(1, seed, np.uint64))) ^ low)
 
 
 def is_heldout(identifiers: pa.FixedSizeBinaryArray, fraction: float) -> np.ndarray:
@@ -85,7 +78,7 @@ def is_heldout(identifiers: pa.FixedSizeBinaryArray, fraction: float) -> np.ndar
     Given the ids of their content, without ordinals, it does not part identical documents.
     """
     high, low = hashing.id_words(identifiers)
-    return _mix(low ^ _mix(high ^ np.uint64(0x68656C646F7574))) < np.uint64(int(fraction * 2**64))
+    return splitmix64(low ^ splitmix64(high ^ np.uint64(0x68656C646F7574))) < np.uint64(int(fraction * 2**64))
 
 
 @dataclass(frozen=True)
@@ -122,7 +115,7 @@ def sample_texts(task: Sample) -> str:
         return task.output
     entries = surviving_entries(task.survivors, ["document_id", "source"])
     high, low = hashing.id_words(entries["document_id"])
-    chosen = _mix(high + low) <= np.uint64(min(int(task.share * 2**64), 2**64 - 1))
+    chosen = splitmix64(high + low) <= np.uint64(min(int(task.share * 2**64), 2**64 - 1))
     entries = entries.filter(pa.array(chosen))
     schema = pa.schema([("document_id", pa.binary(16)), ("text", pa.large_string())])
     tables = [schema.empty_table()]
