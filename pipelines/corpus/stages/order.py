@@ -4,28 +4,20 @@ A 64-bit key orders documents within a source (a global shuffle without holding 
 chooses the split.
 """
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from base.kernels import kernel, splitmix64
 from dedup import hashing
 
 SPLITS = ("train", "heldout")
 
 
-def mix(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser (Steele, Lea, Flood 2014), element by element."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = values ^ (values >> np.uint64(31))
-    return mixed
-
-
 def shuffle_keys(identifiers: pa.FixedSizeBinaryArray, seed: int) -> np.ndarray:
     """The uint64 by which documents of a source are ordered; a function of id and seed alone."""
     high, low = hashing.id_words(identifiers)
-    return mix(mix(high + mix(np.full(1, seed, np.uint64))) ^ low)
+    return splitmix64(splitmix64(high + splitmix64(np.full(1, seed, np.uint64))) ^ low)
 
 
 def is_heldout(identifiers: pa.FixedSizeBinaryArray, fraction: float) -> np.ndarray:
@@ -34,7 +26,7 @@ def is_heldout(identifiers: pa.FixedSizeBinaryArray, fraction: float) -> np.ndar
     Given the ids of their content, without ordinals, it does not part identical documents.
     """
     high, low = hashing.id_words(identifiers)
-    return mix(low ^ mix(high ^ np.uint64(0x68656C646F7574))) < np.uint64(int(fraction * 2**64))
+    return splitmix64(low ^ splitmix64(high ^ np.uint64(0x68656C646F7574))) < np.uint64(int(fraction * 2**64))
 
 
 def in_order(table: pa.Table, order: np.ndarray) -> pa.Table:
@@ -56,8 +48,8 @@ def in_order(table: pa.Table, order: np.ndarray) -> pa.Table:
     return others.add_column(at, table.schema.field(at), column)
 
 
-@numba.njit(cache=True, nogil=True)
-def _copy_lists(values, offsets, starts, out):  # type: ignore[no-untyped-def]
+@kernel
+def _copy_lists(values: np.ndarray, offsets: np.ndarray, starts: np.ndarray, out: np.ndarray) -> None:
     """Copy each list values[offsets[i]:offsets[i + 1]] to out[starts[i]:]."""
     for i in range(len(starts)):
         at = starts[i]

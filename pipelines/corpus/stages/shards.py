@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from base import files
+from base import arrow, files
 from base.layout import Layout
 from base.manifest import ShardEntry
 from base.records import Record
@@ -15,7 +15,7 @@ from dedup import hashing
 from pipelines.config import ShardConfig
 from pipelines.corpus.stages.order import SPLITS, in_order
 from pipelines.corpus.stages.survivors import Survivors, edited_documents
-from pipelines.corpus.stages.tokenize import Tokenized, open_runs, tokenizer_of
+from pipelines.corpus.stages.tokenize import Tokenized, tokenizer_of
 from pipelines.corpus.stages.vocabulary import Vocabulary
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress, counter
@@ -158,7 +158,7 @@ def write_shard(task: MergeRuns) -> dict[str, Any]:
 
 def _run_slice(run: Run, low: int, high: int) -> pa.Table:
     """The documents of a run whose keys lie within [low, high]."""
-    reader = open_runs(run.tokens)
+    reader = arrow.open_file(run.tokens)
     batch = reader.get_batch(run.number).slice(run.start, run.documents)
     keys = batch["key"].to_numpy()
     first = int(np.searchsorted(keys, np.uint64(low), "left"))

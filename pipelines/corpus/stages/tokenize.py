@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from base import files
+from base import arrow, files
 from base.layout import Layout, name_of, parent_of
 from base.records import Record
 from pipelines.config import ShardConfig
@@ -328,7 +328,7 @@ def _earlier(task: TokenizePart, key: str, wanted: np.ndarray) -> Iterator[_Enco
 
     dropped, changes = read("dropped", _DROPS.names), read("changes", CHANGES.names)
     hits = read("hits", contamination.HITS.names)
-    reader = open_runs(_output(task.folder, key, task.survivors.part, "arrow"))
+    reader = arrow.open_file(_output(task.folder, key, task.survivors.part, "arrow"))
     columns = ["row", "record", "bytes", "input_ids"]
     nothing = reader.schema.empty_table().select(columns)
     yield _Encoded(tokens=nothing, dropped=dropped, changes=changes, hits=hits)
@@ -339,15 +339,6 @@ def _earlier(task: TokenizePart, key: str, wanted: np.ndarray) -> Iterator[_Enco
             changes=changes.slice(0, 0),
             hits=hits.slice(0, 0),
         )
-
-
-def open_runs(url: str) -> pa.RecordBatchFileReader:
-    """The runs of a part; memory-mapped where they are local."""
-    local = files.local_path(url)
-    if local:
-        return pa.ipc.open_file(pa.memory_map(local))
-    filesystem, path = files.split(url)
-    return pa.ipc.open_file(filesystem.open(path, "rb"))
 
 
 class _Runs:

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from base import files
+from base.kernels import splitmix64
 from base.layout import TOKENIZER, Layout
 from base.manifest import TokenizerFacts
 from dedup import hashing
 from pipelines.config import TokenizeConfig
-from pipelines.corpus.stages.order import mix
 from pipelines.corpus.stages.plan_edits import EditPlan
 from pipelines.corpus.stages.survivors import Survivors, edited_documents, surviving_entries
 from pipelines.corpus.text import tokenizer
@@ -97,7 +97,7 @@ def sample_texts(task: SamplePart) -> str:
         return task.output
     entries = surviving_entries(task.survivors, ["document_id", "source"])
     high, low = hashing.id_words(entries["document_id"])
-    chosen = mix(high + low) <= np.uint64(min(int(task.share * 2**64), 2**64 - 1))
+    chosen = splitmix64(high + low) <= np.uint64(min(int(task.share * 2**64), 2**64 - 1))
     entries = entries.filter(pa.array(chosen))
     schema = pa.schema([("document_id", pa.binary(16)), ("text", pa.large_string())])
     tables = [schema.empty_table()]
