@@ -12,11 +12,13 @@ import pyarrow.compute as pc
 
 from base import files
 from dedup import hashing
-from pipelines.config import Kind, LanguageConfig, QualityConfig, ScoreConfig, SourceConfig
 from pipelines.corpus.ledger import Ledger
+from pipelines.corpus.reading.settings import Kind, SourceConfig
+from pipelines.corpus.settings import ScoreConfig
 from pipelines.corpus.stages.identical import ordinals_of
 from pipelines.corpus.stages.score import decide_score
 from pipelines.corpus.text import quality
+from pipelines.corpus.text.settings import LanguageConfig, QualityConfig
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,13 @@ import pyarrow.parquet as pq
 from base import files
 from dedup import hashing, minhash
 from dedup.config import MinHashConfig
-from pipelines.config import CorpusConfig, IngestConfig, LanguageConfig, RedactConfig, SourceConfig, slug
 from pipelines.corpus.inputs import Input
 from pipelines.corpus.ledger import Ledger
 from pipelines.corpus.reading import ingest, records
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig, slug
+from pipelines.corpus.settings import RejectsConfig
 from pipelines.corpus.text import language, normalise, quality, redact
+from pipelines.corpus.text.settings import LanguageConfig, RedactConfig
 
 DOCUMENTS = pa.schema([("document_id", pa.binary(16)), ("record", pa.int64()), ("text", pa.large_string())])
 REJECTS = pa.schema(
@@ -48,7 +50,7 @@ class Measure:
     ingest: IngestConfig
     language: LanguageConfig
     minhash: MinHashConfig
-    rejects: CorpusConfig
+    rejects: RejectsConfig
     first_record: int = 0
     """Records of the file before the part."""
 

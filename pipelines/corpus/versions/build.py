@@ -15,9 +15,10 @@ from base import files
 from base import manifest as manifests
 from base.errors import UserError
 from base.manifest import Version
-from pipelines.config import Config, build_configuration, slug
+from pipelines.config import Config, build_configuration
 from pipelines.corpus.inputs import Input
 from pipelines.corpus.ledger import STAGES, Ledger, Stage, add_counts
+from pipelines.corpus.reading.settings import slug
 from pipelines.corpus.report import page as report
 from pipelines.corpus.stages import score, shard
 from pipelines.corpus.stages.decide import Decide, count_dropped, decide_part
