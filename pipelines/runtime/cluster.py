@@ -19,7 +19,7 @@ import tenacity
 
 from base import NUMBA_LOCATORS
 from base.errors import UserError, mistake
-from pipelines.config import RayConfig
+from pipelines.runtime.settings import RayConfig
 
 if TYPE_CHECKING:
     import ray.data

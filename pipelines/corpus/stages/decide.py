@@ -13,12 +13,14 @@ import pyarrow.compute as pc
 from base import files
 from base.records import Record
 from dedup import hashing
-from pipelines.config import Kind, LanguageConfig, QualityConfig, ScoreConfig, SourceConfig
 from pipelines.corpus.ledger import Ledger, add_counts
+from pipelines.corpus.reading.settings import Kind, SourceConfig
+from pipelines.corpus.settings import ScoreConfig
 from pipelines.corpus.stages.identical import Numbered, ordinals_of
 from pipelines.corpus.stages.measure import Measured
 from pipelines.corpus.stages.score import Scored, decide_score
 from pipelines.corpus.text import quality
+from pipelines.corpus.text.settings import LanguageConfig, QualityConfig
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress, counter
 

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 
 from dedup import lines, spans
 from dedup.config import LinesConfig
-from pipelines.config import DecontaminateConfig, RedactConfig
 from pipelines.corpus.ledger import Ledger
 from pipelines.corpus.text import decontaminate as contamination
 from pipelines.corpus.text import redact as redaction
+from pipelines.corpus.text.settings import DecontaminateConfig, RedactConfig
 
 DROPS = pa.schema(
     [

@@ -5,8 +5,8 @@ import pyarrow.compute as pc
 
 from base import files
 from base.errors import UserError
-from pipelines.config import SourceConfig
 from pipelines.corpus.ledger import STAGES, Ledger, Stage
+from pipelines.corpus.reading.settings import SourceConfig
 from pipelines.corpus.stages.measure import Measured
 
 EXAMPLES = 3

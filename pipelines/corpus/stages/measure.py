@@ -21,11 +21,13 @@ from base.layout import Layout, name_of
 from base.records import Record
 from dedup import hashing, minhash
 from dedup.config import MinHashConfig
-from pipelines.config import CorpusConfig, IngestConfig, LanguageConfig, RedactConfig, SourceConfig, slug
 from pipelines.corpus.inputs import Input
 from pipelines.corpus.ledger import Ledger, Stage
 from pipelines.corpus.reading import ingest, records
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig, slug
+from pipelines.corpus.settings import RejectsConfig
 from pipelines.corpus.text import language, normalise, quality, redact
+from pipelines.corpus.text.settings import LanguageConfig, RedactConfig
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress, counter
 
@@ -65,7 +67,7 @@ class MeasurePart:
     ingest: IngestConfig
     language: LanguageConfig
     minhash: MinHashConfig
-    rejects: CorpusConfig
+    rejects: RejectsConfig
     first_record: int = 0
     """Records of the file before the part."""
 
@@ -136,7 +138,7 @@ class Measure:
     ingest: IngestConfig
     language: LanguageConfig
     minhash: MinHashConfig
-    rejects: CorpusConfig
+    rejects: RejectsConfig
 
     def key(self, source: str) -> str:
         """What documents, attributes, rejects and part counts of a source depend on."""

@@ -13,9 +13,10 @@ from base import files
 from base.errors import UserError
 from base.layout import Layout
 from base.manifest import Version
-from pipelines.config import Config, SourceConfig, slug
+from pipelines.config import Config
 from pipelines.corpus.inputs import Input
 from pipelines.corpus.ledger import Ledger
+from pipelines.corpus.reading.settings import SourceConfig, slug
 from pipelines.corpus.stages import losses
 from pipelines.corpus.stages.decide import Decide, Decided
 from pipelines.corpus.stages.deduplicate import Deduplicate, Deduplicated

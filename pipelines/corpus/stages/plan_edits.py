@@ -6,7 +6,6 @@ from typing import ClassVar
 from base import files
 from base.layout import Layout
 from dedup.config import DedupConfig
-from pipelines.config import DecontaminateConfig, RedactConfig
 from pipelines.corpus.stages.decide import Decided
 from pipelines.corpus.stages.deduplicate import Deduplicated
 from pipelines.corpus.stages.edit import Edits
@@ -14,6 +13,7 @@ from pipelines.corpus.stages.measure import Measured
 from pipelines.corpus.stages.repeated import Repeated
 from pipelines.corpus.stages.survivors import Survivors
 from pipelines.corpus.text.decontaminate import load_benchmarks, write_benchmarks
+from pipelines.corpus.text.settings import DecontaminateConfig, RedactConfig
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress
 

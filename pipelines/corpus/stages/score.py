@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from base import files
 from base.errors import UserError
 from dedup import hashing
-from pipelines.config import Kind, ScoreConfig
+from pipelines.corpus.reading.settings import Kind
+from pipelines.corpus.settings import ScoreConfig
 from pipelines.corpus.stages.measure import Measured
 from pipelines.corpus.text.quality import Limit
 from pipelines.corpus.text.tokenizer import Tokenizer

@@ -12,7 +12,7 @@ from base.layout import Layout
 from base.manifest import ShardEntry
 from base.records import Record
 from dedup import hashing
-from pipelines.config import ShardConfig
+from pipelines.corpus.settings import ShardConfig
 from pipelines.corpus.stages.order import SPLITS, in_order
 from pipelines.corpus.stages.survivors import Survivors, edited_documents
 from pipelines.corpus.stages.tokenize import Tokenized, tokenizer_of

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from base import arrow, files
 from base.layout import Layout, name_of, parent_of
 from base.records import Record
-from pipelines.config import ShardConfig
 from pipelines.corpus.ledger import Ledger, add_counts
+from pipelines.corpus.settings import ShardConfig
 from pipelines.corpus.stages.edit import CHANGES, DROPS, account, redacted_pieces
 from pipelines.corpus.stages.measure import Measured
 from pipelines.corpus.stages.order import SPLITS, in_order, is_heldout, shuffle_keys

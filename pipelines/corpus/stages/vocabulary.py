@@ -12,10 +12,10 @@ from base.kernels import splitmix64
 from base.layout import TOKENIZER, Layout
 from base.manifest import TokenizerFacts
 from dedup import hashing
-from pipelines.config import TokenizeConfig
 from pipelines.corpus.stages.plan_edits import EditPlan
 from pipelines.corpus.stages.survivors import Survivors, edited_documents, surviving_entries
 from pipelines.corpus.text import tokenizer
+from pipelines.corpus.text.settings import TokenizeConfig
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress
 

@@ -16,9 +16,9 @@ from base import manifest as manifests
 from base.credentials import hide
 from base.errors import UserError
 from base.manifest import Version
-from pipelines.config import RedactConfig
 from pipelines.corpus.stages.survivors import document_texts
 from pipelines.corpus.text import redact
+from pipelines.corpus.text.settings import RedactConfig
 
 DIFF_CHARACTERS = 200_000
 """Longer texts are compared up to here; difflib takes quadratic time in the worst case."""

@@ -16,8 +16,9 @@ import zstandard
 
 from base import files
 from base.errors import UserError
-from pipelines.config import Config, SourceConfig
+from pipelines.config import Config
 from pipelines.corpus.inputs import check_sources, list_inputs
+from pipelines.corpus.reading.settings import SourceConfig
 from pipelines.corpus.versions import checks as precheck
 from pipelines.corpus.versions import commands as prepare
 from pipelines.corpus.versions.rebuild import repair

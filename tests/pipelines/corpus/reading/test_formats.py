@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from base.errors import UserError
-from pipelines.config import IngestConfig, SourceConfig
 from pipelines.corpus import inputs
 from pipelines.corpus.reading import csvscan, decompress, ingest
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 
 SOURCE = SourceConfig(name="s", urls=["x"])
 
