@@ -84,6 +84,7 @@ class Run:
         return [p for p in psutil.Process(self.raylet).children() if p.name().startswith("ray::")]
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_the_same_bytes_after_kills_in_every_phase(tmp_path):
     inputs = write_parts(tmp_path / "in", corpus_of(1, 240), THOROUGH, parts=6)
