@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import tenacity
 
 from base import NUMBA_LOCATORS
@@ -22,6 +21,7 @@ from base.errors import UserError, mistake
 from pipelines.runtime.settings import RayConfig
 
 if TYPE_CHECKING:
+    import ray
     import ray.data
 
 
@@ -45,6 +45,8 @@ def start(settings: RayConfig, verbose: bool = False) -> None:
 
     Raises UserError when the configured address does not answer.
     """
+    import ray
+
     if not verbose:
         _quiet()
     address = settings.address or os.environ.get("RAY_ADDRESS") or _running_cluster() or "local"
@@ -63,6 +65,8 @@ def start(settings: RayConfig, verbose: bool = False) -> None:
 
 def start_local(cpus: int, **variables: str) -> None:
     """Start a quiet cluster for this process alone; `variables` are more of its workers' environment."""
+    import ray
+
     ray.init(
         address="local",
         num_cpus=cpus,
@@ -136,6 +140,8 @@ def run_tasks(
     Results come back in the order of `items`; `on_done` sees each as it arrives. A task whose
     worker dies is run again; an exception of the task is raised here.
     """
+    import ray
+
     remote = ray.remote(num_cpus=1, max_retries=3)(function)
     results: list[Any] = [None] * len(items)
     waiting: dict[ray.ObjectRef, int] = {}
@@ -290,6 +296,8 @@ def _results(
     When Ray Data itself fails, not a task of it (an actor of its own that is gone, say), what is missing is
     mapped again, up to twice.
     """
+    import ray.exceptions
+
     results: list[Any] = [None] * count
     again = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_of_ray_data), stop=tenacity.stop_after_attempt(3), reraise=True
@@ -317,6 +325,8 @@ def _is_of_ray_data(error: BaseException) -> bool:
 
 def _cause(error: BaseException) -> BaseException:
     """The exception that a task raised, below Ray's wrappers; its text names the place in the task."""
+    import ray.exceptions
+
     inner: BaseException = error
     while (below := getattr(inner, "cause", None) or inner.__cause__) is not None:
         inner = below

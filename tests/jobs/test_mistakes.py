@@ -116,6 +116,7 @@ def test_a_model_that_is_not_one(path: Path, tmp_path: Path) -> None:
     assert "infer.prompts is missing" in mistake("infer", path)
 
 
+@pytest.mark.train
 def test_a_checkpoint_that_does_not_fit_the_model(path: Path, tmp_path: Path) -> None:
     from model.config import ModelConfig
     from model.convert import export_hf
