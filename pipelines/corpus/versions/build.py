@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from base import files
 from base import manifest as manifests
 from base.errors import UserError
-from base.manifest import Version
+from base.manifest import Manifest, Version
 from pipelines.config import Config, build_configuration, slug
 from pipelines.corpus.inputs import Input
 from pipelines.corpus.ledger import STAGES, Ledger, Stage, add_counts
@@ -579,14 +579,14 @@ class Build:
             "redacted": self._redacted(),
         }
         report.write_report(
-            manifest,
+            Manifest.from_json(manifest, "manifest"),
             report.Tables(
-                {name: [tables[f"dropped/{name}"]] for name in ("quality", "duplicates", "edits")},
-                [self.part("attributes", item, "parquet") for item in self.inputs],
-                [tables["rejects"]],
-                tables["contamination"],
-                self.documents_files(),
-                list(self.scores.values()),
+                dropped={name: [tables[f"dropped/{name}"]] for name in ("quality", "duplicates", "edits")},
+                attributes=[self.part("attributes", item, "parquet") for item in self.inputs],
+                rejects=[tables["rejects"]],
+                contamination=tables["contamination"],
+                documents=self.documents_files(),
+                scores=list(self.scores.values()),
             ),
             files.join(self.folder, "report.html"),
             quality.thresholds(self.kinds(), self.config.quality)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from base import files
 from base import manifest as manifests
 from base.errors import UserError
-from base.manifest import Version
+from base.manifest import Manifest, Version
 from dedup import exact, index, runs
 from pipelines.config import Config
 from pipelines.corpus.ledger import Ledger
@@ -208,8 +208,15 @@ class Merge:
             "merged": {"url": self.other.url, "version": self.other.name, "manifest_hash": self.other.hash},
             "lines": self.parent.raw["lines"],
         }
-        tables = report.Tables({"duplicates": [dropped]}, [], [], None, self.documents)
-        report.write_report(manifest, tables, files.join(self.folder, "report.html"))
+        tables = report.Tables(
+            dropped={"duplicates": [dropped]},
+            attributes=[],
+            rejects=[],
+            contamination=None,
+            documents=self.documents,
+        )
+        url = files.join(self.folder, "report.html")
+        report.write_report(Manifest.from_json(manifest, "manifest"), tables, url)
         written = (tokenizer["file"], "dropped/duplicates.parquet", "report.html")
         manifest["files"] = {path: files.digest(files.join(self.folder, path)) for path in written}
         return manifest
