@@ -15,8 +15,10 @@ OnDone = Callable[[Any], None]
 class Executor(Protocol):
     """Runs a function for many items."""
 
-    workers: int
-    """Tasks that run at a time."""
+    @property
+    def workers(self) -> int:
+        """Tasks that run at a time."""
+        ...
 
     def run_tasks(
         self, function: Callable[[Any], Any], items: list[Any], on_done: OnDone | None = None

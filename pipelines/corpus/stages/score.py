@@ -20,7 +20,7 @@ from dedup import hashing
 from pipelines.config import Kind, ScoreConfig
 from pipelines.corpus.text.quality import Limit
 from pipelines.corpus.text.tokenizer import Tokenizer
-from pipelines.inference import trained
+from pipelines.inference import models
 
 RULES = {"max_perplexity", "min_fasttext", "pareto_alpha"}
 """Settings that act on scores and change none."""
@@ -42,7 +42,7 @@ class Scorer:
     def __init__(self, config: ScoreConfig, storage: str) -> None:
         """Load the models once."""
         self.config = config
-        self.perplexity = Perplexity(trained.find(storage, config.model).url) if config.model else None
+        self.perplexity = Perplexity(models.find(storage, config.model).url) if config.model else None
         self.classifier = Classifier(config.fasttext, config.fasttext_label) if config.fasttext else None
 
     def __call__(self, task: Score) -> None:
@@ -70,7 +70,7 @@ class Perplexity:
         """Load the Hugging Face folder; raises UserError if it holds no GPT-NeoX model or no tokenizer."""
         import torch
 
-        self.model = trained.load(url, "cuda" if torch.cuda.is_available() else "cpu")
+        self.model = models.load(url, "cuda" if torch.cuda.is_available() else "cpu")
         settings = files.join(url, "tokenizer_config.json")
         if not files.exists(settings):
             raise UserError(f"score.model = {url!r}: the folder holds no tokenizer_config.json")
@@ -132,7 +132,7 @@ def check(config: ScoreConfig, storage: str) -> None:
     """Raise UserError if a configured model does not exist, or lacks the label."""
     if config.model:
         try:
-            trained.check_fits(trained.find(storage, config.model))
+            models.check_fits(models.find(storage, config.model))
         except UserError as error:
             raise UserError(f"score.model = {config.model!r}: {error}") from None
     if config.fasttext:

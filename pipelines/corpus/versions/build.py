@@ -28,7 +28,7 @@ from pipelines.corpus.stages.measure import Count, Measure, count_part, measure_
 from pipelines.corpus.text import language, quality, tokenizer
 from pipelines.corpus.text.decontaminate import load_benchmarks, write_benchmarks
 from pipelines.corpus.versions import commit
-from pipelines.inference import trained
+from pipelines.inference import models
 from pipelines.runtime.cluster import Progress, counter, map_actors, map_files, run_tasks
 
 log = logging.getLogger(__name__)
@@ -261,10 +261,10 @@ class Build:
         self.score_key: str | None = None
         if settings.model is None and settings.fasttext is None:
             return
-        model = trained.find(self.config.storage, settings.model) if settings.model else None
+        model = models.find(self.config.storage, settings.model) if settings.model else None
         self.score_key = files.key_of(
             settings.model_dump(mode="json", exclude=score.RULES),
-            trained.model_key(model) if model else None,
+            models.model_key(model) if model else None,
             files.digest(settings.fasttext) if settings.fasttext else None,
         )
         for item in self.inputs:
