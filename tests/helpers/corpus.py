@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-
 END = "<|endoftext|>"
 
 
