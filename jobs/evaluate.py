@@ -32,26 +32,29 @@ def main(
     settings = load(config, set_)
     check_storage(settings.storage)
     from base import manifest
-    from pipelines.inference import trained
+    from pipelines.inference import models
 
-    chosen = trained.find(settings.storage, model)
-    trained.check_fits(chosen)
-    version = manifest.require(settings.storage, corpus or chosen.result.get("version"))
-    trained.check_tokenizer(chosen, version)
+    chosen = models.find(settings.storage, model)
+    models.check_fits(chosen)
+    seen = chosen.result.version if chosen.result else None
+    version = manifest.require(settings.storage, corpus or seen)
+    models.check_tokenizer(chosen, version)
     from jobs.progress import StageProgress
-    from pipelines.inference import evaluate as evaluation
+    from pipelines.inference.evaluate import evaluate
     from pipelines.runtime import cluster
+    from pipelines.runtime.executor import OnRay
 
     cluster.start(settings.ray, verbose)
     progress = StageProgress()
-    result = evaluation.evaluate(settings, version, chosen, progress)
+    executor = OnRay(workers=settings.ray.workers)
+    result, new = evaluate(settings, version, chosen, progress, executor=executor)
     progress.close()
-    for name, values in [*result["sources"].items(), ("all", result["all"])]:
+    for name, values in [*result.sources.items(), ("all", result.all)]:
         print(
-            f"  {name:<24} {values['documents']:>6} documents  loss {values['loss']:.4f}"
-            f"  perplexity {values['perplexity']:>9.2f}  bits per byte {values['bits_per_byte']:.4f}"
+            f"  {name:<24} {values.documents:>6} documents  loss {values.loss:.4f}"
+            f"  perplexity {values.perplexity:>9.2f}  bits per byte {values.bits_per_byte:.4f}"
         )
-    print(f"results {result['url']}" + ("" if result["new"] else " (already finished)"))
+    print(f"results {result.url}" + ("" if new else " (already finished)"))
 
 
 if __name__ == "__main__":

@@ -41,13 +41,21 @@ def main(
     from jobs.progress import StageProgress
     from pipelines.corpus.views.export import export
     from pipelines.runtime import cluster
+    from pipelines.runtime.executor import OnRay
 
     cluster.start(settings.ray, verbose)
     progress = StageProgress()
-    pairs = export(opened, output, source or [], split or ["train"], settings.ray.workers, progress)
+    pairs = export(
+        opened,
+        output,
+        sources=source or [],
+        splits=split or ["train"],
+        progress=progress,
+        executor=OnRay(workers=settings.ray.workers),
+    )
     progress.close()
     for pair in pairs:
-        print(f"  {pair['documents']:>12,} documents {pair['tokens']:>16,} tokens  {pair['path']}.bin, .idx")
+        print(f"  {pair.documents:>12,} documents {pair.tokens:>16,} tokens  {pair.path}.bin, .idx")
 
 
 if __name__ == "__main__":

@@ -30,21 +30,23 @@ def main(
     check_storage(settings.storage)
     if settings.infer.prompts is None:
         raise UserError("infer.prompts is missing: give the URL of a prompts file")
-    from pipelines.inference import trained
+    from pipelines.inference import models
 
-    chosen = trained.find(settings.storage, model)
-    trained.check_fits(chosen)
+    chosen = models.find(settings.storage, model)
+    models.check_fits(chosen)
     from jobs.progress import StageProgress
-    from pipelines.inference import infer as inference
+    from pipelines.inference.infer import infer, read_prompts
     from pipelines.runtime import cluster
+    from pipelines.runtime.executor import OnRay
 
-    inference.read_prompts(settings.infer.prompts)
+    read_prompts(settings.infer.prompts)
     cluster.start(settings.ray, verbose)
     progress = StageProgress()
-    result = inference.infer(settings, chosen, settings.infer.prompts, progress)
+    executor = OnRay(workers=settings.ray.workers)
+    result, new = infer(settings, chosen, settings.infer.prompts, progress, executor=executor)
     progress.close()
-    print(f"{result['rows']} rows, {result['errors']} with an error, {result['new_tokens']} tokens generated")
-    print(f"results {result['url']}" + ("" if result["new"] else " (already finished)"))
+    print(f"{result.rows} rows, {result.errors} with an error, {result.new_tokens} tokens generated")
+    print(f"results {result.url}" + ("" if new else " (already finished)"))
 
 
 if __name__ == "__main__":

@@ -35,24 +35,24 @@ def main(
     from base import manifest
 
     version = manifest.require(settings.storage, corpus)
-    from pipelines.training import run as pretrain
+    from pipelines.training.run import check_fits, run_name, train
 
-    chosen = name or pretrain.run_name(settings, version)
-    pretrain.check_fits(settings, version, chosen)
+    chosen = name or run_name(settings, version)
+    check_fits(settings, version, chosen)
     from jobs.progress import TrainingProgress
     from pipelines.runtime import cluster
 
     cluster.start(settings.ray, verbose)
     progress = TrainingProgress(settings.train.steps)
-    result = pretrain.pretrain(settings, version, chosen, progress)
-    speed, before = result["tokens_per_second"], result["resumed_from"]
+    result, new = train(settings, version, chosen, progress)
+    speed, before = result.tokens_per_second, result.resumed_from
     print(
-        f"run {chosen}: {result['step']} steps, {result['tokens']:,} tokens; loss {result['first_loss']:.4f} "
-        f"→ {result['last_loss']:.4f}; unigram entropy {result['unigram_entropy']:.4f} nats"
+        f"run {chosen}: {result.step} steps, {result.tokens:,} tokens; loss {result.first_loss:.4f} "
+        f"→ {result.last_loss:.4f}; unigram entropy {result.unigram_entropy:.4f} nats"
         + (f"; {speed:,.0f} tokens/s" if speed else "")
-        + (f"; continued from step {before}" if before and result["new"] else "")
+        + (f"; continued from step {before}" if before and new else "")
     )
-    print(f"model {result['model']}" + ("" if result["new"] else " (already finished)"))
+    print(f"model {result.model}" + ("" if new else " (already finished)"))
 
 
 if __name__ == "__main__":
