@@ -1,10 +1,10 @@
-"""A trained model and a corpus version to held-out loss, perplexity and bits per byte per source."""
+"""Held-out loss, perplexity and bits per byte of a model, by source."""
 
 from typing import Annotated
 
 import typer
 
-from jobs.common import ConfigOption, SetOption, VerboseOption, check_storage, run
+from jobs.session import ConfigOption, SetOption, VerboseOption, run, session
 
 
 def main(
@@ -27,25 +27,21 @@ def main(
       python -m jobs.evaluate --config configs/quickstart.yaml --model v0001-1f2e3d4c --corpus v0002
       ray job submit --working-dir . -- python -m jobs.evaluate --config configs/quickstart.yaml
     """
-    from pipelines.config import load
-
-    settings = load(config, set_)
-    check_storage(settings.storage)
     from base import manifest
+    from jobs.checks import check
+    from pipelines.config import load
     from pipelines.inference import trained
 
+    settings = load(config, set_)
+    check("evaluate", settings)
     chosen = trained.find(settings.storage, model)
     trained.check_fits(chosen)
     version = manifest.require(settings.storage, corpus or chosen.result.get("version"))
     trained.check_tokenizer(chosen, version)
-    from jobs.progress import StageProgress
     from pipelines.inference import evaluate as evaluation
-    from pipelines.runtime import cluster
 
-    cluster.start(settings.ray, verbose)
-    progress = StageProgress()
-    result = evaluation.evaluate(settings, version, chosen, progress)
-    progress.close()
+    with session(settings, verbose=verbose) as work:
+        result = evaluation.evaluate(settings, version, chosen, work.progress)
     for name, values in [*result["sources"].items(), ("all", result["all"])]:
         print(
             f"  {name:<24} {values['documents']:>6} documents  loss {values['loss']:.4f}"
