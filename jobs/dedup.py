@@ -1,6 +1,5 @@
 """Deduplication up to a phase, or of one corpus against another."""
 
-import contextlib
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,9 +8,7 @@ from jobs.session import ConfigOption, SetOption, VerboseOption, run, session
 
 if TYPE_CHECKING:
     from jobs.checks import Listing
-    from jobs.progress import StageProgress
     from pipelines.config import Config
-    from pipelines.corpus.inputs import Input
 
 
 def main(
@@ -62,7 +59,9 @@ def _list_phases(settings: "Config", listing: "Listing", until: str, verbose: bo
 
     inputs = commands.inputs_of(settings, listing)
     with session(settings, verbose=verbose) as work:
-        folder = _deduplicate(settings, inputs, until, work.progress)
+        folder = commands.deduplicated(
+            settings, inputs, until=until, executor=work.executor, progress=work.progress
+        )
     phases: dict[str, list[str]] = {}
     for url in files.list_files(folder):
         phases.setdefault(layout.name_of(layout.parent_of(url)), []).append(url)
@@ -72,38 +71,23 @@ def _list_phases(settings: "Config", listing: "Listing", until: str, verbose: bo
         print(f"  {phase + '/':<16} {len(urls):>6} files {rows:>12,} rows")
 
 
-def _deduplicate(settings: "Config", inputs: "list[Input]", until: str, progress: "StageProgress") -> str:
-    """Run a build up to a phase of deduplication; returns the folder of all phases."""
-    from pipelines.corpus.versions.build import Build
-
-    class Reached(Exception):
-        """The phase is finished."""
-
-    def shown(stage: str, done: int, total: int, documents: int = 0, size: int = 0, /) -> None:
-        progress(stage, done, total, documents, size)
-        if stage == f"dedup {until}" and done == total:
-            raise Reached
-
-    build = Build(settings, inputs, None, shown)
-    build.measure()
-    build.decide()
-    with contextlib.suppress(Reached):
-        build.deduplicate()
-    return build.work("dedup", build.dedup_key)
-
-
 def _compare(settings: "Config", against: str, verbose: bool) -> None:
     """Print how many documents of a corpus another one holds, and where the tables that name them are."""
     from base import files, manifest
     from base.layout import Layout
-    from pipelines.corpus.stages.deduplicate import deduplicate_indexes
+    from pipelines.corpus.stages.indexes import deduplicate_indexes
 
     mine, other = manifest.require(settings.storage), manifest.require(files.absolute(against))
     key = files.key_of(mine.hash, other.hash, settings.dedup.model_dump(mode="json"))
     folder = Layout(settings.storage).work("dedup-against", key)
     with session(settings, verbose=verbose) as work:
         outcome = deduplicate_indexes(
-            mine.indexes, other.indexes, folder, settings.dedup, work.progress, work.executor.workers
+            mine.indexes,
+            other.indexes,
+            work=folder,
+            config=settings.dedup,
+            executor=work.executor,
+            progress=work.progress,
         )
     for reason, documents in sorted(outcome.counts.items()):
         print(f"{documents:>12,} documents, {outcome.bytes[reason]:,} bytes: {reason}")

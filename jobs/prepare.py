@@ -23,7 +23,7 @@ def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = 
 
     inputs = commands.inputs_of(settings, listing)
     with session(settings, verbose=verbose) as work:
-        outcome = commands.prepare(settings, inputs, work.progress)
+        outcome = commands.prepare(settings, inputs, executor=work.executor, progress=work.progress)
     print("\n".join(commands.summary(outcome)))
 
 

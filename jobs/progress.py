@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column
 from rich.text import Text
 
-from pipelines.runtime.pace import Pace
+from pipelines.runtime.progress import Pace
 
 EVERY = 10.0
 

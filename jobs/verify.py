@@ -42,12 +42,13 @@ def main(
 
     versions, damage = open_versions(urls)
     with session(settings, verbose=verbose) as work:
-        damage += verify(versions, work.executor.workers, work.progress)
+        damage += verify(versions, executor=work.executor, progress=work.progress)
         work.progress.close()
         for item in damage:
             print(f"damaged: {item.path}: {item.problem}")
         if rebuild and damage:
-            damaged, damage = damage, repair(settings, versions, damage, work.progress)
+            damaged = damage
+            damage = repair(settings, versions, damaged, executor=work.executor, progress=work.progress)
             work.progress.close()
             left = {item.path for item in damage}
             for path in sorted({item.path for item in damaged} - left):

@@ -13,7 +13,8 @@ from base.manifest import Version
 from pipelines.config import Config
 from pipelines.inference import trained
 from pipelines.runtime import charts, tracking
-from pipelines.runtime.cluster import Progress, counter, map_actors
+from pipelines.runtime.cluster import map_actors
+from pipelines.runtime.progress import Progress, counter
 
 UNIT_DOCUMENTS = 32
 DOCUMENTS = pa.schema(

@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 
 from base import files
 from base.errors import UserError
-from pipelines.config import Config, InferConfig
+from pipelines.config import Config
 from pipelines.inference import trained
+from pipelines.inference.settings import InferConfig
 from pipelines.runtime import tracking
-from pipelines.runtime.cluster import Progress, counter, map_actors
+from pipelines.runtime.cluster import map_actors
+from pipelines.runtime.progress import Progress, counter
 
 BLOCK_ROWS = 64
 

@@ -15,16 +15,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from base import files
 from base.credentials import hide
 from base.errors import UserError
 from pipelines.config import Config
-from pipelines.runtime.pace import Pace
-
-if TYPE_CHECKING:
-    from pipelines.runtime.cluster import Progress
+from pipelines.runtime.progress import Pace, Progress
 
 PREFIX = "piledriver."
 log = logging.getLogger("piledriver.tracking")
@@ -242,7 +239,7 @@ def upstream(tracking: Tracking, command: str, **tags: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def ship_progress(run: Run, progress: "Progress", every: float = 10.0) -> Iterator["Progress"]:
+def ship_progress(run: Run, progress: Progress, every: float = 10.0) -> Iterator[Progress]:
     """A progress that passes on to `progress`, and whose counts a thread sends to an MLflow run.
 
     For each stage: <stage>/tasks, and where they are known documents and bytes (in the finished tasks),

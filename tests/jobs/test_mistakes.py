@@ -86,6 +86,7 @@ def test_a_model_that_is_not_one(path: Path, tmp_path: Path) -> None:
         assert "neither a finished run" in mistake(command, path, "--model", str(tmp_path), *arguments)
 
 
+@pytest.mark.train
 def test_a_checkpoint_that_does_not_fit_the_model(path: Path, tmp_path: Path) -> None:
     from model.config import ModelConfig
     from model.convert import export_hf

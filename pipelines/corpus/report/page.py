@@ -20,13 +20,13 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from base import files
-from pipelines.config import RedactConfig
 from pipelines.corpus.ledger import STAGES, Ledger, Stage, add_counts
 from pipelines.corpus.report import pictures
 from pipelines.corpus.report.pictures import short_bytes, short_count
 from pipelines.corpus.stages.edit import EDIT_STAGES
-from pipelines.corpus.stages.shard import document_texts
+from pipelines.corpus.stages.survivors import document_texts
 from pipelines.corpus.text import quality, redact
+from pipelines.corpus.text.settings import RedactConfig
 
 SAMPLE_ROWS = 200_000
 SAMPLE_FILES = 256

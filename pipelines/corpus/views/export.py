@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from base import files
 from base.errors import UserError
-from base.manifest import Version
-from pipelines.corpus.versions.verify import read_shard, sibling
-from pipelines.runtime.cluster import Progress, counter, run_tasks
+from base.manifest import ShardEntry, Version
+from pipelines.corpus.versions.verify import read_shard
+from pipelines.runtime.cluster import run_tasks
+from pipelines.runtime.progress import Progress, counter
 
 MAGIC = b"MMIDIDX\x00\x00"
 FORMAT_VERSION = 1
@@ -64,7 +65,7 @@ def export(
                 raise UserError(f"--{field} {name}: {version.name} has {', '.join(known)}")
     tasks = [
         Export(
-            sibling(version, ""),
+            version.versions_url,
             version.hash,
             version.raw["tokenizer"]["dtype"],
             lines,
@@ -95,7 +96,7 @@ def write_pair(task: Export) -> dict[str, Any]:
     lengths = []
     with files.atomic_writer(f"{task.output}.bin") as stream:
         for line in task.lines:
-            for chunk in read_shard(task.versions, line)["input_ids"].chunks:
+            for chunk in read_shard(task.versions, ShardEntry.model_validate(line))["input_ids"].chunks:
                 offsets = chunk.offsets.to_numpy()
                 tokens = chunk.values.to_numpy()[offsets[0] : offsets[-1]]
                 stream.write(tokens.data.cast("B"))

@@ -17,8 +17,9 @@ import zstandard
 from base import files
 from base.errors import UserError
 from jobs.checks import check
-from pipelines.config import Config, SourceConfig
+from pipelines.config import Config
 from pipelines.corpus.inputs import check_sources, list_inputs
+from pipelines.corpus.reading.settings import SourceConfig
 from pipelines.corpus.versions import commands as prepare
 from pipelines.corpus.versions.rebuild import repair
 from pipelines.corpus.versions.verify import verify

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mlflow import MlflowClient
 
 from base import manifest
 from base.errors import UserError
@@ -13,6 +12,10 @@ from pipelines.inference import trained
 from pipelines.runtime import tracking
 from pipelines.training import run as pretrain
 from tests.helpers.corpus import write_corpus
+from tests.helpers.late import RUNNING
+
+if RUNNING:
+    from mlflow import MlflowClient
 
 
 def test_a_finished_run_delivers_what_mlflow_has_missed(
