@@ -173,18 +173,19 @@ def _free_ports(count: int) -> list[int]:
 def _report(storage: str, seconds: float) -> None:
     """Print what was made and how to open it."""
     from base import manifest
-    from pipelines.inference import trained
+    from pipelines.inference import models
 
     versions = manifest.versions(storage)
-    model = trained.find(storage, None)
+    model = models.find(storage, None)
     result = model.result
+    assert result is not None
     print(f"\n== what was made in {seconds / 60:.1f} minutes")
     for version in versions:
         tokens = sum(shard.tokens for shard in version.manifest.shards)
         print(f"   corpus {version.name}: {tokens:,} tokens  {version.url}/report.html")
     print(
-        f"   model {model.name}: loss {result['first_loss']:.3f} at the start, "
-        f"{result['last_loss']:.3f} at the end; unigram entropy {result['unigram_entropy']:.3f} nats"
+        f"   model {model.name}: loss {result.first_loss:.3f} at the start, "
+        f"{result.last_loss:.3f} at the end; unigram entropy {result.unigram_entropy:.3f} nats"
     )
     print(f"   weights (Hugging Face format): {model.url}")
     for results in sorted(Path(storage, "inference").glob("*/results.jsonl")):

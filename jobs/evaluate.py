@@ -30,24 +30,24 @@ def main(
     from base import manifest
     from jobs.checks import check
     from pipelines.config import load
-    from pipelines.inference import trained
+    from pipelines.inference import models
 
     settings = load(config, set_)
     check("evaluate", settings)
-    chosen = trained.find(settings.storage, model)
-    trained.check_fits(chosen)
-    version = manifest.require(settings.storage, corpus or chosen.result.get("version"))
-    trained.check_tokenizer(chosen, version)
-    from pipelines.inference import evaluate as evaluation
+    chosen = models.find(settings.storage, model)
+    models.check_fits(chosen)
+    version = manifest.require(settings.storage, corpus or (chosen.result.version if chosen.result else None))
+    models.check_tokenizer(chosen, version)
+    from pipelines.inference.evaluate import evaluate
 
     with session(settings, verbose=verbose) as work:
-        result = evaluation.evaluate(settings, version, chosen, work.progress)
-    for name, values in [*result["sources"].items(), ("all", result["all"])]:
+        result, new = evaluate(settings, version, chosen, work.progress, executor=work.executor)
+    for name, values in [*result.sources.items(), ("all", result.all)]:
         print(
-            f"  {name:<24} {values['documents']:>6} documents  loss {values['loss']:.4f}"
-            f"  perplexity {values['perplexity']:>9.2f}  bits per byte {values['bits_per_byte']:.4f}"
+            f"  {name:<24} {values.documents:>6} documents  loss {values.loss:.4f}"
+            f"  perplexity {values.perplexity:>9.2f}  bits per byte {values.bits_per_byte:.4f}"
         )
-    print(f"results {result['url']}" + ("" if result["new"] else " (already finished)"))
+    print(f"results {result.url}" + ("" if new else " (already finished)"))
 
 
 if __name__ == "__main__":

@@ -41,11 +41,17 @@ def main(
     writable(output)
     from pipelines.corpus.views.export import export
 
-    sources, splits = source or [], split or ["train"]
     with session(settings, verbose=verbose) as work:
-        pairs = export(opened, output, sources, splits, work.executor.workers, work.progress)
+        pairs = export(
+            opened,
+            output,
+            sources=source or [],
+            splits=split or ["train"],
+            progress=work.progress,
+            executor=work.executor,
+        )
     for pair in pairs:
-        print(f"  {pair['documents']:>12,} documents {pair['tokens']:>16,} tokens  {pair['path']}.bin, .idx")
+        print(f"  {pair.documents:>12,} documents {pair.tokens:>16,} tokens  {pair.path}.bin, .idx")
 
 
 if __name__ == "__main__":

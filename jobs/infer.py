@@ -25,21 +25,21 @@ def main(
     """
     from jobs.checks import check
     from pipelines.config import load
-    from pipelines.inference import trained
+    from pipelines.inference import models
 
     settings = load(config, set_)
     check("infer", settings)
     prompts = settings.infer.prompts
     assert prompts is not None  # one of the checks
-    chosen = trained.find(settings.storage, model)
-    trained.check_fits(chosen)
-    from pipelines.inference import infer as inference
+    chosen = models.find(settings.storage, model)
+    models.check_fits(chosen)
+    from pipelines.inference.infer import infer, read_prompts
 
-    inference.read_prompts(prompts)
+    read_prompts(prompts)
     with session(settings, verbose=verbose) as work:
-        result = inference.infer(settings, chosen, prompts, work.progress)
-    print(f"{result['rows']} rows, {result['errors']} with an error, {result['new_tokens']} tokens generated")
-    print(f"results {result['url']}" + ("" if result["new"] else " (already finished)"))
+        result, new = infer(settings, chosen, prompts, work.progress, executor=work.executor)
+    print(f"{result.rows} rows, {result.errors} with an error, {result.new_tokens} tokens generated")
+    print(f"results {result.url}" + ("" if new else " (already finished)"))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def main(
         raise UserError("give either --step or --document")
     settings = load(config, set_)
     cache = ShardCache(settings.train.cache_folder, int(settings.train.cache_gib * 2**30))
-    opened = trace.Run(settings.storage, name, cache)
+    opened = trace.RunSamples(settings.storage, name, cache)
     if step is not None:
         found = trace.documents_of_step(opened, step)
         undone = f"; {opened.undone[step]}" if step in opened.undone else ""

@@ -36,20 +36,20 @@ def main(
     check("train", settings)
     version = manifest.require(settings.storage, corpus)
     from jobs.progress import TrainingProgress
-    from pipelines.training import run as pretrain
+    from pipelines.training.run import check_fits, run_name, train
 
-    chosen = name or pretrain.run_name(settings, version)
-    pretrain.check_fits(settings, version, chosen)
+    chosen = name or run_name(settings, version)
+    check_fits(settings, version, chosen)
     with session(settings, verbose=verbose):
-        result = pretrain.pretrain(settings, version, chosen, TrainingProgress(settings.train.steps))
-    speed, before = result["tokens_per_second"], result["resumed_from"]
+        result, new = train(settings, version, chosen, TrainingProgress(settings.train.steps))
+    speed, before = result.tokens_per_second, result.resumed_from
     print(
-        f"run {chosen}: {result['step']} steps, {result['tokens']:,} tokens; loss {result['first_loss']:.4f} "
-        f"→ {result['last_loss']:.4f}; unigram entropy {result['unigram_entropy']:.4f} nats"
+        f"run {chosen}: {result.step} steps, {result.tokens:,} tokens; loss {result.first_loss:.4f} "
+        f"→ {result.last_loss:.4f}; unigram entropy {result.unigram_entropy:.4f} nats"
         + (f"; {speed:,.0f} tokens/s" if speed else "")
-        + (f"; continued from step {before}" if before and result["new"] else "")
+        + (f"; continued from step {before}" if before and new else "")
     )
-    print(f"model {result['model']}" + ("" if result["new"] else " (already finished)"))
+    print(f"model {result.model}" + ("" if new else " (already finished)"))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pipelines.corpus.settings import ScoreConfig
 from pipelines.corpus.stages.measure import Measured
 from pipelines.corpus.text.quality import Limit
 from pipelines.corpus.text.tokenizer import Tokenizer
-from pipelines.inference import trained
+from pipelines.inference import models
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress, counter
 
@@ -59,10 +59,10 @@ class Score:
         settings = self.settings
         if settings.model is None and settings.fasttext is None:
             return None
-        model = trained.find(self.storage, settings.model) if settings.model else None
+        model = models.find(self.storage, settings.model) if settings.model else None
         return files.key_of(
             settings.model_dump(mode="json", exclude=RULES),
-            trained.model_key(model) if model else None,
+            models.model_key(model) if model else None,
             files.digest(settings.fasttext) if settings.fasttext else None,
         )
 
@@ -99,7 +99,7 @@ class Scorer:
     def __init__(self, config: ScoreConfig, storage: str) -> None:
         """Load the models once."""
         self.config = config
-        self.perplexity = Perplexity(trained.find(storage, config.model).url) if config.model else None
+        self.perplexity = Perplexity(models.find(storage, config.model).url) if config.model else None
         self.classifier = Classifier(config.fasttext, config.fasttext_label) if config.fasttext else None
 
     def __call__(self, task: ScorePart) -> None:
@@ -127,7 +127,7 @@ class Perplexity:
         """Load the Hugging Face folder; raises UserError if it holds no GPT-NeoX model or no tokenizer."""
         import torch
 
-        self.model = trained.load(url, "cuda" if torch.cuda.is_available() else "cpu")
+        self.model = models.load(url, "cuda" if torch.cuda.is_available() else "cpu")
         settings = files.join(url, "tokenizer_config.json")
         if not files.exists(settings):
             raise UserError(f"score.model = {url!r}: the folder holds no tokenizer_config.json")
@@ -189,7 +189,7 @@ def check(config: ScoreConfig, storage: str) -> None:
     """Raise UserError if a configured model does not exist, or lacks the label."""
     if config.model:
         try:
-            trained.check_fits(trained.find(storage, config.model))
+            models.check_fits(models.find(storage, config.model))
         except UserError as error:
             raise UserError(f"score.model = {config.model!r}: {error}") from None
     if config.fasttext:

@@ -116,14 +116,14 @@ def write_files(
     )
     config = plan.config
     page.write_report(
-        manifest.to_json(),
+        manifest,
         page.Tables(
-            {stage: [tables[layout.dropped(stage)]] for stage in ("quality", "duplicates", "edits")},
-            selected.measured.attributes,
-            [tables[layout.REJECTS]],
-            tables[layout.CONTAMINATION],
-            selected.measured.documents,
-            list(selected.scored.tables.values()),
+            dropped={stage: [tables[layout.dropped(stage)]] for stage in ("quality", "duplicates", "edits")},
+            attributes=selected.measured.attributes,
+            rejects=[tables[layout.REJECTS]],
+            contamination=tables[layout.CONTAMINATION],
+            documents=selected.measured.documents,
+            scores=list(selected.scored.tables.values()),
         ),
         files.join(folder, REPORT),
         quality.thresholds(_kinds(config), config.quality)

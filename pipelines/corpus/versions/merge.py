@@ -271,8 +271,14 @@ def write_files(
             "lines": parent.manifest.lines,
         }
     )
-    tables = page.Tables({"duplicates": [dropped]}, [], [], None, compared.documents)
-    page.write_report(manifest.to_json(), tables, files.join(folder, REPORT))
+    tables = page.Tables(
+        dropped={"duplicates": [dropped]},
+        attributes=[],
+        rejects=[],
+        contamination=None,
+        documents=compared.documents,
+    )
+    page.write_report(manifest, tables, files.join(folder, REPORT))
     return manifest.model_copy(update={"files": digests(folder, [tokenizer.file, table, REPORT])})
 
 
