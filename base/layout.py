@@ -71,6 +71,10 @@ class Layout:
         """What is remembered of source files, so that they are not read again for their digests."""
         return files.join(self.corpus, "inputs.json")
 
+    def folder(self, kind: str, key: str) -> str:
+        """The folder of a kind of files of parts."""
+        return files.join(self.corpus, kind, key)
+
     def part(self, kind: str, key: str, part: str, suffix: str) -> str:
         """The URL of a file of a part, as part_path says."""
         return files.join(self.corpus, part_path(kind, key, part, suffix))

@@ -5,10 +5,10 @@ Only band hashes, refs and the upper half of the document id move between tasks.
 
 from collections.abc import Iterator
 
-import numba
 import numpy as np
 import pyarrow as pa
 
+from base.kernels import kernel
 from dedup import exact, hashing, index, runs
 from dedup.catalog import Catalog
 
@@ -46,8 +46,10 @@ def band_matrix(column: pa.FixedSizeListArray) -> np.ndarray:
     return matrix
 
 
-@numba.njit(cache=True)
-def _pairs(hashes, refs, new, all_pairs, neighbours):  # type: ignore[no-untyped-def]
+@kernel
+def _pairs(
+    hashes: np.ndarray, refs: np.ndarray, new: np.ndarray, all_pairs: int, neighbours: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Pairs within runs of equal hash, old documents first in each; never two old ones."""
     left = np.empty(1024, np.uint64)
     right = np.empty(1024, np.uint64)

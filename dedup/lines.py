@@ -6,11 +6,11 @@ the source's name, so that one sorted array of keys tells for all sources what t
 share a key with probability 2^-64; then both are removed if both together reach the limit.
 """
 
-import numba
 import numpy as np
 import pyarrow as pa
 
 from base import files
+from base.kernels import kernel
 from dedup import catalog as catalogs
 from dedup import exact, hashing, runs
 from dedup.catalog import Catalog
@@ -18,8 +18,8 @@ from dedup.config import LinesConfig
 from dedup.hashing import mix64, xxh3_128
 
 
-@numba.njit(cache=True)
-def _segment(data, p, end, paragraph):  # type: ignore[no-untyped-def]
+@kernel
+def _segment(data: np.ndarray, p: int, end: int, paragraph: bool) -> tuple[int, int]:
     """(end of the segment that starts at p, start of the next one)."""
     q = p
     while q < end:
@@ -37,8 +37,10 @@ def _segment(data, p, end, paragraph):  # type: ignore[no-untyped-def]
     return end, end
 
 
-@numba.njit(cache=True)
-def _key(data, a, b, least, salt, secret):  # type: ignore[no-untyped-def]
+@kernel
+def _key(
+    data: np.ndarray, a: int, b: int, least: int, salt: np.uint64, secret: np.ndarray
+) -> tuple[bool, np.uint64]:
     """(whether the segment has a key, key)."""
     while a < b and data[a] <= 32:
         a += 1
@@ -50,8 +52,16 @@ def _key(data, a, b, least, salt, secret):  # type: ignore[no-untyped-def]
     return True, mix64(low ^ salt)
 
 
-@numba.njit(cache=True, nogil=True)
-def _document_keys(data, offsets, salts, paragraph, least, secret, counts):  # type: ignore[no-untyped-def]
+@kernel
+def _document_keys(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    salts: np.ndarray,
+    paragraph: bool,
+    least: int,
+    secret: np.ndarray,
+    counts: np.ndarray,
+) -> np.ndarray:
     """The distinct keys of each document, sorted in each; counts[i] of document i."""
     keys = np.empty(1024, np.uint64)
     used = 0
@@ -78,8 +88,18 @@ def _document_keys(data, offsets, salts, paragraph, least, secret, counts):  # t
     return keys[:used]
 
 
-@numba.njit(cache=True, nogil=True)
-def _remove(data, offsets, salts, paragraph, least, secret, keys, out, out_offsets):  # type: ignore[no-untyped-def]
+@kernel
+def _remove(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    salts: np.ndarray,
+    paragraph: bool,
+    least: int,
+    secret: np.ndarray,
+    keys: np.ndarray,
+    out: np.ndarray,
+    out_offsets: np.ndarray,
+) -> int:
     used = 0
     for document in range(len(offsets) - 1):
         p, end = offsets[document], offsets[document + 1]

@@ -1,4 +1,4 @@
-"""The whole chain on a local Ray cluster: collect, prepare, train, evaluate, infer, refresh.
+"""The whole chain on a local Ray cluster, from raw text to a refresh.
 
 Every command is launched with `ray job submit`, as it would be on a real cluster. Finished work is found
 again, so that a second demo repeats nothing.
@@ -20,7 +20,7 @@ from typing import Annotated
 import tenacity
 import typer
 
-from jobs.common import SetOption, run
+from jobs.session import SetOption, run
 
 CONFIG = "configs/quickstart.yaml"
 CHATTER = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+\t(INFO|SUCC|WARNING) |Running entrypoint for job ")

@@ -1,11 +1,11 @@
-"""A training run to the documents of a step, or a document to the steps that saw it."""
+"""The documents of a training step, or the steps that saw a document."""
 
 from typing import Annotated
 
 import typer
 
 from base.errors import UserError
-from jobs.common import ConfigOption, SetOption, run
+from jobs.session import ConfigOption, SetOption, run
 
 
 def main(

@@ -15,8 +15,8 @@ from pipelines.config import Config
 from pipelines.inference import models
 from pipelines.inference.models import ModelFolder
 from pipelines.runtime import charts, tracking
-from pipelines.runtime.cluster import Progress, counter
 from pipelines.runtime.executor import Executor
+from pipelines.runtime.progress import Progress, counter
 
 UNIT_DOCUMENTS = 32
 DOCUMENTS = pa.schema(

@@ -14,12 +14,13 @@ from base import files
 from base.errors import UserError
 from base.layout import RESULT, TOKENIZER, Layout
 from base.records import Record
-from pipelines.config import Config, InferConfig
+from pipelines.config import Config
 from pipelines.inference import models
 from pipelines.inference.models import CONFIG, ModelFolder
+from pipelines.inference.settings import InferConfig
 from pipelines.runtime import tracking
-from pipelines.runtime.cluster import Progress, counter
 from pipelines.runtime.executor import Executor
+from pipelines.runtime.progress import Progress, counter
 
 BLOCK_ROWS = 64
 

@@ -15,15 +15,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from base import files
 from base.credentials import hide
 from base.errors import UserError
 from base.layout import name_of
 from pipelines.config import Config
-from pipelines.runtime.cluster import Progress
-from pipelines.runtime.pace import Pace
+from pipelines.runtime.progress import Pace, Progress
+
+if TYPE_CHECKING:
+    from pipelines.runtime.progress import Progress
 
 PREFIX = "piledriver."
 log = logging.getLogger("piledriver.tracking")

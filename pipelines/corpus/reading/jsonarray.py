@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 import numpy as np
-from numba import njit
 
+from base.kernels import kernel
 from pipelines.corpus.reading import decompress
 from pipelines.corpus.reading.records import BOM
 
@@ -29,7 +29,7 @@ def array_lines(url: str) -> Iterator[bytes]:
         yield data.tobytes()
 
 
-@njit("void(uint8[::1], int64[::1])", cache=True, nogil=True)
+@kernel
 def _to_lines(data: np.ndarray, state: np.ndarray) -> None:
     """Rewrite a piece in place.
 

@@ -15,9 +15,9 @@ from base import files, layout
 from base.credentials import hide
 from base.errors import UserError
 from base.manifest import Version, ancestry
-from pipelines.config import RedactConfig
-from pipelines.corpus.stages import shard
+from pipelines.corpus.stages.survivors import document_texts
 from pipelines.corpus.text import redact
+from pipelines.corpus.text.settings import RedactConfig
 
 DIFF_CHARACTERS = 200_000
 """Longer texts are compared up to here; difflib takes quadratic time in the worst case."""
@@ -178,7 +178,7 @@ def _text(chain: list[Version], part: str, row: int) -> str | None:
     url = _documents(chain, part)
     if url is None:
         return None
-    for _, table in shard.document_texts(url, np.array([row])):
+    for _, table in document_texts(url, np.array([row])):
         return str(table["text"][0].as_py())
     return None
 
@@ -246,7 +246,7 @@ def _origin(chain: list[Version], row: dict[str, Any]) -> str:
     record = row.get("record")
     url = _documents(chain, row["part"]) if record is None else None
     if url is not None:
-        for _, table in shard.document_texts(url, np.array([row["row"]])):
+        for _, table in document_texts(url, np.array([row["row"]])):
             record = table["record"][0].as_py()
     return file if record is None else f"{file}, record {record}"
 

@@ -19,8 +19,8 @@ from base.errors import UserError
 from base.manifest import ShardEntry, Version
 from base.records import Record
 from pipelines.corpus.versions.verify import read_shard
-from pipelines.runtime.cluster import Progress, counter
 from pipelines.runtime.executor import Executor
+from pipelines.runtime.progress import Progress, counter
 
 MAGIC = b"MMIDIDX\x00\x00"
 FORMAT_VERSION = 1
@@ -121,7 +121,7 @@ def write_pair(task: Export) -> dict[str, Any]:
     lengths = []
     with files.atomic_writer(f"{task.output}.bin") as stream:
         for shard in task.shards:
-            for chunk in read_shard(task.versions, shard.to_json())["input_ids"].chunks:
+            for chunk in read_shard(task.versions, shard)["input_ids"].chunks:
                 offsets = chunk.offsets.to_numpy()
                 tokens = chunk.values.to_numpy()[offsets[0] : offsets[-1]]
                 stream.write(tokens.data.cast("B"))

@@ -7,12 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from base import files
 from base.errors import UserError
 from pipelines.config import load
 from pipelines.runtime import tracking
+from tests.helpers.late import RUNNING
+
+if RUNNING:
+    from mlflow import MlflowClient
 
 
 @pytest.fixture(scope="module")

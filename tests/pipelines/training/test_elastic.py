@@ -1,5 +1,7 @@
 """Workers that come and go, on a cluster of several nodes on this machine."""
 
+from __future__ import annotations
+
 import json
 import os
 import time
@@ -8,15 +10,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import ray
-from ray.cluster_utils import Cluster
-from ray.util.placement_group import placement_group
 
-from model import checkpoint, journal
+from model import journal
 from pipelines.config import Config
-from pipelines.training.launch import launch
 from tests.helpers.corpus import write_corpus
+from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, SOURCES, SlowFirst, run_here, settings
+
+if RUNNING:
+    import ray
+    from ray.cluster_utils import Cluster
+    from ray.util.placement_group import placement_group
+
+    from model import checkpoint
+    from pipelines.training.launch import launch
+
 
 ROOT = Path(__file__).parents[3]
 

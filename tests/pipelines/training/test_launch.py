@@ -5,16 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
 
 from base.errors import UserError
-from model import checkpoint, journal
+from model import journal
 from pipelines.config import Config
 from pipelines.runtime import tracking
 from pipelines.training import shipping
-from pipelines.training.launch import launch
 from tests.helpers.corpus import write_corpus
+from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, SOURCES, KillOnce, Refuses, Sees, run_here, settings
+
+if RUNNING:
+    from mlflow import MlflowClient
+
+    from model import checkpoint
+    from pipelines.training.launch import launch
+
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mlflow import MlflowClient
 
 from base import manifest
 from base.errors import UserError
@@ -18,6 +17,10 @@ from pipelines.training import results
 from pipelines.training.results import RunResult
 from pipelines.training.run import check_fits, mixture, run_name, train
 from tests.helpers.corpus import write_corpus
+from tests.helpers.late import RUNNING
+
+if RUNNING:
+    from mlflow import MlflowClient
 
 
 def test_a_finished_run_delivers_what_mlflow_has_missed(

@@ -11,9 +11,13 @@ from base.errors import UserError
 from jobs import trace as command
 from model.job import RUN
 from model.loader import Corpus, ShardCache
-from pipelines.training import trace
 from tests.helpers.corpus import write_corpus
+from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, SOURCES, run_here
+
+if RUNNING:
+    from pipelines.training import trace
+
 
 LENGTH = MODEL.max_sequence_length
 

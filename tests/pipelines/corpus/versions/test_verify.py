@@ -16,8 +16,8 @@ from pipelines.corpus.versions.rebuild import repair
 from pipelines.corpus.versions.verify import Damage, open_versions, origins_path, read_shard, verify
 from pipelines.corpus.views.export import export
 from pipelines.runtime.executor import OnRay
-from tests.pipelines.corpus.versions.test_build import config, documents, run, version_bytes, write
-from tests.pipelines.corpus.views.test_export import read_indexed
+from tests.helpers.builds import config, documents, run, version_bytes, write
+from tests.helpers.indexed import read_indexed
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
