@@ -76,7 +76,9 @@ def test_a_change_compiles_what_depends_on_it_again_and_nothing_else(
 ) -> None:
     _, before = _run(checkout, tmp_path / "cache")
     module = checkout / "dedup" / f"{changed}.py"
-    old, new = ("STEP = 1", "STEP = 3") if changed == "amounts" else ("return x + STEP", "return x + 3 * STEP")
+    old, new = (
+        ("STEP = 1", "STEP = 3") if changed == "amounts" else ("return x + STEP", "return x + 3 * STEP")
+    )
     module.write_text(module.read_text().replace(old, new))
     said, after = _run(checkout, tmp_path / "cache")
     assert said == "6 7"
