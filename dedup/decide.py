@@ -107,11 +107,11 @@ def decide(
         lead, other = lead[unknown], other[unknown]
         if len(lead) == 0:
             continue
-        found = verify.similarities(catalog, refs[policy[lead]], refs[policy[other]], config)
-        enough = found >= np.float32(config.threshold)
+        measured = verify.similarities(catalog, refs[policy[lead]], refs[policy[other]], config)
+        enough = measured >= np.float32(config.threshold)
         left = np.concatenate([left, lead[enough]])
         right = np.concatenate([right, other[enough]])
-        similarity = np.concatenate([similarity, found[enough]])
+        similarity = np.concatenate([similarity, measured[enough]])
     first, neighbour, strength = _adjacency(len(refs), left, right, similarity)
     edge = _greedy(first, neighbour, old, keeper)
     gone = np.flatnonzero(edge >= 0)

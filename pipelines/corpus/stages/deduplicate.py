@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from base import files
 from base.errors import UserError
 from base.layout import Layout
-from dedup import candidates, components, decide, exact, index, runs, verify
-from dedup.catalog import Catalog
+from dedup import candidates, components, decide, exact, runs, verify
+from dedup.catalog import Catalog, read_summary
 from dedup.config import DedupConfig
 from pipelines.corpus.ledger import Ledger, Stage
 from pipelines.corpus.stages.decide import Decided, count_dropped
@@ -255,7 +255,7 @@ def check_indexes(indexes: list[str], config: DedupConfig) -> None:
     """Raise UserError if an index is not there or was made with other MinHash settings."""
     settings = config.minhash.model_dump(mode="json")
     for url in indexes:
-        theirs = index.summary(url)["minhash"]
+        theirs = read_summary(url).minhash.model_dump(mode="json")
         for name, value in settings.items():
             if theirs[name] != value:
                 raise UserError(
