@@ -4,7 +4,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from base.settings import Section
@@ -317,3 +317,23 @@ class TokenizeConfig(Section):
     """Token that ends every document."""
     verify_documents: int = Field(8, ge=0)
     """Documents of each shard that are compared with `tokenizers`."""
+
+
+class PluginsConfig(Section):
+    """Code of one's own that works on texts, by import path `package.module:NAME`.
+
+    pipelines/corpus/text/plugins.py says what it must be. Its version is part of what a corpus is made of.
+    """
+
+    filters: list[str] = []
+    """Filters: they may drop documents that all quality rules keep."""
+    edits: list[str] = []
+    """Edits: they may change texts, one after the other, after all other edits."""
+
+    @field_validator("filters", "edits", mode="before")
+    @classmethod
+    def _paths(cls, values: Any) -> Any:
+        """The import paths, also of `plugins.describe`, which manifests have."""
+        if not isinstance(values, list):
+            return values
+        return [value["path"] if isinstance(value, dict) and "path" in value else value for value in values]
