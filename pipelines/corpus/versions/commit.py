@@ -109,7 +109,7 @@ def manifest(
     inputs: list[dict[str, Any]],
     ledger: Ledger,
 ) -> dict[str, Any]:
-    """The part of a manifest that every version has (docs/formats.md), without `lines` and `files`.
+    """The part of a manifest that every version has (docs/reference/formats.md), without `lines` and `files`.
 
     shards: those that the version adds. inputs: those that it read.
     """
