@@ -7,7 +7,7 @@ decontamination against GSM8K and HumanEval, redaction and the GPT-NeoX tokenize
 is then compared with `pile_messy/truth`, which knows what was put into the folder; Jaccard similarities and
 equal texts are counted again here, by Python sets over all texts. Every difference is listed with its
 document and the reason, found out from the measured columns; one without a reason makes the command fail. The
-result goes to results/ground_truth.json and, to be read, to docs/ground-truth.md.
+result goes to results/ground_truth.json and, to be read, to docs/explanation/ground-truth.md.
 """
 
 import argparse
@@ -468,7 +468,7 @@ def main() -> None:
         "checks": checks,
     }
     record("ground_truth", result)
-    (ROOT / "docs" / "ground-truth.md").write_text(page(result))
+    (ROOT / "docs" / "explanation" / "ground-truth.md").write_text(page(result))
     sys.exit(bool(unexplained))
 
 
