@@ -13,6 +13,7 @@ STAGES = (
     "spans",
     "lines",
     "decontaminate",
+    "plugins",
     "redact",
     "tokenize",
 )

@@ -22,6 +22,7 @@ STAGE_TITLES = {
     "spans": "repeated spans",
     "lines": "repeated lines",
     "decontaminate": "decontamination",
+    "plugins": "own edits",
     "redact": "redaction",
     "tokenize": "tokenizing",
 }

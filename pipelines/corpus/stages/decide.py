@@ -19,7 +19,8 @@ from pipelines.corpus.settings import ScoreConfig
 from pipelines.corpus.stages.identical import Numbered, ordinals_of
 from pipelines.corpus.stages.measure import Measured
 from pipelines.corpus.stages.score import Scored, decide_score
-from pipelines.corpus.text import quality
+from pipelines.corpus.stages.stage import Stage
+from pipelines.corpus.text import plugins, quality
 from pipelines.corpus.text.settings import LanguageConfig, QualityConfig
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress, counter
@@ -49,6 +50,7 @@ class DecidePart:
     quality: QualityConfig
     language: LanguageConfig
     score: ScoreConfig
+    filters: list[str]
     scores: str | None
     """Table of the part's scores, row-aligned with the attributes; None if there are none."""
     entries: str
@@ -72,10 +74,11 @@ class Decided:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decide:
+class Decide(Stage):
     """Apply the thresholds of quality, language and scores to the measured columns."""
 
     name: ClassVar[str] = "decide"
+    version: ClassVar[int] = 1
     measured: Measured
     numbered: Numbered
     scored: Scored
@@ -83,16 +86,8 @@ class Decide:
     quality: QualityConfig
     language: LanguageConfig
     score: ScoreConfig
-
-    @property
-    def key(self) -> str:
-        """What the outputs depend on."""
-        policies = [
-            source.model_dump(mode="json", include={"name", "kind", "kinds", "priority"})
-            for source in self.sources.values()
-        ]
-        rules = [section.model_dump(mode="json") for section in (self.quality, self.language, self.score)]
-        return files.key_of(self.numbered.key, rules, self.scored.key, policies)
+    filters: list[str]
+    """Import paths of filters of somebody else, whose columns are measured."""
 
     def run(self, executor: Executor, progress: Progress) -> Decided:
         """Decide about the parts that are not decided."""
@@ -107,6 +102,7 @@ class Decide:
                 quality=self.quality,
                 language=self.language,
                 score=self.score,
+                filters=self.filters,
                 scores=self.scored.tables.get(item.part),
                 entries=layout.work(self.name, self.key, f"{item.part}.entries.parquet"),
                 dropped=layout.work(self.name, self.key, f"{item.part}.dropped.parquet"),
@@ -148,19 +144,7 @@ def decide_part(task: DecidePart) -> dict[str, Any]:
     value = np.full(table.num_rows, np.nan)
     for name in sorted(pc.unique(names).to_pylist()):
         mask = pc.equal(names, name).to_numpy(zero_copy_only=False)
-        kind = task.source.kind_of(name)
-        policy = task.source.model_copy(update={"kind": kind})
-        mine = table.filter(pa.array(mask))
-        why, measured = quality.decide(mine, policy, task.quality)
-        reasons, values = why, measured.to_numpy(zero_copy_only=False)
-        for first, score in (
-            decide_score(mine, kind, task.score),
-            decide_language(mine, kind, task.language),
-        ):
-            reasons, values = (
-                pc.coalesce(first, reasons),
-                np.where(pc.is_valid(first).to_numpy(zero_copy_only=False), score, values),
-            )
+        reasons, values = _decide(table.filter(pa.array(mask)), task.source.kind_of(name), task)
         reason[mask] = reasons.to_numpy(zero_copy_only=False)
         value[mask] = values
     reasons = pa.array(reason, pa.string())
@@ -204,6 +188,25 @@ def decide_part(task: DecidePart) -> dict[str, Any]:
     counts = DecisionCounts(part=task.part, ledger=ledger.to_json(), languages=count_languages(table))
     counts.write(task.counts)
     return counts.to_json()
+
+
+def _decide(attributes: pa.Table, kind: Kind, task: DecidePart) -> tuple[pa.StringArray, np.ndarray]:
+    """Which documents of a kind are dropped: (reason or null, what was measured).
+
+    Where several say so, the language comes first, then a score, a quality rule, a filter of somebody else.
+    """
+    policy = task.source.model_copy(update={"kind": kind})
+    reasons, measured = quality.decide(attributes, policy, task.quality)
+    own, own_values = plugins.decide(attributes, task.filters)
+    values = np.where(pc.is_valid(reasons).to_numpy(zero_copy_only=False), measured, own_values)
+    reasons = pc.coalesce(reasons, own)
+    for first, score in (
+        decide_score(attributes, kind, task.score),
+        decide_language(attributes, kind, task.language),
+    ):
+        values = np.where(pc.is_valid(first).to_numpy(zero_copy_only=False), score, values)
+        reasons = pc.coalesce(first, reasons)
+    return reasons, values
 
 
 def decide_language(

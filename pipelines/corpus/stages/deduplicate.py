@@ -14,10 +14,12 @@ from base.layout import Layout
 from dedup import candidates, components, decide, exact, runs, verify
 from dedup.catalog import Catalog, read_summary
 from dedup.config import DedupConfig
-from pipelines.corpus.ledger import Ledger, Stage
+from pipelines.corpus.ledger import Ledger
+from pipelines.corpus.ledger import Stage as StageCounts
 from pipelines.corpus.stages.decide import Decided, count_dropped
 from pipelines.corpus.stages.measure import Measured
 from pipelines.corpus.stages.phases import Phases, catalog_of, prefix_bits, total_rows
+from pipelines.corpus.stages.stage import Stage, unkeyed
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress
 
@@ -69,24 +71,20 @@ class Deduplicated:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Deduplicate:
+class Deduplicate(Stage):
     """Drop exact and near duplicates of new documents among themselves and of those of earlier versions."""
 
     name: ClassVar[str] = "dedup"
-    layout: Layout
+    version: ClassVar[int] = 1
+    layout: Layout = unkeyed()
     measured: Measured
     decided: Decided
-    indexes: list[str]
+    indexes: list[str] = unkeyed()
     """Dedup indexes of earlier versions, oldest first; `decided` depends on their version."""
     settings: DedupConfig
-    until: str | None = None
+    """Without lines and spans."""
+    until: str | None = unkeyed()
     """Phase to stop after; None: the last."""
-
-    @property
-    def key(self) -> str:
-        """What the outputs depend on."""
-        pairs = self.settings.model_dump(mode="json", exclude={"lines", "span_tokens"})
-        return files.key_of(self.decided.key, pairs)
 
     @property
     def work(self) -> str:
@@ -127,7 +125,7 @@ def _let_in(ledger: Ledger, decided: Ledger) -> None:
         for name in ("exact", "fuzzy"):
             documents, size = counts.documents_out, counts.bytes_out
             counts = ledger.stage(source, name)
-            counts.add(Stage(documents, size, documents_out=documents, bytes_out=size))
+            counts.add(StageCounts(documents, size, documents_out=documents, bytes_out=size))
 
 
 def deduplicate(

@@ -16,6 +16,7 @@ from dedup import lines, spans
 from dedup.config import LinesConfig
 from pipelines.corpus.ledger import Ledger
 from pipelines.corpus.text import decontaminate as contamination
+from pipelines.corpus.text import plugins
 from pipelines.corpus.text import redact as redaction
 from pipelines.corpus.text.settings import DecontaminateConfig, RedactConfig
 
@@ -39,7 +40,7 @@ CHANGES = pa.schema(
     ]
 )
 """Documents that an edit changed: pieces replaced (redact; else 1) and bytes added."""
-EDIT_STAGES = ("spans", "lines", "decontaminate", "redact")
+EDIT_STAGES = ("spans", "lines", "decontaminate", "plugins", "redact")
 """The stages of the ledger that happen here, in order."""
 SpanTable = tuple[str, int] | None
 """(table of repeated spans, number of the part in it), as `repeated.find_repeated_spans` gives it."""
@@ -57,6 +58,8 @@ class Edits:
     benchmarks: str | None
     """URL of the hashed benchmarks; None: nothing is looked for."""
     redact: RedactConfig
+    own: tuple[str, ...] = ()
+    """Import paths of edits of somebody else."""
 
     @property
     def stages(self) -> list[str]:
@@ -66,6 +69,7 @@ class Edits:
             "spans": self.remove_spans,
             "lines": bool(self.line_keys),
             "decontaminate": self.benchmarks is not None,
+            "plugins": bool(self.own),
             "redact": redacts,
         }
         return [stage for stage, takes_part in chosen.items() if takes_part]
@@ -108,6 +112,12 @@ def edit(
             _note(result, stage, after, {"repeated_line": (removed > 0, -removed)})
         elif stage == "decontaminate":
             _decontaminate(result, edits)
+        elif stage == "plugins":
+            for path in edits.own:
+                after = plugins.edit(result.texts, path)
+                changed = pc.not_equal(after, result.texts).to_numpy(zero_copy_only=False)
+                delta = _sizes(after) - _sizes(result.texts)
+                _note(result, stage, after, {plugins.find(path).name: (changed, delta)})
         else:
             after, columns = redaction.redact(result.texts, edits.redact)
             changes = {kind: (columns[f"n_{kind}"], columns[f"delta_{kind}"]) for kind in redaction.KINDS}

@@ -16,6 +16,7 @@ from base import files
 from dedup import hashing, runs
 from dedup.catalog import refs_of
 from pipelines.corpus.stages.measure import Measured
+from pipelines.corpus.stages.stage import Stage
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress
 
@@ -35,21 +36,14 @@ class Numbered:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NumberIdentical:
+class NumberIdentical(Stage):
     """Number the documents that share their id."""
 
     name: ClassVar[str] = "ordinals"
+    version: ClassVar[int] = 1
     measured: Measured
     parent: str | None
     """Manifest hash of the version that the build adds to."""
-
-    @property
-    def key(self) -> str:
-        """What the outputs depend on."""
-        measured = self.measured
-        return files.key_of(
-            [(item.part, measured.keys[item.source]) for item in measured.inputs], self.parent
-        )
 
     def run(self, executor: Executor, progress: Progress) -> Numbered:
         """Route the ids, number equal ones, and route the numbers back."""

@@ -6,7 +6,7 @@ duplicates and to tokenize.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -21,12 +21,16 @@ from base.layout import Layout, name_of
 from base.records import Record
 from dedup import hashing, minhash
 from dedup.config import MinHashConfig
+from pipelines.config import Config
 from pipelines.corpus.inputs import Input
-from pipelines.corpus.ledger import Ledger, Stage
+from pipelines.corpus.ledger import Ledger
+from pipelines.corpus.ledger import Stage as StageCounts
 from pipelines.corpus.reading import ingest, records
 from pipelines.corpus.reading.settings import IngestConfig, SourceConfig, slug
 from pipelines.corpus.settings import RejectsConfig
-from pipelines.corpus.text import language, normalise, quality, redact
+from pipelines.corpus.stages.stage import Stage, only, unkeyed
+from pipelines.corpus.text import language, normalise, plugins, quality, redact
+from pipelines.corpus.text.plugins import Plugin
 from pipelines.corpus.text.settings import LanguageConfig, RedactConfig
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress, counter
@@ -68,6 +72,8 @@ class MeasurePart:
     language: LanguageConfig
     minhash: MinHashConfig
     rejects: RejectsConfig
+    filters: list[str]
+    """Import paths of filters of somebody else."""
     first_record: int = 0
     """Records of the file before the part."""
 
@@ -97,12 +103,17 @@ class Measured:
     """Of the inputs, in their order."""
     ledger: Ledger
     """Of the stages read and normalise."""
-    read: dict[str, Stage]
+    read: dict[str, StageCounts]
     """What was read of the files of each configured source, whatever names its records have."""
 
     def url(self, kind: str, item: Input, suffix: str) -> str:
         """The file of one part below documents/, attributes/ or rejects/."""
         return self.layout.part(kind, self.keys[item.source], item.part, suffix)
+
+    @property
+    def key(self) -> str:
+        """What all outputs depend on."""
+        return files.key_of([(item.part, self.keys[item.source]) for item in self.inputs])
 
     @property
     def documents(self) -> dict[str, str]:
@@ -126,36 +137,45 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measure:
+class Measure(Stage):
     """Read, clean, identify and measure every part."""
 
     name: ClassVar[str] = "measure"
-    version: ClassVar[int] = 4
-    """Raised when the code changes what it writes."""
-    layout: Layout
-    inputs: tuple[Input, ...]
+    version: ClassVar[int] = 5
+    layout: Layout = unkeyed()
+    inputs: tuple[Input, ...] = unkeyed()
+    """Each output is of one input, which names it."""
     sources: dict[str, SourceConfig]
     ingest: IngestConfig
     language: LanguageConfig
     minhash: MinHashConfig
     rejects: RejectsConfig
+    filters: list[Plugin]
+    """Filters of somebody else."""
 
-    def key(self, source: str) -> str:
-        """What documents, attributes, rejects and part counts of a source depend on."""
-        settings = self.sources[source]
-        return files.key_of(
-            self.version,
-            {name: getattr(settings, name) for name in ("name", "format", "text_field", "name_field")},
-            self.ingest.model_dump(mode="json"),
-            self.language.model_dump(mode="json", include={"enabled", "max_characters"}),
-            self.minhash.model_dump(mode="json"),
-            self.rejects.model_dump(mode="json"),
+    @classmethod
+    def of(cls, config: Config, layout: Layout, inputs: tuple[Input, ...]) -> "Measure":
+        """The stage with what it needs of a configuration: no threshold, no policy."""
+        read = ("name", "format", "text_field", "name_field")
+        return cls(
+            layout=layout,
+            inputs=inputs,
+            sources={source.name: only(source, *read) for source in config.sources},
+            ingest=config.ingest,
+            language=only(config.language, "enabled", "max_characters"),
+            minhash=config.dedup.minhash,
+            rejects=config.corpus,
+            filters=[plugins.find(path) for path in config.plugins.filters],
         )
+
+    def key_of(self, source: str) -> str:
+        """What the outputs of one source depend on."""
+        return replace(self, sources={source: self.sources[source]}).key
 
     @cached_property
     def keys(self) -> dict[str, str]:
         """The key of every source that has inputs."""
-        return {source: self.key(source) for source in dict.fromkeys(item.source for item in self.inputs)}
+        return {source: self.key_of(source) for source in dict.fromkeys(item.source for item in self.inputs)}
 
     def run(self, executor: Executor, progress: Progress) -> Measured:
         """Measure the parts that are not measured."""
@@ -170,6 +190,7 @@ class Measure:
                 language=self.language,
                 minhash=self.minhash,
                 rejects=self.rejects,
+                filters=[plugin.path for plugin in self.filters],
                 first_record=first_records.get(item, 0),
             )
             for item in self.inputs
@@ -177,12 +198,12 @@ class Measure:
         sizes = [item.bytes for item in self.inputs]
         values = executor.map_files(measure_part, tasks, sizes, counter(progress, self.name, 0, len(tasks)))
         counts = tuple(PartCounts.from_json(value, "the counts of a part") for value in values)
-        ledger, read = Ledger(), dict[str, Stage]()
+        ledger, read = Ledger(), dict[str, StageCounts]()
         for item, entry in zip(self.inputs, counts, strict=True):
             part = Ledger.from_json(entry.ledger)
             ledger.add(part)
             for stages in part.sources.values():
-                read.setdefault(item.source, Stage()).add(stages["read"])
+                read.setdefault(item.source, StageCounts()).add(stages["read"])
         return Measured(
             layout=self.layout, inputs=self.inputs, keys=self.keys, counts=counts, ledger=ledger, read=read
         )
@@ -329,6 +350,7 @@ def _measure_batch(
         columns["language_score"] = pa.array(scores)
     measured = quality.measure(text)
     columns.update(zip(measured.column_names, measured.columns, strict=True))
+    columns.update(plugins.measure(text, task.filters))
     columns.update({name: pa.array(column[alive]) for name, column in changes.items() if name[:2] == "n_"})
     yield pa.table({**identity, "text": text}, schema=DOCUMENTS), pa.table(columns)
 

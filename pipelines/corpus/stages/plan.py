@@ -13,6 +13,7 @@ from base import files
 from base.errors import UserError
 from base.layout import Layout
 from base.manifest import Version
+from dedup.config import DedupConfig
 from pipelines.config import Config
 from pipelines.corpus.inputs import Input
 from pipelines.corpus.ledger import Ledger
@@ -26,6 +27,7 @@ from pipelines.corpus.stages.plan_edits import EditPlan, PlanEdits
 from pipelines.corpus.stages.repeated import FindRepeated, Repeated
 from pipelines.corpus.stages.score import Score, Scored
 from pipelines.corpus.stages.shards import WriteShards, WrittenShard
+from pipelines.corpus.stages.stage import only
 from pipelines.corpus.stages.tokenize import Tokenize, Tokenized
 from pipelines.corpus.stages.vocabulary import ChooseVocabulary, Vocabulary
 from pipelines.runtime.executor import Executor
@@ -36,8 +38,8 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result", covariant=True)
 
 
-class Stage(Protocol[Result]):
-    """A stage: a frozen value with a key, which gives a typed result."""
+class Runs(Protocol[Result]):
+    """What can be run: a stage."""
 
     def run(self, executor: Executor, progress: Progress) -> Result:
         """Do what is not done yet."""
@@ -51,7 +53,7 @@ class Run:
     executor: Executor
     progress: Progress
 
-    def __call__(self, stage: Stage[Result]) -> Result:
+    def __call__(self, stage: Runs[Result]) -> Result:
         """The result of a stage."""
         return stage.run(self.executor, self.progress)
 
@@ -73,30 +75,26 @@ class Plan:
 
     def measure(self) -> Measure:
         """The one pass over the text of the inputs."""
-        return Measure(
-            layout=self.layout,
-            inputs=self.inputs,
-            sources=self.sources,
-            ingest=self.config.ingest,
-            language=self.config.language,
-            minhash=self.config.dedup.minhash,
-            rejects=self.config.corpus,
-        )
+        return Measure.of(self.config, self.layout, self.inputs)
 
     def decide(self, measured: Measured, run: Run) -> tuple[Scored, Decided]:
         """Number identical documents, score all, and keep those that are clean enough."""
         config = self.config
         numbered = run(NumberIdentical(measured=measured, parent=self.parent.hash if self.parent else None))
-        scored = run(Score(measured=measured, settings=config.score, storage=config.storage))
+        scored = run(Score.of(config.score, measured, config.storage))
         decided = run(
             Decide(
                 measured=measured,
                 numbered=numbered,
                 scored=scored,
-                sources=self.sources,
+                sources={
+                    source.name: only(source, "name", "kind", "kinds", "priority")
+                    for source in config.sources
+                },
                 quality=config.quality,
                 language=config.language,
                 score=config.score,
+                filters=config.plugins.filters,
             )
         )
         return scored, decided
@@ -108,7 +106,7 @@ class Plan:
             measured=measured,
             decided=decided,
             indexes=self.parent.indexes if self.parent else [],
-            settings=self.config.dedup,
+            settings=only(self.config.dedup, *DedupConfig.model_fields.keys() - {"lines", "span_tokens"}),
             until=until,
         )
 
@@ -151,16 +149,14 @@ def select(plan: Plan, run: Run) -> Selected:
         )
     )
     edits = run(
-        PlanEdits(
-            layout=layout,
+        PlanEdits.of(
+            config,
+            layout,
             measured=measured,
             decided=decided,
             deduplicated=deduplicated,
             repeated=repeated,
             known_lines=plan.parent.manifest.lines if plan.parent else [],
-            dedup=config.dedup,
-            decontaminate=config.decontaminate,
-            redact=config.redact,
         )
     )
     return Selected(
@@ -179,12 +175,12 @@ def tokenize(
     run: Run,
     *,
     tokenizer: str | None = None,
-    only: frozenset[str] | None = None,
+    sources: frozenset[str] | None = None,
 ) -> tuple[Vocabulary, Tokenized]:
     """The tokens of the documents that stay.
 
     tokenizer: URL of the tokenizer; absent: that of the parent, the configured one, or one that is trained.
-    only: sources of which all documents are needed; absent: all.
+    sources: those of which all documents are needed; absent: all.
     """
     config = plan.config
     if tokenizer is None and plan.parent is not None:
@@ -196,7 +192,7 @@ def tokenize(
         ChooseVocabulary(
             layout=plan.layout,
             edits=selected.edits,
-            settings=config.tokenize,
+            settings=only(config.tokenize, "vocab_size", "train_bytes", "end_of_document"),
             given=tokenizer,
             text_bytes=sum(left),
         )
@@ -207,8 +203,8 @@ def tokenize(
             measured=selected.measured,
             edits=selected.edits,
             vocabulary=vocabulary,
-            settings=config.shard,
-            only=only,
+            settings=only(config.shard, "seed", "heldout_fraction"),
+            only=sources,
         )
     )
     return vocabulary, tokenized
@@ -222,19 +218,19 @@ def write_shards(
     *,
     folder: str,
     facts: str | None = None,
-    only: frozenset[str] | None = None,
+    paths: frozenset[str] | None = None,
 ) -> list[WrittenShard]:
-    """The shards below the folder of a version, or those of the paths `only` (WriteShards)."""
+    """The shards below the folder of a version, or those of some paths below it."""
     return run(
         WriteShards(
             layout=plan.layout,
             tokenized=tokenized,
             vocabulary=vocabulary,
-            settings=plan.config.shard,
+            settings=only(plan.config.shard, "target_tokens"),
             verify_documents=plan.config.tokenize.verify_documents,
             folder=folder,
             facts=facts,
-            only=only,
+            only=paths,
         )
     )
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from base import files
 from base.layout import Layout
 from dedup import lines, spans
 from dedup.config import DedupConfig
@@ -12,6 +11,7 @@ from pipelines.corpus.stages.deduplicate import Deduplicated
 from pipelines.corpus.stages.edit import SpanTable
 from pipelines.corpus.stages.measure import Measured
 from pipelines.corpus.stages.phases import Phases, catalog_of, gone, prefix_bits, total_rows
+from pipelines.corpus.stages.stage import Stage, unkeyed
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress
 
@@ -23,7 +23,8 @@ FINGERPRINTS = 32
 class Repeated:
     """What texts repeat; nothing of what is switched off."""
 
-    key: str
+    key: str | None
+    """None where all is switched off: then texts do not depend on which others stay."""
     spans: dict[str, SpanTable]
     """(table of repeated spans, number of the part in it) of each part."""
     lines: list[str]
@@ -31,21 +32,21 @@ class Repeated:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FindRepeated:
+class FindRepeated(Stage):
     """Find the spans and lines that the documents which stay repeat."""
 
     name: ClassVar[str] = "repeated"
-    layout: Layout
+    version: ClassVar[int] = 1
+    layout: Layout = unkeyed()
     measured: Measured
     decided: Decided
     deduplicated: Deduplicated
     settings: DedupConfig
 
     @property
-    def key(self) -> str:
-        """What the outputs depend on."""
-        settings = self.settings.model_dump(mode="json", include={"lines", "span_tokens"})
-        return files.key_of(self.deduplicated.key, settings)
+    def is_on(self) -> bool:
+        """Whether anything is looked for."""
+        return self.settings.span_tokens is not None or self.settings.lines.min_documents is not None
 
     def run(self, executor: Executor, progress: Progress) -> Repeated:
         """Run the phases of what is switched on."""
@@ -57,7 +58,7 @@ class FindRepeated:
         line_tables = find_repeated_lines(
             *tables, work=work, config=self.settings, executor=executor, progress=progress
         )
-        return Repeated(key=self.key, spans=dict(spans_of), lines=line_tables)
+        return Repeated(key=self.key if self.is_on else None, spans=dict(spans_of), lines=line_tables)
 
 
 def find_repeated_lines(

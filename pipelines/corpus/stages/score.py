@@ -8,7 +8,6 @@ DataComp-LM, arXiv 2406.11794; one whose threshold is drawn by chance: Brown et 
 
 import tempfile
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,6 +21,7 @@ from dedup import hashing
 from pipelines.corpus.reading.settings import Kind
 from pipelines.corpus.settings import ScoreConfig
 from pipelines.corpus.stages.measure import Measured
+from pipelines.corpus.stages.stage import Stage, only, unkeyed
 from pipelines.corpus.text.quality import Limit
 from pipelines.corpus.text.tokenizer import Tokenizer
 from pipelines.inference import models
@@ -44,31 +44,37 @@ class Scored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class Score(Stage):
     """Score the documents of every part by the configured models."""
 
     name: ClassVar[str] = "scores"
-    measured: Measured
+    version: ClassVar[int] = 1
+    measured: Measured = unkeyed()
+    """Each output is of one part, whose key its own has."""
     settings: ScoreConfig
-    storage: str
+    """Without the rules on scores."""
+    model: str | None
+    """Key of the model that gives perplexities."""
+    classifier: str | None
+    """Digest of the fastText model."""
+    storage: str = unkeyed()
     """Where the training run lies that `settings.model` may name."""
 
-    @cached_property
-    def key(self) -> str | None:
-        """What the scores of a text depend on; None where no model is configured."""
-        settings = self.settings
-        if settings.model is None and settings.fasttext is None:
-            return None
-        model = models.find(self.storage, settings.model) if settings.model else None
-        return files.key_of(
-            settings.model_dump(mode="json", exclude=RULES),
-            models.model_key(model) if model else None,
-            files.digest(settings.fasttext) if settings.fasttext else None,
+    @classmethod
+    def of(cls, config: ScoreConfig, measured: Measured, storage: str) -> "Score":
+        """The stage of a configuration, with the contents of the models that it names."""
+        settings = only(config, *(name for name in type(config).model_fields if name not in RULES))
+        return cls(
+            measured=measured,
+            settings=settings,
+            model=models.model_key(models.find(storage, config.model)) if config.model else None,
+            classifier=files.digest(config.fasttext) if config.fasttext else None,
+            storage=storage,
         )
 
     def run(self, executor: Executor, progress: Progress) -> Scored:
         """Score the parts that are not scored."""
-        if self.key is None:
+        if self.model is None and self.classifier is None:
             return Scored(key=None, tables={})
         measured = self.measured
         tables = {}

@@ -14,6 +14,7 @@ from base.records import Record
 from dedup import hashing
 from pipelines.corpus.settings import ShardConfig
 from pipelines.corpus.stages.order import SPLITS, in_order
+from pipelines.corpus.stages.stage import Stage, unkeyed
 from pipelines.corpus.stages.survivors import Survivors, edited_documents
 from pipelines.corpus.stages.tokenize import Tokenized, tokenizer_of
 from pipelines.corpus.stages.vocabulary import Vocabulary
@@ -189,32 +190,28 @@ def _verify(task: MergeRuns, table: pa.Table, origin: pa.Table) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WriteShards:
+class WriteShards(Stage):
     """Merge the runs of all parts into the shards of a version."""
 
-    name: ClassVar[str] = "shard"
-    layout: Layout
+    name: ClassVar[str] = "shards"
+    version: ClassVar[int] = 1
+    layout: Layout = unkeyed()
     tokenized: Tokenized
     vocabulary: Vocabulary
     settings: ShardConfig
-    verify_documents: int
+    verify_documents: int = unkeyed()
     """Documents of each shard whose ids are compared with those of `tokenizers`."""
-    folder: str
+    folder: str = unkeyed()
     """The folder of the version."""
-    facts: str | None = None
+    facts: str | None = unkeyed()
     """Folder for what is written of each shard; None: one that its content names."""
-    only: frozenset[str] | None = None
+    only: frozenset[str] | None = unkeyed()
     """Paths below the folder; shards of which neither file is among them are left out. None: none is."""
-
-    @property
-    def key(self) -> str:
-        """What the shards depend on."""
-        return files.key_of(self.tokenized.key, self.settings.target_tokens)
 
     def run(self, executor: Executor, progress: Progress) -> list[WrittenShard]:
         """Write the shards that are not written, by source, split and number."""
         tasks = [task for task in self.tasks() if self.only is None or {task.path, task.origins} & self.only]
-        values = executor.run_tasks(write_shard, tasks, counter(progress, self.name, 0, len(tasks)))
+        values = executor.run_tasks(write_shard, tasks, counter(progress, "shard", 0, len(tasks)))
         return [WrittenShard.from_json(value, "a shard") for value in values]
 
     def tasks(self) -> list[MergeRuns]:
@@ -251,7 +248,7 @@ class WriteShards:
             split=group[1],
             number=number,
             folder=self.folder,
-            facts=self.facts or self.layout.work("shards", self.key),
+            facts=self.facts or self.layout.work(self.name, self.key),
             count=count,
             runs=runs,
             tokenizer=self.vocabulary.url,

@@ -18,6 +18,7 @@ from pipelines.corpus.stages.edit import CHANGES, DROPS, account, redacted_piece
 from pipelines.corpus.stages.measure import Measured
 from pipelines.corpus.stages.order import SPLITS, in_order, is_heldout, shuffle_keys
 from pipelines.corpus.stages.plan_edits import EditPlan
+from pipelines.corpus.stages.stage import Stage, unkeyed
 from pipelines.corpus.stages.survivors import Survivors, edited_documents, surviving_entries
 from pipelines.corpus.stages.vocabulary import Vocabulary
 from pipelines.corpus.text import decontaminate as contamination
@@ -132,29 +133,25 @@ class Tokenized:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokenize:
+class Tokenize(Stage):
     """Edit and encode the survivors of every part into sorted runs."""
 
     name: ClassVar[str] = "tokenize"
-    layout: Layout
-    measured: Measured
+    version: ClassVar[int] = 1
+    layout: Layout = unkeyed()
+    measured: Measured = unkeyed()
+    """`edits` depends on it."""
     edits: EditPlan
     vocabulary: Vocabulary
     settings: ShardConfig
-    only: frozenset[str] | None = None
+    """Without the size of shards."""
+    only: frozenset[str] | None = unkeyed()
     """Sources of which all documents are needed; parts without one are left out. None: all."""
 
     @property
     def encoding(self) -> str:
-        """What the tokens of a text depend on."""
-        facts = self.vocabulary.facts
-        return files.key_of(self.edits.edits_key, facts.sha256, facts.end_of_document)
-
-    @property
-    def key(self) -> str:
-        """What the runs depend on."""
-        order = self.settings.model_dump(mode="json", include={"seed", "heldout_fraction"})
-        return files.key_of(self.encoding, self.edits.deduplicated, order)
+        """What the tokens of a text depend on, whatever other texts stay."""
+        return files.key_of(self.name, self.version, self.edits.edits_key, self.vocabulary.key)
 
     def run(self, executor: Executor, progress: Progress) -> Tokenized:
         """Tokenize the parts that are not tokenized."""

@@ -13,6 +13,7 @@ from base.layout import TOKENIZER, Layout
 from base.manifest import TokenizerFacts
 from dedup import hashing
 from pipelines.corpus.stages.plan_edits import EditPlan
+from pipelines.corpus.stages.stage import Stage, unkeyed
 from pipelines.corpus.stages.survivors import Survivors, edited_documents, surviving_entries
 from pipelines.corpus.text import tokenizer
 from pipelines.corpus.text.settings import TokenizeConfig
@@ -30,26 +31,26 @@ class Vocabulary:
     url: str
     facts: TokenizerFacts
 
+    @property
+    def key(self) -> str:
+        """What tokens depend on."""
+        return files.key_of(self.facts.sha256, self.facts.end_of_document)
+
 
 @dataclass(frozen=True, kw_only=True)
-class ChooseVocabulary:
+class ChooseVocabulary(Stage):
     """Take the given tokenizer, or train one on a sample of the edited texts."""
 
     name: ClassVar[str] = "tokenizer"
-    layout: Layout
+    version: ClassVar[int] = 1
+    layout: Layout = unkeyed()
     edits: EditPlan
     settings: TokenizeConfig
-    given: str | None
+    """Without how many documents are compared."""
+    given: str | None = unkeyed()
     """URL of the tokenizer to take; None: one is trained."""
-    text_bytes: int
+    text_bytes: int = unkeyed()
     """Bytes of the texts before the edits, of which `settings.train_bytes` are sampled."""
-
-    @property
-    def key(self) -> str:
-        """What a trained tokenizer depends on."""
-        return files.key_of(
-            self.edits.key, self.settings.model_dump(mode="json", exclude={"verify_documents"})
-        )
 
     def run(self, executor: Executor, progress: Progress) -> Vocabulary:
         """Train the tokenizer if none is given and it is not trained yet."""

@@ -35,6 +35,11 @@ class Plugin:
     version: int | str
     function: Callable[[pa.LargeStringArray], Any]
 
+    @property
+    def key(self) -> str:
+        """What its outputs depend on besides the texts."""
+        return f"{self.path} {self.name} {self.version}"
+
 
 def find(path: str) -> Plugin:
     """The plugin that an import path names.

@@ -328,7 +328,7 @@ class PluginsConfig(Section):
     filters: list[str] = []
     """Filters: they may drop documents that all quality rules keep."""
     edits: list[str] = []
-    """Edits: they may change texts, one after the other, after all other edits."""
+    """Edits: they may change texts, one after the other, before personal data is replaced."""
 
     @field_validator("filters", "edits", mode="before")
     @classmethod

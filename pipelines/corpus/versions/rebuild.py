@@ -101,10 +101,10 @@ def _build_again(
             if {shard.path.removeprefix(prefix), shard.origins.removeprefix(prefix)} & damaged
         }
         vocabulary, tokenized = tokenize(
-            plan, selected, run, tokenizer=version.tokenizer_url, only=frozenset(sources)
+            plan, selected, run, tokenizer=version.tokenizer_url, sources=frozenset(sources)
         )
     facts = files.join(folder, "facts")
-    write_shards(plan, vocabulary, tokenized, run, folder=folder, facts=facts, only=damaged)
+    write_shards(plan, vocabulary, tokenized, run, folder=folder, facts=facts, paths=damaged)
     if tables:
         common = common_manifest(
             settings,
