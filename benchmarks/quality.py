@@ -27,8 +27,9 @@ import pyarrow as pa
 
 from benchmarks import peers
 from benchmarks.dedup_inputs import DATA, circumstances, read_texts, record
-from pipelines.config import QualityConfig, RuleSet, SourceConfig
+from pipelines.corpus.reading.settings import SourceConfig
 from pipelines.corpus.text import quality
+from pipelines.corpus.text.settings import QualityConfig, RuleSet
 
 SETS: tuple[RuleSet, ...] = ("gopher_quality", "gopher_repetition", "fineweb", "c4")
 BATCH = 500

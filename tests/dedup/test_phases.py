@@ -10,34 +10,9 @@ from hypothesis import strategies as st
 
 from base import files
 from base.errors import UserError
-from dedup import candidates, catalog, components, hashing, minhash, runs, verify
+from dedup import candidates, catalog, components, minhash, runs, verify
 from dedup.config import DedupConfig, MinHashConfig
-
-
-def make_part(folder, name, texts, config, **columns):
-    count = len(texts)
-    text = pa.array(texts, pa.large_string())
-    ids = hashing.hash128(pa.array([f"{name}{i}" for i in range(count)], pa.large_string()))
-    documents = str(folder / f"{name}.arrow")
-    table = pa.table({"document_id": ids, "text": text})
-    with files.atomic_writer(documents) as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table, max_chunksize=2)
-    bands, shingles = minhash.signatures(text, config)
-    entries = {
-        "document_id": ids,
-        "part": pa.array([name] * count, pa.string()).dictionary_encode(),
-        "row": np.arange(count, dtype=np.uint32),
-        "source": pa.array(["s"] * count, pa.string()).dictionary_encode(),
-        "text_hash": minhash.text_hash(text),
-        "rank": np.zeros(count, np.int32),
-        "quality": np.zeros(count, np.float32),
-        "length": np.array([len(one.encode()) for one in texts], np.int64),
-        "bands": pa.FixedSizeListArray.from_arrays(pa.array(bands.ravel()), config.bands),
-        "shingles": shingles,
-    }
-    url = str(folder / f"{name}.parquet")
-    files.write_parquet(url, pa.table(entries | columns))
-    return url, {name: documents}
+from tests.helpers.duplicates import make_part
 
 
 @settings(max_examples=30, deadline=None)

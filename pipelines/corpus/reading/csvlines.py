@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 
 from base.errors import UserError
-from pipelines.config import IngestConfig, SourceConfig
 from pipelines.corpus.reading import csvscan, decompress
 from pipelines.corpus.reading.records import (
     BOM,
@@ -22,6 +21,7 @@ from pipelines.corpus.reading.records import (
     string_array,
     too_long,
 )
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 
 DELIMITERS = ",\t;|"
 _ALL = 2**62

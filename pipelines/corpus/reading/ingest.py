@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from base.errors import UserError
-from pipelines.config import IngestConfig, SourceConfig
 from pipelines.corpus.reading import decompress
 from pipelines.corpus.reading.csvlines import read_csv
 from pipelines.corpus.reading.jsonlines import count_line_ends, read_array, read_lines
@@ -23,6 +22,7 @@ from pipelines.corpus.reading.records import (
     rejected,
     too_long,
 )
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 from pipelines.corpus.reading.tables import (
     ARROW_FILE,
     ARROW_STREAM,

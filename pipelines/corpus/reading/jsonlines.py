@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.config import IngestConfig, SourceConfig
 from pipelines.corpus.reading import decompress, jsonscan
 from pipelines.corpus.reading.jsonarray import array_lines
 from pipelines.corpus.reading.records import (
@@ -26,6 +25,7 @@ from pipelines.corpus.reading.records import (
     string_array,
     too_long,
 )
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 
 
 def whole_lines(url: str, start: int, stop: int | None) -> Iterator[bytes]:

@@ -7,9 +7,9 @@ from typing import IO
 import zstandard
 
 from base import files
-from pipelines.config import SourceConfig
 from pipelines.corpus.reading import decompress
 from pipelines.corpus.reading.ingest import file_format
+from pipelines.corpus.reading.settings import SourceConfig
 from pipelines.corpus.reading.webarchive import record_starts
 
 _MAGIC = b"\x28\xb5\x2f\xfd"

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from base import files
 from base.errors import UserError
-from pipelines.config import IngestConfig, SourceConfig
 from pipelines.corpus.reading import decompress
 from pipelines.corpus.reading.records import Batch, column_batch, damaged, source_names
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 
 ARROW_FILE = b"ARROW1"
 ARROW_STREAM = b"\xff\xff\xff\xff"

@@ -12,7 +12,6 @@ from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 
 from base import files
-from pipelines.config import IngestConfig
 from pipelines.corpus.reading import decompress
 from pipelines.corpus.reading.records import (
     SAMPLE_BYTES,
@@ -23,6 +22,7 @@ from pipelines.corpus.reading.records import (
     rejected,
     too_long,
 )
+from pipelines.corpus.reading.settings import IngestConfig
 
 _HTML = ("text/html", "application/xhtml+xml")
 _LONGEST_HEADER = 2**20

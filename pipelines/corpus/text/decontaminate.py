@@ -39,9 +39,10 @@ from dedup.words import (
     code_points,
     sigma_is_final,
 )
-from pipelines.config import BenchmarkConfig, DecontaminateConfig, SourceConfig
 from pipelines.corpus.reading import decompress
 from pipelines.corpus.reading.ingest import file_format
+from pipelines.corpus.reading.settings import SourceConfig
+from pipelines.corpus.text.settings import BenchmarkConfig, DecontaminateConfig
 from pipelines.corpus.text.splice import splice
 
 _CHUNK_WORDS = 4096

@@ -21,7 +21,7 @@ import pyarrow as pa
 from base.errors import UserError
 from base.kernels import inlined, kernel
 from dedup.hashing import string_buffers
-from pipelines.config import LanguageConfig
+from pipelines.corpus.text.settings import LanguageConfig
 
 _MAGIC, _VERSION = 793712314, 12
 _HIERARCHICAL_SOFTMAX = 1

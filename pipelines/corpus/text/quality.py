@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from dedup.hashing import string_buffers
-from pipelines.config import QualityConfig, SourceConfig
+from pipelines.corpus.reading.settings import SourceConfig
 from pipelines.corpus.text import textscan
+from pipelines.corpus.text.settings import QualityConfig
 
 # Measured column: (numerator, denominator) of the kernel's counts. Without denominator it is the count.
 _FRACTIONS = {

@@ -55,7 +55,7 @@ from detect_secrets.plugins import (
 from base.errors import UserError
 from base.kernels import kernel
 from dedup.hashing import string_buffers
-from pipelines.config import RedactConfig
+from pipelines.corpus.text.settings import RedactConfig
 from pipelines.corpus.text.splice import splice
 
 KINDS = ("secret", "email", "ipv4", "ipv6", "phone")

@@ -16,9 +16,10 @@ import zstandard
 
 from base import files
 from base.errors import UserError
-from pipelines.config import Config, SourceConfig
+from jobs.checks import check
+from pipelines.config import Config
 from pipelines.corpus.inputs import check_sources, list_inputs
-from pipelines.corpus.versions import checks as precheck
+from pipelines.corpus.reading.settings import SourceConfig
 from pipelines.corpus.versions import commands as prepare
 from pipelines.corpus.versions.rebuild import repair
 from pipelines.corpus.versions.verify import verify
@@ -139,7 +140,7 @@ def test_the_check_before_a_build_lists_for_it(tmp_path: Path, monkeypatch: pyte
         return original(url)
 
     monkeypatch.setattr(files, "list_files", list_files)
-    assert len(prepare.inputs_of(settings, precheck.check(settings))) == 1
+    assert len(prepare.inputs_of(settings, check("prepare", settings))) == 1
     assert listed.count(f"{tmp_path}/raw/*") == 1
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from base import files
 from base.errors import UserError
-from dedup import lines, minhash, spans
+from dedup import lines, spans
 from dedup.config import DedupConfig, LinesConfig, MinHashConfig
 from pipelines.corpus.stages.deduplicate import (
     compact_indexes,
@@ -24,60 +24,9 @@ from pipelines.corpus.stages.deduplicate import (
     find_repeated_spans,
     write_index,
 )
-
-# Rows of one: nearly every pair with any similarity is a candidate.
-THOROUGH = DedupConfig(minhash=MinHashConfig(ngram=1, bands=64, rows=1), threshold=0.6)
-
+from tests.helpers.duplicates import THOROUGH, content, corpus_of, write_parts
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-
-
-def write_part(folder, name, documents, config, batch=3):
-    """Write documents (dicts with text, and source, rank, quality if not the default) as a part."""
-    texts = pa.array([document["text"] for document in documents], pa.large_string())
-    sources = pa.array([document.get("source", "web") for document in documents], pa.string())
-    ids = pa.array(
-        [
-            hashlib.md5(f"{document.get('name', document['text'])}".encode()).digest()
-            for document in documents
-        ],
-        pa.binary(16),
-    )
-    url = str(folder / f"{name}.arrow")
-    table = pa.table({"document_id": ids, "record": range(len(texts)), "text": texts})
-    with files.atomic_writer(url) as file, pa.ipc.new_file(file, table.schema) as writer:
-        for record_batch in table.to_batches(max_chunksize=batch):
-            writer.write_batch(record_batch)
-    bands, shingles = minhash.signatures(texts, config.minhash)
-    flat = pa.array(bands.ravel())
-    entries = pa.table(
-        {
-            "document_id": ids,
-            "part": pa.array([name] * len(texts), pa.string()).dictionary_encode(),
-            "row": pa.array(range(len(texts)), pa.uint32()),
-            "source": sources.dictionary_encode(),
-            "text_hash": minhash.text_hash(texts),
-            "rank": pa.array([document.get("rank", 0) for document in documents], pa.int32()),
-            "quality": pa.array([document.get("quality", 0.0) for document in documents], pa.float32()),
-            "length": pa.array([len(text.as_py().encode()) for text in texts], pa.int64()),
-            "bands": pa.FixedSizeListArray.from_arrays(flat, config.minhash.bands),
-            "shingles": shingles,
-        }
-    )
-    entries_url = str(folder / f"{name}.parquet")
-    files.write_parquet(entries_url, entries)
-    return entries_url, url
-
-
-def write_parts(folder, documents, config, parts=2):
-    folder.mkdir(exist_ok=True)
-    entries, urls = [], {}
-    for number in range(parts):
-        name = f"{number:016x}"
-        entry, url = write_part(folder, name, documents[number::parts], config)
-        entries.append(entry)
-        urls[name] = url
-    return entries, urls
 
 
 def run(entries, urls, work, config, indexes=(), workers=2):
@@ -179,25 +128,6 @@ def test_same_survivors_as_brute_force_in_any_order(tmp_path, corpus, random, me
     entries, urls = write_parts(other, corpus, config, parts=3)
     _, again = run(entries[::-1], urls, other / "work", config, workers=1)
     assert {i: row["kept_id"] for i, row in again.items()} == {i: row["kept_id"] for i, row in rows.items()}
-
-
-def corpus_of(seed, count, vocabulary=400):
-    """Random documents, most of them followed by edited copies."""
-    generator = np.random.default_rng(seed)
-    corpus = []
-    while len(corpus) < count:
-        base = generator.integers(0, vocabulary, 60)
-        for _ in range(generator.integers(1, 6)):
-            edited = base.copy()
-            edited[generator.integers(0, 60, generator.integers(0, 9))] = generator.integers(0, vocabulary)
-            corpus.append({"text": " ".join(f"w{word}" for word in edited), "name": f"{seed}-{len(corpus)}"})
-    return corpus[:count]
-
-
-def content(folder):
-    """Every finished file: what a killed task had begun stays under a temporary name."""
-    paths = [path for path in folder.rglob("*.parquet") if not path.name.startswith(files.TEMPORARY)]
-    return {path.relative_to(folder): path.read_bytes() for path in paths}
 
 
 def test_restart_finishes_with_the_same_bytes_for_any_number_of_workers(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.pipelines.corpus.stages.test_deduplicate import THOROUGH, content, corpus_of, write_parts
+from tests.helpers.duplicates import THOROUGH, content, corpus_of, write_parts
 
 ROOT = Path(__file__).parents[4]
 
@@ -21,7 +21,7 @@ import json, os, sys, time
 import ray
 from pipelines.corpus.stages import deduplicate as module
 from pipelines.runtime.cluster import start_local
-from tests.pipelines.corpus.stages.test_deduplicate import THOROUGH
+from tests.helpers.duplicates import THOROUGH
 for name, size in {sizes!r}.items():
     setattr(module, name, size)
 start_local({workers}, PYTHONPATH={paths!r})
@@ -84,6 +84,7 @@ class Run:
         return [p for p in psutil.Process(self.raylet).children() if p.name().startswith("ray::")]
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_the_same_bytes_after_kills_in_every_phase(tmp_path):
     inputs = write_parts(tmp_path / "in", corpus_of(1, 240), THOROUGH, parts=6)

@@ -19,10 +19,11 @@ from base import files, manifest
 from base.errors import UserError
 from dedup import lines
 from dedup.config import LinesConfig
-from pipelines.config import BenchmarkConfig, Config, DecontaminateConfig, RedactConfig
+from pipelines.config import Config
 from pipelines.corpus.ledger import Ledger
 from pipelines.corpus.stages.edit import Edits, account, edit, spans_of
 from pipelines.corpus.text.decontaminate import load_benchmarks, write_benchmarks
+from pipelines.corpus.text.settings import BenchmarkConfig, DecontaminateConfig, RedactConfig
 from pipelines.corpus.versions import commands as prepare
 from pipelines.corpus.views import explain
 

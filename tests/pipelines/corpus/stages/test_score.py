@@ -10,18 +10,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from base import files
 from base.errors import UserError
 from base.manifest import Version
 from model.config import ModelConfig
-from model.convert import export_hf
-from model.neox import NeoX
 from pipelines.config import Config
 from pipelines.corpus.stages import score
 from pipelines.corpus.text.tokenizer import Tokenizer, train
 from pipelines.corpus.versions import commands as prepare
+from tests.helpers.late import RUNNING
+
+if RUNNING:
+    import torch
+
+    from model.convert import export_hf
+    from model.neox import NeoX
+
 
 ENGLISH = "The old man went with his dog through the forest, and they have seen a house by the river {}."
 GERMAN = "Der alte Mann ging mit seinem Hund durch den Wald, und sie haben ein Haus am Fluss gesehen {}."

@@ -11,9 +11,9 @@ import pytest
 from base import files
 from dedup import hashing
 from dedup.config import LinesConfig
-from pipelines.config import DecontaminateConfig, RedactConfig
 from pipelines.corpus.stages import shard
 from pipelines.corpus.stages.edit import Edits
+from pipelines.corpus.text.settings import DecontaminateConfig, RedactConfig
 from pipelines.corpus.text.tokenizer import Tokenizer, train
 
 TEXTS = [f"Document {number} says {'very ' * (number % 7)}little.\n" for number in range(60)]

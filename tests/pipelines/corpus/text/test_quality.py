@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.config import BasicRules, IngestConfig, QualityConfig, SourceConfig
 from pipelines.corpus.reading import ingest
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 from pipelines.corpus.text import normalise, quality
+from pipelines.corpus.text.settings import BasicRules, QualityConfig
 from pipelines.corpus.text.words import SENTENCE, SYMBOL, TERMINAL, classes, words_of
 
 SOURCE = SourceConfig(name="s", urls=["x"])

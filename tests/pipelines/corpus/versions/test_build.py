@@ -1,7 +1,5 @@
 """The corpus build on a real Ray cluster: the same bytes however it is run, and nothing is lost."""
 
-import json
-import random
 import shutil
 from pathlib import Path
 
@@ -10,38 +8,13 @@ import pytest
 
 from base import files, manifest
 from base.errors import UserError
-from pipelines.config import Config, load
 from pipelines.corpus.ledger import Ledger, LedgerError
+from pipelines.corpus.stages.losses import SourceLossError
 from pipelines.corpus.versions import commands as prepare
-from pipelines.corpus.versions.build import SourceLossError
 from pipelines.corpus.views import explain
+from tests.helpers.builds import config, documents, run, version_bytes, write
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-
-WORDS = [
-    f"{first}{second}"
-    for first in ("ba", "lo", "mi", "tra", "stu")
-    for second in ("n", "rk", "lee", "to", "ven")
-]
-
-
-def documents(seed: int, count: int) -> list[str]:
-    """Texts of which some are the same and some nearly so."""
-    choose = random.Random(seed)
-    texts: list[str] = []
-    for number in range(count):
-        if number % 9 == 8:
-            texts.append(texts[choose.randrange(len(texts))])
-        elif number % 9 == 7:
-            texts.append(texts[choose.randrange(len(texts))] + " and more")
-        else:
-            texts.append(" ".join(choose.choices(WORDS, k=choose.randrange(20, 90))) + f" {number}.\n")
-    return texts
-
-
-def write(path: Path, texts: list[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
 
 
 @pytest.fixture
@@ -53,39 +26,6 @@ def raw(tmp_path: Path) -> Path:
     (folder / "web" / "1.jsonl").write_text('{"text": "not closed\n{"no_text": 1}\n')
     (folder / "web" / "2.jsonl").write_bytes(b"")
     return folder
-
-
-def config(raw: Path, storage: Path, *overrides: str) -> Config:
-    file = storage.parent / f"{storage.name}.yaml"
-    file.write_text(
-        json.dumps(
-            {
-                "name": "test",
-                "storage": str(storage),
-                "sources": [
-                    {"name": "books", "urls": [f"{raw}/books/*.jsonl"], "priority": 1},
-                    {"name": "web", "urls": [f"{raw}/web/*.jsonl"]},
-                ],
-                "tokenize": {"vocab_size": 320, "train_bytes": 20000},
-                "shard": {"target_tokens": 1024, "heldout_fraction": 0.1},
-            }
-        )
-    )
-    return load(str(file), list(overrides))
-
-
-def run(settings: Config) -> prepare.Outcome:
-    return prepare.prepare(settings, prepare.inputs_of(settings), lambda *_: None)
-
-
-def version_bytes(version: manifest.Version) -> dict[str, bytes]:
-    """Every file of a version by its path."""
-    folder = Path(version.url)
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_conservation_drops_and_rejects(raw: Path, tmp_path: Path) -> None:

@@ -19,11 +19,14 @@ import zstandard
 from base import files, manifest
 from base.errors import UserError
 from dedup.config import MinHashConfig
-from pipelines.config import Config, CorpusConfig, IngestConfig, LanguageConfig, SourceConfig, load
+from pipelines.config import Config, load
 from pipelines.corpus import inputs
 from pipelines.corpus.inputs import Input
 from pipelines.corpus.reading import ingest
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
+from pipelines.corpus.settings import RejectsConfig
 from pipelines.corpus.stages.measure import Measure, measure_part
+from pipelines.corpus.text.settings import LanguageConfig
 from pipelines.corpus.versions import commands as prepare
 from pipelines.corpus.versions.build import Build
 
@@ -125,7 +128,7 @@ def test_a_part_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
 
     def task(corpus: str) -> Measure:
         item = Input("s", str(path), 0, path.stat().st_size, "digest", "part")
-        settings = (source, IngestConfig(), LanguageConfig(), MinHashConfig(), CorpusConfig())
+        settings = (source, IngestConfig(), LanguageConfig(), MinHashConfig(), RejectsConfig())
         return Measure(str(tmp_path / corpus), "key", item, *settings)
 
     measure_part(task("whole"))

@@ -269,6 +269,7 @@ class Victim:
         self.kept |= now
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_same_bytes_after_fifty_kills_of_anything(

@@ -22,7 +22,7 @@ from pipelines.corpus.versions.rebuild import repair
 from pipelines.corpus.versions.verify import Damage, origins_path, read_shard, verify
 from pipelines.corpus.views.explain import explain
 from pipelines.runtime import tracking
-from tests.pipelines.corpus.versions.test_build import config, documents, run, version_bytes, write
+from tests.helpers.builds import config, documents, run, version_bytes, write
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 PUBLIC = [f"{documents(50 + number, 1)[0]} {number}" for number in range(12)]

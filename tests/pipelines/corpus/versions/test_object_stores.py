@@ -12,13 +12,17 @@ from pathlib import Path
 
 import fsspec
 import pytest
-import ray
 
 from base import files, manifest
 from pipelines.config import Config, load
 from pipelines.corpus.versions import commands as prepare
 from pipelines.corpus.versions import rebuild, verify
 from pipelines.runtime import cluster
+from tests.helpers.late import RUNNING
+
+if RUNNING:
+    import ray
+
 
 ROOT = Path(__file__).parents[4]
 BIN = Path(sys.executable).parent

@@ -15,8 +15,9 @@ from pipelines.corpus.versions import commands as prepare
 from pipelines.corpus.versions.rebuild import repair
 from pipelines.corpus.versions.verify import Damage, open_versions, origins_path, read_shard, verify
 from pipelines.corpus.views.export import export
-from tests.pipelines.corpus.versions.test_build import config, documents, run, version_bytes, write
-from tests.pipelines.corpus.views.test_export import read_indexed
+from pipelines.runtime.executor import OnRay
+from tests.helpers.builds import config, documents, run, version_bytes, write
+from tests.helpers.indexed import read_indexed
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -161,17 +162,18 @@ def test_a_manifest_that_disagrees_with_itself(project: Config) -> None:
 def test_an_export_holds_the_documents_of_every_shard(built: Config, tmp_path: Path) -> None:
     version = manifest.require(built.storage)
     versions = str(Path(version.url).parent)
-    pairs = export(version, str(tmp_path), [], ["train"], 2, silent)
-    assert [Path(pair["path"]).name for pair in pairs] == ["books-train", "web-train"]
+    ways = {"progress": silent, "executor": OnRay(workers=2)}
+    pairs = export(version, str(tmp_path), sources=[], splits=["train"], **ways)
+    assert [Path(pair.path).name for pair in pairs] == ["books-train", "web-train"]
     for pair in pairs:
-        name = Path(pair["path"]).name.removesuffix("-train")
+        name = Path(pair.path).name.removesuffix("-train")
         lines = [line for line in version.raw["shards"] if (line["source"], line["split"]) == (name, "train")]
         expected = [ids for line in lines for ids in read_shard(versions, line)["input_ids"].to_pylist()]
-        sequences, first = read_indexed(pair["path"])
+        sequences, first = read_indexed(pair.path)
         assert [sequence.tolist() for sequence in sequences] == expected
         assert first.tolist() == np.arange(len(expected) + 1).tolist()
-        assert pair["documents"] == len(expected) == sum(line["documents"] for line in lines)
-    heldout = export(version, str(tmp_path), ["books"], ["heldout"], 2, silent)
-    assert [Path(pair["path"]).name for pair in heldout] == ["books-heldout"]
+        assert pair.documents == len(expected) == sum(line["documents"] for line in lines)
+    heldout = export(version, str(tmp_path), sources=["books"], splits=["heldout"], **ways)
+    assert [Path(pair.path).name for pair in heldout] == ["books-heldout"]
     with pytest.raises(UserError, match="--source poems: v0002 has books, web"):
-        export(version, str(tmp_path), ["poems"], ["train"], 2, silent)
+        export(version, str(tmp_path), sources=["poems"], splits=["train"], **ways)

@@ -9,7 +9,7 @@ import pytest
 from base import files
 from base.errors import UserError
 from jobs import explain as command
-from jobs.common import run
+from jobs.session import run
 from pipelines.config import Config
 from pipelines.corpus.versions.commands import inputs_of, prepare, refresh
 from pipelines.corpus.views import explain

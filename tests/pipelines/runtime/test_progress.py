@@ -3,14 +3,14 @@
 import pytest
 
 from pipelines.runtime import cluster
-from pipelines.runtime.pace import Pace
+from pipelines.runtime.progress import Pace
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The monotonic time, in a list to change it."""
     now = [1000.0]
-    monkeypatch.setattr("pipelines.runtime.pace.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pipelines.runtime.progress.time.monotonic", lambda: now[0])
     return now
 
 
