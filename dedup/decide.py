@@ -126,7 +126,7 @@ def decide(
 
 
 def finish(catalog: Catalog, exact_urls: list[str], near_urls: list[str], group: int, output: str) -> None:
-    """Write the final table of a group: docs/architecture.md names its columns.
+    """Write the final table of a group: docs/reference/formats.md names its columns.
 
     exact_urls, near_urls: runs by group, those of exact duplicates with or without a similarity (then it is
     1). The number and the bytes by reason are in the metadata as `counts` (JSON).

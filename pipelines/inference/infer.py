@@ -93,13 +93,16 @@ def read_prompts(url: str) -> list[Row]:
 
 
 def _row(number: int, value: Any) -> Row:
+    """The row of a JSON value; raises ValueError for what cannot be written as UTF-8."""
     if not isinstance(value, dict):
         return Row(key=str(number), error=f"row {number} is not an object")
     key = value.get("id", value.get("key"))
-    key = str(number if key is None else key)
-    if not isinstance(value.get("prompt"), str):
+    key, prompt = str(number if key is None else key), value.get("prompt")
+    key.encode()  # half of a surrogate pair is no text
+    if not isinstance(prompt, str):
         return Row(key=key, error=f"row {number} has no text in the field prompt")
-    return Row(key=key, prompt=value["prompt"])
+    prompt.encode()
+    return Row(key=key, prompt=prompt)
 
 
 class Generator:

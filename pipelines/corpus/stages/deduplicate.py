@@ -12,12 +12,12 @@ from base import files
 from base.errors import UserError
 from base.layout import Layout
 from dedup import candidates, components, decide, exact, runs, verify
-from dedup.catalog import Catalog, open_catalog, read_summary
+from dedup.catalog import Catalog, read_summary
 from dedup.config import DedupConfig
 from pipelines.corpus.ledger import Ledger, Stage
 from pipelines.corpus.stages.decide import Decided, count_dropped
 from pipelines.corpus.stages.measure import Measured
-from pipelines.corpus.stages.phases import GROUP_ROWS, Phases, prefix_bits, total_rows
+from pipelines.corpus.stages.phases import Phases, catalog_of, prefix_bits, total_rows
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress
 
@@ -153,7 +153,7 @@ def deduplicate(
     Raises UserError if an index was made with other MinHash settings, ReachedError after the phase `until`.
     """
     check_indexes(indexes, config)
-    catalog = open_catalog(entries, documents, indexes, GROUP_ROWS)
+    catalog = catalog_of(entries, documents, indexes)
     phases = Phases.of(catalog, work, executor=executor, progress=progress, until=until)
     bits = prefix_bits(total_rows(catalog), config)
     groups = range(catalog.groups)

@@ -9,7 +9,7 @@ from dedup import candidates, index
 from dedup.catalog import INDEX, IndexPart, IndexSummary, open_catalog, read_summary
 from dedup.config import DedupConfig
 from pipelines.corpus.stages.deduplicate import DedupOutcome, check_indexes, deduplicate
-from pipelines.corpus.stages.phases import GROUP_ROWS, Phases, gone, prefix_bits, total_rows
+from pipelines.corpus.stages.phases import Phases, catalog_of, gone, prefix_bits, total_rows
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress, silent
 
@@ -32,7 +32,7 @@ def write_index(
     """
     if files.exists(files.join(output, INDEX)):
         return
-    catalog = open_catalog(entries, documents, [], GROUP_ROWS)
+    catalog = catalog_of(entries, documents, [])
     bits = prefix_bits(total_rows(catalog), config)
     groups = range(catalog.groups)
     if groups:

@@ -5,7 +5,6 @@ from html.parser import HTMLParser
 import numpy as np
 import pyarrow as pa
 import pytest
-from pipelines.corpus.stages.shard import HITS
 
 from base import files
 from base.manifest import InputEntry, Manifest, ShardEntry, SourceTotals, TokenizerFacts
@@ -13,6 +12,7 @@ from pipelines.corpus.ledger import STAGES, Ledger
 from pipelines.corpus.report import page as report
 from pipelines.corpus.report import parquet
 from pipelines.corpus.report.sections import clusters, examples
+from pipelines.corpus.stages.tokenize import HITS
 
 HOSTILE = "<script>alert('x')</script> & <img src=https://example.org/x.png>"
 SOURCES = ("books", "web_pages", "code")

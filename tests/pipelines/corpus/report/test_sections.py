@@ -19,6 +19,7 @@ from pipelines.corpus.report.sections import (
     redaction,
     sources,
 )
+from pipelines.corpus.text.settings import RedactConfig
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def ledger_of(sizes):
 
 
 def no_documents():
-    return excerpts.Documents(urls={}, origins={}, redaction=excerpts.RedactConfig())
+    return excerpts.Documents(urls={}, origins={}, redaction=RedactConfig())
 
 
 def test_numbers_are_short():
