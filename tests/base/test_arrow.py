@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 
@@ -5,7 +7,7 @@ from base import arrow, files
 
 
 @pytest.fixture(params=["local", "remote"])
-def url(request, tmp_path):
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     url = str(tmp_path / "a.arrow") if request.param == "local" else "memory://arrow/a.arrow"
     table = pa.table({"id": [1, 2, 3], "text": ["a", "b", "c"]})
     with files.atomic_writer(url) as stream, pa.ipc.new_file(stream, table.schema) as writer:
@@ -13,7 +15,7 @@ def url(request, tmp_path):
     return url
 
 
-def test_batches_are_read_and_outlive_their_reader(url):
+def test_batches_are_read_and_outlive_their_reader(url: str) -> None:
     reader = arrow.open_file(url)
     batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
     del reader
@@ -23,13 +25,13 @@ def test_batches_are_read_and_outlive_their_reader(url):
     ]
 
 
-def test_readers_of_columns_hold_these_alone(url):
+def test_readers_of_columns_hold_these_alone(url: str) -> None:
     texts, ids = arrow.open_columns(url, ["text", "id"])
     assert [texts.get_batch(i).to_pydict() for i in range(2)] == [{"text": ["a", "b"]}, {"text": ["c"]}]
     assert ids.get_batch(1).to_pydict() == {"id": [3]}
 
 
-def test_what_is_local_is_mapped(tmp_path):
+def test_what_is_local_is_mapped(tmp_path: Path) -> None:
     files.write_bytes(str(tmp_path / "a"), b"abc")
     with arrow.open_bytes(str(tmp_path / "a")) as file:
         assert isinstance(file, pa.MemoryMappedFile)
