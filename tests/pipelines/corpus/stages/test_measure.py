@@ -30,7 +30,7 @@ def measure(folder: Path, lines: list[str], rejects: RejectsConfig) -> Measure:
     task = Measure(
         str(folder / "corpus"),
         "key",
-        Input("s", str(path), 0, path.stat().st_size, "digest", "part"),
+        Input(source="s", file=str(path), start=0, bytes=path.stat().st_size, digest="digest", part="part"),
         SourceConfig(name="s", urls=[str(path)]),
         IngestConfig(),
         LanguageConfig(),

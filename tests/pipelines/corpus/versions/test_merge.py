@@ -266,8 +266,8 @@ def test_a_file_that_both_have_cleaned_keeps_its_rows_apart(project: Path) -> No
     settings = mine_of(project)
     other = manifest.require(str(project / "theirs"))
     outcome = deduplicate_indexes(
-        manifest.indexes(version),
-        manifest.indexes(other),
+        version.indexes,
+        other.indexes,
         str(project / "against"),
         settings.dedup,
         silent,
@@ -339,7 +339,7 @@ def test_mistakes_are_one_sentence(project: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="mixture names poems, but the sources are books, news, web"):
         joined(project, "mixture={poems: 1}")
     other = manifest.require(str(project / "theirs"))
-    index = Path(manifest.indexes(other)[0], "index.json")
+    index = Path(other.indexes[0], "index.json")
     content = json.loads(index.read_text())
     content["minhash"]["ngram"] = 7
     index.write_text(json.dumps(content))
