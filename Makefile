@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test slow golden lint install reference clean
+.PHONY: demo test slow golden lint install reference docs clean
 
 demo: install
 	@$(BIN)/python -m jobs.demo
@@ -24,7 +24,12 @@ lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 reference: install
-	$(BIN)/python -m jobs.reference > docs/configuration.md
+	$(BIN)/python -m jobs.reference > docs/reference/configuration.md
+	$(BIN)/python docs/commands.py
+	$(BIN)/python docs/tour.py
+
+docs: install
+	$(BIN)/mkdocs build --strict --quiet
 
 install: $(VENV)/installed
 

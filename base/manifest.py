@@ -112,7 +112,7 @@ class MergedFrom(Record):
 
 
 class Manifest(Record):
-    """What a corpus version is, as docs/formats.md says."""
+    """What a corpus version is, as docs/reference/formats.md says."""
 
     schema_number: int = Field(alias="schema")
     name: str

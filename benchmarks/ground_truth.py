@@ -7,7 +7,7 @@ decontamination against GSM8K and HumanEval, redaction and the GPT-NeoX tokenize
 is then compared with `pile_messy/truth`, which knows what was put into the folder; Jaccard similarities and
 equal texts are counted again here, by Python sets over all texts. Every difference is listed with its
 document and the reason, found out from the measured columns; one without a reason makes the command fail. The
-result goes to results/ground_truth.json and, to be read, to docs/ground-truth.md.
+result goes to results/ground_truth.json and, to be read, to docs/explanation/ground-truth.md.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from benchmarks.dedup_inputs import DATA, ROOT, circumstances, record
 from pipelines.config import Config, load
 from pipelines.corpus.ledger import Ledger
 from pipelines.corpus.versions import commands as prepare
+from pipelines.runtime.executor import OnRay
 
 FOLDERS = ("pile_messy", "pile_sample", "pile_sample_sharealike")
 LINES, SPANS = {"min_documents": 10}, 100
@@ -114,7 +115,9 @@ def build(data: Path, storage: str) -> Version:
     start_local(2)
     progress = StageProgress()
     try:
-        return prepare.prepare(config, prepare.inputs_of(config), progress).version
+        return prepare.prepare(
+            config, prepare.inputs_of(config), executor=OnRay(workers=2), progress=progress
+        ).version
     finally:
         progress.close()
         ray.shutdown()
@@ -465,7 +468,7 @@ def main() -> None:
         "checks": checks,
     }
     record("ground_truth", result)
-    (ROOT / "docs" / "ground-truth.md").write_text(page(result))
+    (ROOT / "docs" / "explanation" / "ground-truth.md").write_text(page(result))
     sys.exit(bool(unexplained))
 
 

@@ -107,11 +107,11 @@ def decide(
         lead, other = lead[unknown], other[unknown]
         if len(lead) == 0:
             continue
-        found = verify.similarities(catalog, refs[policy[lead]], refs[policy[other]], config)
-        enough = found >= np.float32(config.threshold)
+        measured = verify.similarities(catalog, refs[policy[lead]], refs[policy[other]], config)
+        enough = measured >= np.float32(config.threshold)
         left = np.concatenate([left, lead[enough]])
         right = np.concatenate([right, other[enough]])
-        similarity = np.concatenate([similarity, found[enough]])
+        similarity = np.concatenate([similarity, measured[enough]])
     first, neighbour, strength = _adjacency(len(refs), left, right, similarity)
     edge = _greedy(first, neighbour, old, keeper)
     gone = np.flatnonzero(edge >= 0)
@@ -126,7 +126,7 @@ def decide(
 
 
 def finish(catalog: Catalog, exact_urls: list[str], near_urls: list[str], group: int, output: str) -> None:
-    """Write the final table of a group: docs/architecture.md names its columns.
+    """Write the final table of a group: docs/reference/formats.md names its columns.
 
     exact_urls, near_urls: runs by group, those of exact duplicates with or without a similarity (then it is
     1). The number and the bytes by reason are in the metadata as `counts` (JSON).

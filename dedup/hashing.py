@@ -260,6 +260,17 @@ def _hash_all(
         out[i, 1] = byte_swap(low)
 
 
+@kernel
+def keep_distinct(values: np.ndarray, first: int, last: int) -> int:
+    """Move the distinct ones of the sorted values[first:last] to its front; returns where they end."""
+    used = first
+    for i in range(first, last):
+        if i == first or values[i] != values[used - 1]:
+            values[used] = values[i]
+            used += 1
+    return used
+
+
 def secret_words() -> np.ndarray:
     """The default secret as kernels take it: 185 uint64, one for each byte offset."""
     return _SECRET
@@ -333,3 +344,10 @@ def add_ordinals(ids: pa.Array | pa.ChunkedArray, ordinals: np.ndarray) -> pa.Fi
     high, low = id_words(ids)
     total = low + np.asarray(ordinals).astype(np.uint64)
     return ids_from_words(high + (total < low), total)
+
+
+def prefix(hashes: np.ndarray, bits: int) -> np.ndarray:
+    """The first `bits` bits of uint64 hashes, as int64."""
+    if bits == 0:
+        return np.zeros(len(hashes), np.int64)
+    return (hashes >> np.uint64(64 - bits)).astype(np.int64)

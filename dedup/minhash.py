@@ -1,7 +1,7 @@
 r"""MinHash signatures, exact shingle sets and the text hash of Arrow string columns.
 
 *Shingles.* Words are those of dedup/words.py; a shingle is `ngram` consecutive words, or, for character
-shingles, `ngram` consecutive code points of the lower-cased text with every run of white space as one space
+shingles, `ngram` consecutive code points of the lower-cased text with white space of any length as one space
 and none at the ends. A document with fewer has one shingle of all it has; a document without any has none
 and is never a candidate. A shingle's hash is 64 bits: a polynomial over the 64-bit hashes of its words,
 finished with the mixer of MurmurHash3.
@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from base.kernels import GOLDEN, decode, inlined, kernel, splitmix64
 from dedup.config import MinHashConfig
-from dedup.hashing import ids_from_words, mix64, secret_words, string_buffers, xxh3_128
+from dedup.hashing import ids_from_words, keep_distinct, mix64, secret_words, string_buffers, xxh3_128
 from dedup.words import (
     DOTTED_I,
     FINAL_SIGMA,
@@ -311,12 +311,7 @@ def _shingle_sets(
         if used - first > len(scratch):
             scratch = np.empty(2 * (used - first), np.uint64)
         _sort(values[first:used], scratch, places)
-        last = used
-        used = first
-        for i in range(first, last):
-            if i == first or values[i] != values[used - 1]:
-                values[used] = values[i]
-                used += 1
+        used = keep_distinct(values, first, used)
         set_offsets[document + 1] = used
     return values[:used]
 

@@ -1,7 +1,7 @@
 """Exact-substring removal: spans of many tokens that also stand earlier in the corpus.
 
-A token is a run of bytes above 32, that is of anything but ASCII white space; only tokens are compared, byte
-by byte. Documents are in order of ref (part name, row). A token is removed when it lies in `tokens`
+A token is a sequence of bytes above 32, that is of anything but ASCII white space; only tokens are compared,
+byte by byte. Documents are in order of ref (part name, row). A token is removed when it lies in `tokens`
 consecutive tokens that also begin at an earlier place of the corpus, so that every removed token still stands
 at the earliest of its places. (Lee et al. 2022, "Deduplicating Training Data Makes Language Models Better",
 remove what a suffix array finds; here nothing needs all text at once.)
@@ -22,7 +22,7 @@ import pyarrow as pa
 from base import files
 from base.kernels import kernel
 from dedup import catalog as catalogs
-from dedup import exact, hashing, runs
+from dedup import hashing, runs
 from dedup.candidates import ALL_PAIRS, NEIGHBOURS
 from dedup.catalog import Catalog
 from dedup.hashing import mix64, xxh3_128
@@ -125,7 +125,7 @@ def _pairs(hashes: np.ndarray, all_pairs: int, neighbours: int) -> tuple[np.ndar
 def _extend(
     data: np.ndarray, a: int, a_start: int, a_end: int, b: int, b_start: int, b_end: int
 ) -> tuple[int, int, int, int, int]:
-    """The longest run of equal tokens around a and b: tokens, then first byte and end at a, and at b."""
+    """The longest sequence of equal tokens around a and b: tokens, then first byte and end at a, and at b."""
     first_a, first_b, tokens = a, b, 0
     p, q = a, b
     last_a, last_b = a, b
@@ -260,18 +260,18 @@ def remove_spans(
 
 def write_run(catalog: Catalog, group: int, dropped: list[str], bits: int, tokens: int, output: str) -> None:
     """Route the fingerprints of the documents of a group that are in no `dropped` run: hash, ref, place."""
-    refs = exact.survivors(catalog, group, dropped, [])["ref"].to_numpy()
+    refs = catalogs.survivors(catalog, group, dropped, [])["ref"].to_numpy()
     hashes, owners, places = [np.empty(0, np.uint64)], [refs[:0]], [np.empty(0, np.uint32)]
     for number in catalog.parts_of(group):
         mine = refs[(refs >> np.uint64(32)) == number]
         for texts in catalogs.text_batches(catalog, mine):
-            counts, found, at = fingerprints(texts, tokens)
-            hashes.append(found)
+            counts, more, at = fingerprints(texts, tokens)
+            hashes.append(more)
             places.append(at)
             owners.append(np.repeat(mine[: len(counts)], counts))
             mine = mine[len(counts) :]
     columns = [np.concatenate(column) for column in (hashes, owners, places)]
-    runs.write_run(output, [(pa.table(columns, ["hash", "ref", "place"]), exact.prefix(columns[0], bits))])
+    runs.write_run(output, [(pa.table(columns, ["hash", "ref", "place"]), hashing.prefix(columns[0], bits))])
 
 
 def pair(catalog: Catalog, run_urls: list[str], prefix: int, output: str) -> None:

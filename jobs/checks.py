@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 from base import files, manifest
 from base.errors import UserError
+from base.mixture import check_names
 from pipelines.config import Config
 from pipelines.corpus.inputs import check_sources
 from pipelines.corpus.stages import score
@@ -132,8 +133,6 @@ def _check_mixture(config: Config, more: Iterable[str]) -> None:
     # Where records name their source, only reading tells which there are; the build looks then.
     if any(source.name_field for source in config.sources):
         return
-    known = sorted({*(source.name for source in config.sources), *more})
-    for section in ("mixture", "mixture_epochs"):
-        for name in getattr(config, section):
-            if name not in known:
-                raise UserError(f"{section}.{name}: there is no such source; they are {', '.join(known)}")
+    known = {*(source.name for source in config.sources), *more}
+    check_names("mixture", config.mixture, known)
+    check_names("mixture_epochs", config.mixture_epochs, known)

@@ -15,7 +15,7 @@ def main(
     config: ConfigOption,
     set_: SetOption = None,
     until: Annotated[
-        str, typer.Option(help="Last phase to run; docs/architecture.md lists them.")
+        str, typer.Option(help="Last phase to run; docs/explanation/deduplication.md lists them.")
     ] = "dropped",
     against: Annotated[
         str | None,

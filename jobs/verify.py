@@ -49,7 +49,7 @@ def main(
             print(f"damaged: {item.path}: {item.problem}")
         if rebuild and damage:
             damaged = damage
-            damage = repair(settings, versions, damage, executor=work.executor, progress=work.progress)
+            damage = repair(settings, versions, damaged, executor=work.executor, progress=work.progress)
             work.progress.close()
             left = {item.path for item in damage}
             for path in sorted({item.path for item in damaged} - left):

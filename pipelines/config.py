@@ -20,9 +20,11 @@ from dedup.config import DedupConfig
 from model.config import ModelConfig, TrainConfig
 from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 from pipelines.corpus.settings import RejectsConfig, ScoreConfig, ShardConfig
+from pipelines.corpus.text import plugins
 from pipelines.corpus.text.settings import (
     DecontaminateConfig,
     LanguageConfig,
+    PluginsConfig,
     QualityConfig,
     RedactConfig,
     TokenizeConfig,
@@ -55,6 +57,8 @@ class Config(Section):
     """Decontamination."""
     redact: RedactConfig = RedactConfig()
     """Personal data and secrets."""
+    plugins: PluginsConfig = PluginsConfig()
+    """Filters and edits of one's own."""
     tokenize: TokenizeConfig = TokenizeConfig()
     """Tokenizer."""
     shard: ShardConfig = ShardConfig()
@@ -251,6 +255,11 @@ BUILD_SECTIONS = (
 
 
 def build_configuration(config: Config) -> dict[str, Any]:
-    """The part of the configuration that decides what is in a corpus version, its credentials hidden."""
+    """The part of the configuration that decides what is in a corpus version, its credentials hidden.
+
+    The section `plugins`, with the versions of what it names, is there only if it names something.
+    """
     values = config.model_dump(mode="json")
-    return {name: hidden(value) for name, value in values.items() if name in BUILD_SECTIONS}
+    parts = {name: hidden(value) for name, value in values.items() if name in BUILD_SECTIONS}
+    described = plugins.describe(config.plugins)
+    return parts | ({"plugins": described} if described else {})

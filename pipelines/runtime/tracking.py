@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from base import files
 from base.credentials import hide
@@ -23,9 +23,6 @@ from base.errors import UserError
 from base.layout import name_of
 from pipelines.config import Config
 from pipelines.runtime.progress import Pace, Progress
-
-if TYPE_CHECKING:
-    from pipelines.runtime.progress import Progress
 
 PREFIX = "piledriver."
 log = logging.getLogger("piledriver.tracking")

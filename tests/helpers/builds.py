@@ -6,7 +6,10 @@ from pathlib import Path
 
 from base import manifest
 from pipelines.config import Config, load
-from pipelines.corpus.versions import commands as prepare
+from pipelines.corpus.inputs import Input
+from pipelines.corpus.versions import commands
+from pipelines.runtime.executor import Executor, InProcess
+from pipelines.runtime.progress import Progress, silent
 
 WORDS = [
     f"{first}{second}"
@@ -53,8 +56,21 @@ def config(raw: Path, storage: Path, *overrides: str) -> Config:
     return load(str(file), list(overrides))
 
 
-def run(settings: Config) -> prepare.Outcome:
-    return prepare.prepare(settings, prepare.inputs_of(settings), lambda *_: None)
+def run(
+    settings: Config,
+    executor: Executor | None = None,
+    progress: Progress = silent,
+    inputs: list[Input] | None = None,
+) -> commands.Outcome:
+    """Build a version from all sources, in this process unless an executor is given."""
+    listed = commands.inputs_of(settings) if inputs is None else inputs
+    return commands.prepare(settings, listed, executor=executor or InProcess(), progress=progress)
+
+
+def refresh(settings: Config, executor: Executor | None = None) -> commands.Outcome:
+    """Build the next version from new and changed files, in this process unless an executor is given."""
+    inputs = commands.inputs_of(settings)
+    return commands.refresh(settings, inputs, executor=executor or InProcess(), progress=silent)
 
 
 def version_bytes(version: manifest.Version) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""Synthetic corpus versions, written as docs/formats.md says."""
+"""Synthetic corpus versions, written as docs/reference/formats.md says."""
 
 import hashlib
 import json

@@ -40,9 +40,9 @@ MISTAKES: list[tuple[str, list[str], tuple[str, ...]]] = [
         ("prepare", "dedup"),
     ),
     ("tokenize.tokenizer=CONFIG", ["config.yaml is not a tokenizer"], ("prepare", "dedup")),
-    ("mixture={c: 1}", ["mixture.c", "no such source; they are a"], BUILDS),
-    ("mixture_epochs={a: 1, c: 1}", ["mixture_epochs.c", "no such source; they are a"], BUILDS),
-    ("mixture={b: 1}", ["mixture.b", "no such source; they are a"], ("prepare", "dedup")),
+    ("mixture={c: 1}", ["mixture.c", "no such source; the sources are a"], BUILDS),
+    ("mixture_epochs={a: 1, c: 1}", ["mixture_epochs.c", "no such source; the sources are a"], BUILDS),
+    ("mixture={b: 1}", ["mixture.b", "no such source; the sources are a"], ("prepare", "dedup")),
     (
         "language.keep={prose: [english]}",
         ["language.keep.prose = 'english'", "allowed are", "en, "],

@@ -27,7 +27,7 @@ DELIMITERS = ",\t;|"
 _ALL = 2**62
 
 
-def read_csv(url: str, source: SourceConfig, config: IngestConfig) -> Iterator[Batch]:
+def read(url: str, source: SourceConfig, config: IngestConfig) -> Iterator[Batch]:
     """Read a file whose first record names the columns; records count from 0 after it.
 
     The header is the first line that is not empty, its delimiter the one of `,`, tab, `;`, `|` that makes

@@ -5,6 +5,8 @@ ordinary, a key given twice, escapes in a key and the like are left to `json.loa
 the same text as `json.loads` gives.
 """
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
@@ -23,6 +25,7 @@ from dedup.hashing import string_buffers
 FOUND, BLANK, TROUBLE = 0, 1, 2
 _DEEPEST = 60
 _LONGEST_NUMBER = 300
+_TRUE, _FALSE, _NULL = (np.frombuffer(word, np.uint8) for word in (b"true", b"false", b"null"))
 _QUOTES = np.uint64(0x2222222222222222)
 _SLASHES = np.uint64(0x5C5C5C5C5C5C5C5C)
 _SPACES = np.uint64(0x2020202020202020)
@@ -147,28 +150,30 @@ def _string(data: np.ndarray, at: int, end: int, out: np.ndarray, put: int) -> t
                 at += 1
 
 
+@inlined
+def _equal(data: np.ndarray, at: int, other: np.ndarray, first: int, count: int) -> bool:
+    """Whether `count` bytes of `data` from `at` and of `other` from `first` are equal."""
+    for i in range(count):  # noqa: SIM110 (numba has no all())
+        if data[at + i] != other[first + i]:
+            return False
+    return True
+
+
+@inlined
+def _begins(data: np.ndarray, at: int, end: int, word: np.ndarray) -> Any:
+    return at + len(word) <= end and _equal(data, at, word, 0, len(word))
+
+
 @kernel
 def _scalar(data: np.ndarray, at: int, end: int) -> int:
     """The index after the number, true, false or null at `at`, or -1."""
     c = data[at]
-    if c == 116:
-        word = (114, 117, 101)
-        for i in range(3):
-            if at + 1 + i >= end or data[at + 1 + i] != word[i]:
-                return -1
-        return at + 4
-    if c == 110:
-        word = (117, 108, 108)
-        for i in range(3):
-            if at + 1 + i >= end or data[at + 1 + i] != word[i]:
-                return -1
-        return at + 4
-    if c == 102:
-        long_word = (97, 108, 115, 101)
-        for i in range(4):
-            if at + 1 + i >= end or data[at + 1 + i] != long_word[i]:
-                return -1
-        return at + 5
+    if c == _TRUE[0]:
+        return at + len(_TRUE) if _begins(data, at, end, _TRUE) else -1
+    if c == _NULL[0]:
+        return at + len(_NULL) if _begins(data, at, end, _NULL) else -1
+    if c == _FALSE[0]:
+        return at + len(_FALSE) if _begins(data, at, end, _FALSE) else -1
     start = at
     if c == 45:
         at += 1
@@ -214,10 +219,8 @@ def _is_key(
     first = key_ends[number - 1] + 1 if number > 0 else 0
     if stop - start != key_ends[number] - first:
         return False
-    for i in range(stop - start):  # noqa: SIM110 (numba has no all())
-        if data[start + i] != keys[first + i]:
-            return False
-    return True
+    same: bool = _equal(data, start, keys, first, stop - start)
+    return same
 
 
 @kernel
@@ -225,10 +228,8 @@ def _is_path(data: np.ndarray, start: int, stop: int, keys: np.ndarray, key_ends
     """Whether data[start:stop] is a path of several keys, dots and all."""
     if len(key_ends) < 2 or stop - start != key_ends[-1]:
         return False
-    for i in range(stop - start):  # noqa: SIM110 (numba has no all())
-        if data[start + i] != keys[i]:
-            return False
-    return True
+    same: bool = _equal(data, start, keys, 0, stop - start)
+    return same
 
 
 @kernel

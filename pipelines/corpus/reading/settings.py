@@ -6,7 +6,9 @@ from typing import Literal
 import xxhash
 from pydantic import Field, field_validator
 
+from base.errors import UserError
 from base.settings import Section
+from pipelines.corpus.reading import formats
 
 Kind = Literal["prose", "code", "mathematics", "dialogue", "law"]
 
@@ -29,9 +31,10 @@ class SourceConfig(Section):
     """Name of the source; part of document ids and shard paths."""
     urls: list[str] = Field(min_length=1)
     """Files, folders or glob patterns (any fsspec URL); their order does not matter."""
-    format: Literal["auto", "jsonl", "json", "parquet", "arrow", "csv", "warc", "text"] = "auto"
-    """auto decides by extension and content; json is arrays or values over several lines, arrow an IPC file
-    or stream, warc includes WET; text is one document a file."""
+    format: str = "auto"
+    """auto decides by extension and content. Else jsonl, json (arrays or values over several lines), parquet,
+    arrow (an IPC file or stream), csv, warc (WET too), text (one document a file), or the import path
+    `package.module:NAME` of a Format of one's own."""
     text_field: str = Field("text", min_length=1)
     """Field or column that holds the text; dots reach into nested objects where no field has the whole as
     its name. Not used by warc and text."""
@@ -48,6 +51,17 @@ class SourceConfig(Section):
     """Of duplicates in several sources, the one with the highest priority stays."""
     max_loss: float = Field(0.9, gt=0, le=1)
     """The build stops when one stage drops more than this share of the source's documents."""
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, format: str) -> str:
+        """A format that is there."""
+        try:
+            if format != "auto":
+                formats.named(format)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return format
 
     @field_validator("urls")
     @classmethod

@@ -1,7 +1,7 @@
 """The HTML report of a corpus version: one file that opens anywhere without a network.
 
 A section is a query over the version's tables, a dataclass of what is shown, and a part of the template.
-Memory is bounded: histograms use at most tables.SAMPLE_ROWS rows taken at even distances, cluster sizes a
+Memory is bounded: histograms use at most parquet.SAMPLE_ROWS rows taken at even distances, cluster sizes a
 share of the clusters chosen by their id, and examples are a few per source and reason.
 """
 
@@ -21,6 +21,7 @@ from pipelines.corpus.ledger import Ledger
 from pipelines.corpus.report.bysource import by_size
 from pipelines.corpus.report.excerpts import Documents
 from pipelines.corpus.report.numbers import Format, short_bytes, short_count
+from pipelines.corpus.report.parquet import even_sample
 from pipelines.corpus.report.sections import (
     clusters,
     configuration,
@@ -36,7 +37,6 @@ from pipelines.corpus.report.sections import (
     shards,
     sources,
 )
-from pipelines.corpus.report.tables import even_sample
 from pipelines.corpus.text import quality
 
 

@@ -22,12 +22,12 @@ def funnel(steps: list[str], panels: dict[str, tuple[dict[str, list[float]], For
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axis, (title, (series, form)) in zip(axes, panels.items(), strict=True):
             palette = colours(list(series))
-            left = np.zeros(len(steps))
+            totals = np.zeros(len(steps))
             for name, values in series.items():
-                axis.barh(steps, values, left=left, color=palette[name], height=0.66, label=name)
-                left += np.asarray(values, float)
-            whole = max(left[0], 1)
-            for row, total in enumerate(left):
+                axis.barh(steps, values, left=totals, color=palette[name], height=0.66, label=name)
+                totals += np.asarray(values, float)
+            whole = max(totals[0], 1)
+            for row, total in enumerate(totals):
                 share = "" if row == 0 else f" · {100 * total / whole:.0f} %"
                 axis.text(total + 0.015 * whole, row, form(total) + share, va="center", fontsize=9)
             axis.set_title(title)

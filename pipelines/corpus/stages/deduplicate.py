@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 from base import files
 from base.errors import UserError
 from base.layout import Layout
-from dedup import candidates, components, decide, exact, index, runs, verify
-from dedup.catalog import Catalog, open_catalog
+from dedup import candidates, components, decide, exact, runs, verify
+from dedup.catalog import Catalog, read_summary
 from dedup.config import DedupConfig
 from pipelines.corpus.ledger import Ledger, Stage
 from pipelines.corpus.stages.decide import Decided, count_dropped
 from pipelines.corpus.stages.measure import Measured
-from pipelines.corpus.stages.phases import GROUP_ROWS, Phases, prefix_bits, total_rows
+from pipelines.corpus.stages.phases import Phases, catalog_of, prefix_bits, total_rows
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress
 
@@ -153,7 +153,7 @@ def deduplicate(
     Raises UserError if an index was made with other MinHash settings, ReachedError after the phase `until`.
     """
     check_indexes(indexes, config)
-    catalog = open_catalog(entries, documents, indexes, GROUP_ROWS)
+    catalog = catalog_of(entries, documents, indexes)
     phases = Phases.of(catalog, work, executor=executor, progress=progress, until=until)
     bits = prefix_bits(total_rows(catalog), config)
     groups = range(catalog.groups)
@@ -255,7 +255,7 @@ def check_indexes(indexes: list[str], config: DedupConfig) -> None:
     """Raise UserError if an index is not there or was made with other MinHash settings."""
     settings = config.minhash.model_dump(mode="json")
     for url in indexes:
-        theirs = index.summary(url)["minhash"]
+        theirs = read_summary(url).minhash.model_dump(mode="json")
         for name, value in settings.items():
             if theirs[name] != value:
                 raise UserError(

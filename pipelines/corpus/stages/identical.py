@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from base import files
-from dedup import exact, hashing, runs
+from dedup import hashing, runs
 from dedup.catalog import refs_of
 from pipelines.corpus.stages.measure import Measured
 from pipelines.runtime.executor import Executor
@@ -112,7 +112,7 @@ def _route(attributes: list[str], first: int, bits: int, output: str) -> None:
             high, low = hashing.id_words(table["document_id"])
             pieces.append(pa.table({"high": high, "low": low, "ref": refs_of(number, np.arange(len(high)))}))
     table = pa.concat_tables(pieces)
-    runs.write_run(output, [(table, exact.prefix(table["high"].to_numpy(), bits))], compression="none")
+    runs.write_run(output, [(table, hashing.prefix(table["high"].to_numpy(), bits))], compression="none")
 
 
 def _number(routed: list[str], prefix: int, firsts: np.ndarray, output: str) -> None:

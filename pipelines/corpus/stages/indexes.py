@@ -6,10 +6,10 @@ from typing import Any
 from base import files
 from base.errors import UserError
 from dedup import candidates, index
-from dedup.catalog import open_catalog
+from dedup.catalog import INDEX, IndexPart, IndexSummary, open_catalog, read_summary
 from dedup.config import DedupConfig
 from pipelines.corpus.stages.deduplicate import DedupOutcome, check_indexes, deduplicate
-from pipelines.corpus.stages.phases import GROUP_ROWS, Phases, gone, prefix_bits, total_rows
+from pipelines.corpus.stages.phases import Phases, catalog_of, gone, prefix_bits, total_rows
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress, silent
 
@@ -30,9 +30,9 @@ def write_index(
     dropped: parquet files with the columns part and row, of deduplication and of later stages. index.json is
     written last; an index that has it is left as it is.
     """
-    if files.exists(files.join(output, "index.json")):
+    if files.exists(files.join(output, INDEX)):
         return
-    catalog = open_catalog(entries, documents, [], GROUP_ROWS)
+    catalog = catalog_of(entries, documents, [])
     bits = prefix_bits(total_rows(catalog), config)
     groups = range(catalog.groups)
     if groups:
@@ -48,8 +48,9 @@ def write_index(
         arguments = [(bands, partition) for partition in range(config.minhash.bands << bits)]
         phases.phase("bands", index.write_band, arguments)
         files.remove(work)
-    parts = [[part.name, part.documents, version] for part in catalog.parts]
-    index.write_summary(parts, catalog.group.tolist(), config.minhash.model_dump(mode="json"), bits, output)
+    parts = [IndexPart(part.name, part.documents, version) for part in catalog.parts]
+    summary = IndexSummary(minhash=config.minhash, bits=bits, parts=parts, groups=catalog.group.tolist())
+    summary.write(files.join(output, INDEX))
 
 
 def compact_indexes(
@@ -64,32 +65,33 @@ def compact_indexes(
     Builds with it find the same duplicates and name the same versions. The old ones may then be deleted.
     Raises UserError if the indexes have different MinHash settings.
     """
-    if files.exists(files.join(output, "index.json")):
+    if files.exists(files.join(output, INDEX)):
         return
-    contents = [index.summary(url) for url in indexes]
+    contents = [read_summary(url) for url in indexes]
     for url, content in zip(indexes, contents, strict=True):
-        if content["minhash"] != contents[0]["minhash"]:
+        if content.minhash != contents[0].minhash:
             raise UserError(f"the indexes {indexes[0]} and {url} were made with different MinHash settings")
     catalog = open_catalog([], {}, indexes)
     bits = max((known.bits for known in catalog.indexes), default=0)
-    bands = contents[0]["minhash"]["bands"]
+    bands = contents[0].minhash.bands
     groups: list[int] = []
     if catalog.parts:
         phases = Phases.of(catalog, output, executor=executor, progress=progress)
         phases.phase("texts", index.compact, [("texts", bits, prefix) for prefix in range(1 << bits)])
         phases.phase("bands", index.compact, [("bands", bits, place) for place in range(bands << bits)])
-        known = [content for content in contents if content["parts"]]
+        known = [content for content in contents if content.parts]
         tables = [
             (number, files.join(catalog.indexes[number].url, "locations", f"{group:05d}.parquet"))
             for number, content in enumerate(known)
-            for group in range(max(content["groups"]) + 1)
+            for group in range(max(content.groups) + 1)
         ]
         phases.phase("locations", index.compact_locations, tables)
         for content in known:
             first = max(groups, default=-1) + 1
-            groups += [first + group for group in content["groups"]]
-    parts = [[part.name, part.documents, str(part.version)] for part in catalog.parts]
-    index.write_summary(parts, groups, contents[0]["minhash"], bits, output)
+            groups += [first + group for group in content.groups]
+    parts = [IndexPart(part.name, part.documents, str(part.version)) for part in catalog.parts]
+    summary = IndexSummary(minhash=contents[0].minhash, bits=bits, parts=parts, groups=groups)
+    summary.write(files.join(output, INDEX))
 
 
 def entries_of_indexes(
@@ -111,7 +113,7 @@ def entries_of_indexes(
         return [], {}
     parts = [replace(part, name=(names or {}).get(part.name, part.name)) for part in catalog.parts]
     catalog = replace(catalog, parts=parts)
-    width = index.summary(url)["minhash"]["bands"]
+    width = read_summary(url).minhash.bands
     (known,) = catalog.indexes
     phases = Phases.of(catalog, work, executor=executor, progress=progress)
     texts = phases.phase(

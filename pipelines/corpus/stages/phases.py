@@ -13,7 +13,7 @@ import pyarrow as pa
 from base import files
 from base.layout import name_of
 from dedup import index
-from dedup.catalog import Catalog
+from dedup.catalog import Catalog, open_catalog
 from dedup.config import DedupConfig
 from pipelines.runtime.executor import Executor, shared
 from pipelines.runtime.progress import Progress, counter
@@ -113,6 +113,11 @@ def gone(phases: Phases, dropped: list[str]) -> list[str]:
     """Runs by group of the documents that tables of dropped documents (columns part and row) name."""
     batches = [dropped[first : first + GONE_FILES] for first in range(0, len(dropped), GONE_FILES)]
     return phases.phase("gone", index.write_gone, [(batch,) for batch in batches])
+
+
+def catalog_of(entries: list[str], documents: dict[str, str], indexes: list[str]) -> Catalog:
+    """The catalog of new parts, in groups of about GROUP_ROWS, and of the documents of indexes."""
+    return open_catalog(entries, documents, indexes, GROUP_ROWS)
 
 
 def total_rows(catalog: Catalog) -> int:

@@ -6,13 +6,12 @@ from typing import ClassVar
 from base import files
 from base.layout import Layout
 from dedup import lines, spans
-from dedup.catalog import open_catalog
 from dedup.config import DedupConfig
 from pipelines.corpus.stages.decide import Decided
 from pipelines.corpus.stages.deduplicate import Deduplicated
 from pipelines.corpus.stages.edit import SpanTable
 from pipelines.corpus.stages.measure import Measured
-from pipelines.corpus.stages.phases import GROUP_ROWS, Phases, gone, prefix_bits, total_rows
+from pipelines.corpus.stages.phases import Phases, catalog_of, gone, prefix_bits, total_rows
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress
 
@@ -78,7 +77,7 @@ def find_repeated_lines(
     """
     if config.lines.min_documents is None:
         return []
-    catalog = open_catalog(entries, documents, [], GROUP_ROWS)
+    catalog = catalog_of(entries, documents, [])
     bits = prefix_bits(total_rows(catalog), config)
     phases = Phases.of(catalog, work, executor=executor, progress=progress)
     left_out = gone(phases, dropped)
@@ -106,7 +105,7 @@ def find_repeated_spans(
     """
     if config.span_tokens is None:
         return {}
-    catalog = open_catalog(entries, documents, [], GROUP_ROWS)
+    catalog = catalog_of(entries, documents, [])
     bits = prefix_bits(total_rows(catalog) * FINGERPRINTS, config)
     groups = range(catalog.groups)
     phases = Phases.of(catalog, work, executor=executor, progress=progress)

@@ -169,7 +169,7 @@ def _trie(tokens: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @kernel
-def _pair_slot(pairs: np.ndarray, key: np.uint64) -> int:
+def _pair_slot(pairs: np.ndarray, key: np.uint64) -> Any:
     """Slot of a pair in the open-addressing table (key, rank << 32 | merged id), or the free one for it."""
     mask = np.uint64(len(pairs) // 2 - 1)
     mixed = key * GOLDEN
@@ -189,7 +189,7 @@ def _fill_pairs(pairs: np.ndarray, left: np.ndarray, right: np.ndarray, merged: 
 
 
 @kernel
-def _merge_of(pairs: np.ndarray, left: np.uint64, right: np.uint64) -> np.uint64:
+def _merge_of(pairs: np.ndarray, left: np.uint64, right: np.uint64) -> Any:
     """Rank << 32 | merged id of a pair of ids; all ones if they do not merge."""
     return pairs[_pair_slot(pairs, left << _32 | right) + 1]
 
@@ -306,7 +306,7 @@ def _merge_long(pairs: np.ndarray, symbols: np.ndarray) -> int:
 
 
 @kernel
-def _class(data: np.ndarray, at: int, classes: np.ndarray) -> tuple[int, int]:
+def _class(data: np.ndarray, at: int, classes: np.ndarray) -> tuple[np.int64, int]:
     """Class (pretokenize.SPACE ... OTHER) of the code point at `at` and its length in bytes."""
     if data[at] < 0x80:
         return np.int64(classes[data[at]]), 1
@@ -315,7 +315,7 @@ def _class(data: np.ndarray, at: int, classes: np.ndarray) -> tuple[int, int]:
 
 
 @kernel
-def _ascii_letters(data: np.ndarray, at: int) -> int:
+def _ascii_letters(data: np.ndarray, at: int) -> Any:
     """How many of the eight bytes at `at` are ASCII letters before the first that is not."""
     eight = load64(data, at)
     # Adding to seven bits carries into the eighth, and never into the next byte.
@@ -341,7 +341,7 @@ def _space_end(data: np.ndarray, start: int, stop: int, classes: np.ndarray) -> 
 
 
 @kernel
-def _word_end(data: np.ndarray, start: int, stop: int, classes: np.ndarray) -> int:
+def _word_end(data: np.ndarray, start: int, stop: int, classes: np.ndarray) -> Any:
     """End of the word that starts at `start` in the piece that ends at `stop`."""
     at = start
     if data[at] == 39 and at + 1 < stop:  # 's 't 'm 'd 're 've 'll
@@ -381,7 +381,7 @@ def _word_end(data: np.ndarray, start: int, stop: int, classes: np.ndarray) -> i
 @kernel
 def _next_match(
     data: np.ndarray, start: int, stop: int, trie: np.ndarray, ids: np.ndarray
-) -> tuple[int, int, int]:
+) -> tuple[int, int, np.int64]:
     """Start, end and id of the leftmost-longest token in data[start:stop]; (stop, stop, -1) without one."""
     for first in range(start, stop):
         node = trie[0, data[first]]
@@ -432,8 +432,8 @@ def _encode_words(
     symbols: np.ndarray,
     merges: np.ndarray,
     ids: np.ndarray,
-    position: int,
-) -> int:
+    position: np.int64,
+) -> np.int64:
     """Append the ids of a piece without added tokens to ids[position:]; returns the new position."""
     slots = np.uint64(len(cache) // 8 - 1)
     one = np.uint64(1)
@@ -480,13 +480,13 @@ def _encode_words(
                 if same_tail and cache[base] == key0 and cache[base + 1] == key1:
                     hit = True
                     entry = cache[base + 4]
-                    count = np.int64(entry & _LOW)
+                    known = np.int64(entry & _LOW)
                     # Most words have one or two ids: no branch to guess wrong. The buffer has a spare place.
                     ids[position] = entry >> _32
                     ids[position + 1] = cache[base + 5]
-                    for i in range(2, count):
+                    for i in range(2, known):
                         ids[position + i] = cache[base + 4 + (i + 1) // 2] >> np.uint64(32 * ((i + 1) & 1))
-                    position += count
+                    position += known
                     break
                 if cache[base + 3] == 0:
                     home ^= np.uint64(way)

@@ -152,7 +152,7 @@ def _records(benchmark: BenchmarkConfig) -> Iterator[Any]:
     if not urls:
         raise UserError(f"benchmark {benchmark.name} has no files at {', '.join(benchmark.urls)}")
     for url in urls:
-        kind = file_format(url, SourceConfig(name="benchmark", urls=[url]))
+        kind = file_format(url, SourceConfig(name="benchmark", urls=[url])).name
         if kind == "parquet":
             with decompress.open_file(url) as file:
                 yield from pq.read_table(file).to_pylist()

@@ -1,111 +1,200 @@
 """Settings of what is done to texts: quality rules, languages, benchmark items, personal data, tokens."""
 
-from typing import Literal
+import typing
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from base.settings import Section
 from pipelines.corpus.reading.settings import Kind
 
 
-class BasicRules(Section):
+def rule(default: float, column: str, **bounds: float) -> Any:
+    """The field of a quality rule: its threshold, and the measured column that it acts on.
+
+    The field's name begins with min_ or max_, which says on which side of the threshold a document is
+    dropped. A column is one of `quality.measure`, or q_control_fraction.
+    """
+    return Field(default, json_schema_extra={"column": column}, **bounds)  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A quality rule, as a rule set declares it and the configuration sets its threshold."""
+
+    rules: str
+    """The rule set."""
+    field: str
+    """The setting of the threshold within it."""
+    column: str
+    """The measured column."""
+    limit: Literal["min", "max"]
+    """Whether values below or above the threshold break the rule."""
+    threshold: float
+
+    @property
+    def name(self) -> str:
+        """The rule as reasons of drops have it."""
+        return f"{self.rules}.{self.field}"
+
+
+def _column(field: FieldInfo) -> str:
+    assert isinstance(field.json_schema_extra, dict), "a rule is declared by rule()"
+    return str(field.json_schema_extra["column"])
+
+
+class RuleSection(Section):
+    """A rule set. Each field is the whole declaration of a rule: everything else follows from it."""
+
+    published: ClassVar[str]
+    """Where the rules and their thresholds were published."""
+
+    def declared(self, rules: str) -> list[Rule]:
+        """The rules of this set, which is named `rules`, in order."""
+        return [
+            Rule(
+                rules=rules,
+                field=field,
+                column=_column(info),
+                limit="min" if field.startswith("min_") else "max",
+                threshold=getattr(self, field),
+            )
+            for field, info in type(self).model_fields.items()
+        ]
+
+
+class BasicRules(RuleSection):
     """What no kind of text should fail; mild enough for code, mathematics, licences and docstrings."""
 
-    min_characters: int = Field(32, ge=0)
+    published: ClassVar[str] = "piledriver"
+
+    min_characters: int = rule(32, "q_characters", ge=0)
     """Shorter documents are dropped."""
-    min_words: int = Field(2, ge=0)
+    min_words: int = rule(2, "q_words", ge=0)
     """Fewer words, symbols apart: dropped. A piece of code without white space may be one word."""
-    max_control_fraction: float = Field(0.05, ge=0, le=1)
+    max_control_fraction: float = rule(0.05, "q_control_fraction", ge=0, le=1)
     """Largest share of control characters (NUL apart) among the characters as read."""
-    max_replacement_fraction: float = Field(0.05, ge=0, le=1)
+    max_replacement_fraction: float = rule(0.05, "q_replacement_fraction", ge=0, le=1)
     """Largest share of U+FFFD among the characters."""
-    max_duplicate_line_character_fraction: float = Field(0.6, ge=0, le=1)
+    max_duplicate_line_character_fraction: float = rule(
+        0.6, "q_duplicate_line_character_fraction", ge=0, le=1
+    )
     """Largest share of characters in lines that repeat an earlier line."""
-    max_duplicate_5gram_character_fraction: float = Field(0.6, ge=0, le=1)
+    max_duplicate_5gram_character_fraction: float = rule(
+        0.6, "q_duplicate_5gram_character_fraction", ge=0, le=1
+    )
     """Largest share of characters in word 5-grams that repeat an earlier one."""
 
 
-class GopherQualityRules(Section):
+class GopherQualityRules(RuleSection):
     """Quality rules of Gopher with their published thresholds (Rae et al. 2021, arXiv 2112.11446, A.1.1)."""
 
-    min_words: int = Field(50, ge=0)
+    published: ClassVar[str] = "Rae et al. 2021, arXiv 2112.11446, A.1.1"
+
+    min_words: int = rule(50, "q_words", ge=0)
     """Fewer words: dropped."""
-    max_words: int = Field(100_000, ge=0)
+    max_words: int = rule(100_000, "q_words", ge=0)
     """More words: dropped."""
-    min_mean_word_length: float = Field(3, ge=0)
+    min_mean_word_length: float = rule(3, "q_mean_word_length", ge=0)
     """Smallest mean length of words, in characters."""
-    max_mean_word_length: float = Field(10, ge=0)
+    max_mean_word_length: float = rule(10, "q_mean_word_length", ge=0)
     """Largest mean length of words, in characters."""
-    max_hash_ratio: float = Field(0.1, ge=0)
+    max_hash_ratio: float = rule(0.1, "q_hash_ratio", ge=0)
     """Largest number of hash signs per word or symbol."""
-    max_ellipsis_ratio: float = Field(0.1, ge=0)
+    max_ellipsis_ratio: float = rule(0.1, "q_ellipsis_ratio", ge=0)
     """Largest number of ellipses per word or symbol."""
-    max_bullet_line_fraction: float = Field(0.9, ge=0, le=1)
+    max_bullet_line_fraction: float = rule(0.9, "q_bullet_line_fraction", ge=0, le=1)
     """Largest share of lines that begin with a bullet."""
-    max_ellipsis_line_fraction: float = Field(0.3, ge=0, le=1)
+    max_ellipsis_line_fraction: float = rule(0.3, "q_ellipsis_line_fraction", ge=0, le=1)
     """Largest share of lines that end with an ellipsis."""
-    min_alphabetic_word_fraction: float = Field(0.8, ge=0, le=1)
+    min_alphabetic_word_fraction: float = rule(0.8, "q_alphabetic_word_fraction", ge=0, le=1)
     """Smallest share of words and symbols with an alphabetic character."""
-    min_stop_words: int = Field(2, ge=0)
+    min_stop_words: int = rule(2, "q_stop_words", ge=0)
     """Fewer different words of: the, be, to, of, and, that, have, with."""
 
 
-class GopherRepetitionRules(Section):
+class GopherRepetitionRules(RuleSection):
     """Repetition rules of Gopher with their published thresholds (Rae et al. 2021, table A1)."""
 
-    max_duplicate_line_fraction: float = Field(0.3, ge=0, le=1)
+    published: ClassVar[str] = "Rae et al. 2021, arXiv 2112.11446, table A1"
+
+    max_duplicate_line_fraction: float = rule(0.3, "q_duplicate_line_fraction", ge=0, le=1)
     """Largest share of lines that repeat an earlier one."""
-    max_duplicate_paragraph_fraction: float = Field(0.3, ge=0, le=1)
+    max_duplicate_paragraph_fraction: float = rule(0.3, "q_duplicate_paragraph_fraction", ge=0, le=1)
     """Largest share of paragraphs that repeat an earlier one."""
-    max_duplicate_line_character_fraction: float = Field(0.2, ge=0, le=1)
+    max_duplicate_line_character_fraction: float = rule(
+        0.2, "q_duplicate_line_character_fraction", ge=0, le=1
+    )
     """The same for lines by characters."""
-    max_duplicate_paragraph_character_fraction: float = Field(0.2, ge=0, le=1)
+    max_duplicate_paragraph_character_fraction: float = rule(
+        0.2, "q_duplicate_paragraph_character_fraction", ge=0, le=1
+    )
     """The same for paragraphs by characters."""
-    max_top_2gram_character_fraction: float = Field(0.2, ge=0)
+    max_top_2gram_character_fraction: float = rule(0.2, "q_top_2gram_character_fraction", ge=0)
     """Largest share of characters in the most frequent word 2-gram."""
-    max_top_3gram_character_fraction: float = Field(0.18, ge=0)
+    max_top_3gram_character_fraction: float = rule(0.18, "q_top_3gram_character_fraction", ge=0)
     """The same for 3-grams."""
-    max_top_4gram_character_fraction: float = Field(0.16, ge=0)
+    max_top_4gram_character_fraction: float = rule(0.16, "q_top_4gram_character_fraction", ge=0)
     """The same for 4-grams."""
-    max_duplicate_5gram_character_fraction: float = Field(0.15, ge=0, le=1)
+    max_duplicate_5gram_character_fraction: float = rule(
+        0.15, "q_duplicate_5gram_character_fraction", ge=0, le=1
+    )
     """Largest share of characters in word 5-grams that repeat an earlier one."""
-    max_duplicate_6gram_character_fraction: float = Field(0.14, ge=0, le=1)
+    max_duplicate_6gram_character_fraction: float = rule(
+        0.14, "q_duplicate_6gram_character_fraction", ge=0, le=1
+    )
     """The same for 6-grams."""
-    max_duplicate_7gram_character_fraction: float = Field(0.13, ge=0, le=1)
+    max_duplicate_7gram_character_fraction: float = rule(
+        0.13, "q_duplicate_7gram_character_fraction", ge=0, le=1
+    )
     """The same for 7-grams."""
-    max_duplicate_8gram_character_fraction: float = Field(0.12, ge=0, le=1)
+    max_duplicate_8gram_character_fraction: float = rule(
+        0.12, "q_duplicate_8gram_character_fraction", ge=0, le=1
+    )
     """The same for 8-grams."""
-    max_duplicate_9gram_character_fraction: float = Field(0.11, ge=0, le=1)
+    max_duplicate_9gram_character_fraction: float = rule(
+        0.11, "q_duplicate_9gram_character_fraction", ge=0, le=1
+    )
     """The same for 9-grams."""
-    max_duplicate_10gram_character_fraction: float = Field(0.10, ge=0, le=1)
+    max_duplicate_10gram_character_fraction: float = rule(
+        0.10, "q_duplicate_10gram_character_fraction", ge=0, le=1
+    )
     """The same for 10-grams."""
 
 
-class C4Rules(Section):
+class C4Rules(RuleSection):
     """Page rules of C4 (Raffel et al. 2020, JMLR 21, section 2.2).
 
     Lines count that end in a terminal mark and have three words, none over 1000 characters, and mention
     neither JavaScript nor cookie policies.
     """
 
-    min_sentences: int = Field(5, ge=0)
+    published: ClassVar[str] = "Raffel et al. 2020, JMLR 21, section 2.2"
+
+    min_sentences: int = rule(5, "q_c4_sentences", ge=0)
     """Fewer sentences in the lines that count: dropped."""
-    max_lorem_ipsum_lines: int = Field(0, ge=0)
+    max_lorem_ipsum_lines: int = rule(0, "q_c4_lorem_ipsum", ge=0)
     """Most lines with "lorem ipsum"."""
-    max_curly_bracket_lines: int = Field(0, ge=0)
+    max_curly_bracket_lines: int = rule(0, "q_c4_curly_bracket", ge=0)
     """Most lines with a curly bracket."""
 
 
-class FineWebRules(Section):
+class FineWebRules(RuleSection):
     """Rules that FineWeb adds (Penedo et al. 2024, arXiv 2406.17557, section 3.6)."""
 
-    min_terminal_line_fraction: float = Field(0.12, ge=0, le=1)
+    published: ClassVar[str] = "Penedo et al. 2024, arXiv 2406.17557, section 3.6"
+
+    min_terminal_line_fraction: float = rule(0.12, "q_terminal_line_fraction", ge=0, le=1)
     """Smallest share of lines that end in a sentence-terminal mark."""
-    max_short_line_fraction: float = Field(0.67, ge=0, le=1)
+    max_short_line_fraction: float = rule(0.67, "q_short_line_fraction", ge=0, le=1)
     """Largest share of lines of at most 30 characters."""
-    max_duplicate_full_line_character_fraction: float = Field(0.01, ge=0, le=1)
+    max_duplicate_full_line_character_fraction: float = rule(
+        0.01, "q_duplicate_full_line_character_fraction", ge=0, le=1
+    )
     """Largest share of characters in lines that repeat an earlier one, blank lines and line ends left out."""
-    max_newline_ratio: float = Field(0.3, ge=0)
+    max_newline_ratio: float = rule(0.3, "q_newline_ratio", ge=0)
     """Largest number of line ends per word or symbol."""
 
 
@@ -129,6 +218,24 @@ class QualityConfig(Section):
     """Thresholds of C4's rules."""
     fineweb: FineWebRules = FineWebRules()
     """Thresholds of FineWeb's rules."""
+
+    def rules_of(self, kind: str) -> list[Rule]:
+        """The rules that documents of a kind of source must keep, in the order in which they are asked."""
+        sets = self.rule_sets.get(cast(Kind, kind), ["basic"]) if self.enabled else []
+        return [rule for name in sets for rule in getattr(self, name).declared(name)]
+
+
+def rules_markdown() -> str:
+    """All quality rules, with the thresholds as published, as the documentation has them."""
+    rows = ["| rule | measured column | drops | default | published in |", "|---|---|---|---|---|"]
+    settings = QualityConfig()
+    for name in typing.get_args(RuleSet):
+        section: RuleSection = getattr(settings, name)
+        for rule in section.declared(name):
+            side = "below" if rule.limit == "min" else "above"
+            cells = [f"`{rule.name}`", f"`{rule.column}`", side, f"{rule.threshold:g}", section.published]
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 class BenchmarkConfig(Section):
@@ -210,3 +317,23 @@ class TokenizeConfig(Section):
     """Token that ends every document."""
     verify_documents: int = Field(8, ge=0)
     """Documents of each shard that are compared with `tokenizers`."""
+
+
+class PluginsConfig(Section):
+    """Code of one's own that works on texts, by import path `package.module:NAME`.
+
+    pipelines/corpus/text/plugins.py says what it must be. Its version is part of what a corpus is made of.
+    """
+
+    filters: list[str] = []
+    """Filters: they may drop documents that all quality rules keep."""
+    edits: list[str] = []
+    """Edits: they may change texts, one after the other, after all other edits."""
+
+    @field_validator("filters", "edits", mode="before")
+    @classmethod
+    def _paths(cls, values: Any) -> Any:
+        """The import paths, also of `plugins.describe`, which manifests have."""
+        if not isinstance(values, list):
+            return values
+        return [value["path"] if isinstance(value, dict) and "path" in value else value for value in values]

@@ -68,7 +68,7 @@ def common_manifest(
     inputs: list[InputEntry],
     ledger: Ledger,
 ) -> Manifest:
-    """The manifest of a version, so far as every version has it (docs say how).
+    """The manifest of a version, so far as every version has it (docs/reference/formats.md).
 
     shards: those that the version adds. inputs: those that it read.
     """

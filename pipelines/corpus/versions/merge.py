@@ -18,7 +18,8 @@ from base.errors import UserError
 from base.layout import REPORT, Layout
 from base.manifest import InputEntry, Manifest, MergedFrom, ShardEntry, Version
 from base.records import Record
-from dedup import exact, index, runs
+from dedup import hashing, runs
+from dedup.catalog import read_summary
 from pipelines.config import Config
 from pipelines.corpus.ledger import Ledger
 from pipelines.corpus.report import page
@@ -122,7 +123,7 @@ class Compare:
     def _names(self) -> dict[str, str]:
         """New names of parts that have that of another documents file here: one file cleaned in two ways."""
         mine, theirs = (
-            {name: url for folder in of.indexes for name, url, _ in index.summary(folder)["parts"]}
+            {name: url for folder in of.indexes for name, url, _ in read_summary(folder).parts}
             for of in (self.parent, self.other)
         )
         return {name: files.key_of(name, url) for name, url in theirs.items() if mine.get(name, url) != url}
@@ -301,7 +302,7 @@ def _route(task: _Route) -> str:
             table = table.set_column(table.schema.get_field_index(name), name, plain)
         table = table.combine_chunks().replace_schema_metadata()
         keys = shuffle_keys(table["document_id"], task.seed)
-        runs.write_run(task.output, [(table, exact.prefix(keys, task.bits))])
+        runs.write_run(task.output, [(table, hashing.prefix(keys, task.bits))])
     return task.output
 
 
@@ -353,7 +354,7 @@ def write_shard(task: FilterShard) -> dict[str, Any]:
 
 def _divide(task: FilterShard, origins: pa.Table) -> tuple[np.ndarray, pa.Table]:
     """Which documents of a shard stay, and the table of the others with their bytes in the shard."""
-    keys = exact.prefix(shuffle_keys(origins["document_id"], task.seed), task.bits)
+    keys = hashing.prefix(shuffle_keys(origins["document_id"], task.seed), task.bits)
     dropped = runs.read_partitions(task.dropped, np.unique(keys).tolist())
     names = pc.unique(dropped["part"])
     places = []

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
-from pipelines.corpus.report import pictures, tables
+from pipelines.corpus.report import parquet, pictures
 from pipelines.corpus.report.excerpts import Documents, hexadecimal
 
 CLUSTER_ROWS = 2_000_000
@@ -59,7 +59,7 @@ class Clusters:
 
 def section(dropped: Iterable[str], documents: Documents) -> Clusters | None:
     """The clusters of the tables of dropped documents that have clusters."""
-    footers = {url: tables.footer(url) for url in dropped}
+    footers = {url: parquet.footer(url) for url in dropped}
     urls = [url for url, (names, _) in footers.items() if "cluster" in names]
     rows = sum(footers[url][1] for url in urls)
     if not rows:
@@ -84,7 +84,7 @@ def chosen_members(urls: list[str], one_in: int) -> pa.Table:
     """The dropped documents of one cluster in so many."""
     pieces = []
     for url in urls:
-        for table in tables.row_groups(url, _COLUMNS):
+        for table in parquet.row_groups(url, _COLUMNS):
             keys = cluster_keys(table["cluster"].combine_chunks())
             chosen = table.filter(pa.array(keys % np.uint64(one_in) == 0))
             for name in ("part", "source", "reason", "kept_version"):

@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from pipelines.corpus.ledger import STAGES, Ledger
-from pipelines.corpus.report import tables
+from pipelines.corpus.report import parquet
 from pipelines.corpus.report.bysource import STAGE_TITLES
 from pipelines.corpus.report.excerpts import EXCERPT_CHARACTERS, Documents, Excerpt, Place, hexadecimal
 from pipelines.corpus.stages.edit import EDIT_STAGES
@@ -98,8 +98,8 @@ def first_rows(ledger: Ledger, table: str, urls: list[str], columns: list[str]) 
         if lost["documents"]
     }
     found: dict[Key, list[Row]] = {}
-    for rows in chain.from_iterable(tables.row_groups(url, columns) for url in urls):
-        for (source, reason), group in tables.by_reason(rows):
+    for rows in chain.from_iterable(parquet.row_groups(url, columns) for url in urls):
+        for (source, reason), group in parquet.by_reason(rows):
             for row in group.slice(0, EXAMPLES).to_pylist():
                 key = Key(_stage_of(table, row), source, reason)
                 mine = found.setdefault(key, [])

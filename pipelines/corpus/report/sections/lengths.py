@@ -12,7 +12,7 @@ from base.manifest import Manifest, ShardEntry
 from pipelines.corpus.report import pictures
 from pipelines.corpus.report.bysource import PICTURED
 from pipelines.corpus.report.numbers import short_bytes, short_count
-from pipelines.corpus.report.tables import SAMPLE_ROWS
+from pipelines.corpus.report.parquet import SAMPLE_ROWS
 
 
 @dataclass(frozen=True, kw_only=True)

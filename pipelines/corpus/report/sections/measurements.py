@@ -7,7 +7,7 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from pipelines.corpus.report import panels
-from pipelines.corpus.report.tables import MEASURED
+from pipelines.corpus.report.parquet import MEASURED
 from pipelines.corpus.text import quality
 
 

@@ -5,14 +5,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pyarrow as pa
 import pytest
-from pipelines.corpus.stages.shard import HITS
 
 from base import files
 from base.manifest import InputEntry, Manifest, ShardEntry, SourceTotals, TokenizerFacts
 from pipelines.corpus.ledger import STAGES, Ledger
 from pipelines.corpus.report import page as report
-from pipelines.corpus.report import tables as reading
+from pipelines.corpus.report import parquet
 from pipelines.corpus.report.sections import clusters, examples
+from pipelines.corpus.stages.tokenize import HITS
 
 HOSTILE = "<script>alert('x')</script> & <img src=https://example.org/x.png>"
 SOURCES = ("books", "web_pages", "code")
@@ -385,7 +385,7 @@ def test_a_corpus_with_nothing_in_it_still_gives_a_report(tmp_path):
 
 def test_sampling_takes_rows_at_even_distances_and_bounds_clusters(tmp_path, monkeypatch):
     arguments = make_version(str(tmp_path), np.random.default_rng(4))
-    monkeypatch.setattr(reading, "SAMPLE_ROWS", 1000)
+    monkeypatch.setattr(parquet, "SAMPLE_ROWS", 1000)
     monkeypatch.setattr(clusters, "CLUSTER_ROWS", 1000)
     report.write_report(*arguments)
     page = files.read_bytes(arguments[2]).decode()
@@ -398,7 +398,7 @@ def test_tables_are_read_until_every_example_is_found(tmp_path, monkeypatch):
     (url,) = tables.dropped["duplicates"]
     files.write_parquet(url, files.read_parquet(url), row_group_size=100)
     groups = []
-    by_reason = reading.by_reason
-    monkeypatch.setattr(reading, "by_reason", lambda rows: groups.append(len(rows)) or by_reason(rows))
+    by_reason = parquet.by_reason
+    monkeypatch.setattr(parquet, "by_reason", lambda rows: groups.append(len(rows)) or by_reason(rows))
     report.write_report(manifest, tables, *arguments)
     assert 1 <= groups.count(100) < 5

@@ -19,11 +19,12 @@ ROOT = Path(__file__).parents[4]
 DRIVER = """
 import json, os, sys, time
 import ray
-from pipelines.corpus.stages import deduplicate as module
+from pipelines.corpus.stages import deduplicate, indexes, phases
+from pipelines.runtime.executor import OnRay
 from pipelines.runtime.cluster import start_local
 from tests.helpers.duplicates import THOROUGH
 for name, size in {sizes!r}.items():
-    setattr(module, name, size)
+    setattr(phases if hasattr(phases, name) else deduplicate, name, size)
 start_local({workers}, PYTHONPATH={paths!r})
 entries, urls = json.loads(sys.argv[1])
 raylet = ray._private.worker._global_node.all_processes["raylet"][0].process.pid
@@ -34,9 +35,9 @@ def progress(phase, done, total, *_):
     # Whoever reads this may kill someone now.
     sys.stdin.readline()
 
-outcome = module.deduplicate(entries, urls, sys.argv[2] + "/work", THOROUGH, [], progress, {workers})
-module.write_index(entries, urls, outcome.dropped, "v0001", sys.argv[2] + "/index", THOROUGH, {workers},
-                   progress)
+ways = dict(config=THOROUGH, executor=OnRay(workers={workers}), progress=progress)
+outcome = deduplicate.deduplicate(entries, urls, [], work=sys.argv[2] + "/work", **ways)
+indexes.write_index(entries, urls, outcome.dropped, version="v0001", output=sys.argv[2] + "/index", **ways)
 print("finished", json.dumps(outcome.counts), flush=True)
 ray.shutdown()
 """

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from base.layout import Layout
 from dedup.config import MinHashConfig
 from pipelines.corpus.inputs import Input
 from pipelines.corpus.ledger import Ledger
 from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 from pipelines.corpus.settings import RejectsConfig
-from pipelines.corpus.stages.measure import Measure, measure_part
+from pipelines.corpus.stages.measure import MeasurePart, measure_part
 from pipelines.corpus.text.settings import LanguageConfig
 
 SECRET = "AKIA" + "IOSFODNN7ABCDEFG"
@@ -24,18 +25,20 @@ BROKEN = [
 ]
 
 
-def measure(folder: Path, lines: list[str], rejects: RejectsConfig) -> Measure:
+def measure(folder: Path, lines: list[str], rejects: RejectsConfig) -> MeasurePart:
     path = folder / "a.jsonl"
     path.write_text("".join(line + "\n" for line in lines))
-    task = Measure(
-        str(folder / "corpus"),
-        "key",
-        Input(source="s", file=str(path), start=0, bytes=path.stat().st_size, digest="digest", part="part"),
-        SourceConfig(name="s", urls=[str(path)]),
-        IngestConfig(),
-        LanguageConfig(),
-        MinHashConfig(),
-        rejects,
+    task = MeasurePart(
+        layout=Layout(str(folder)),
+        key="key",
+        input=Input(
+            source="s", file=str(path), start=0, bytes=path.stat().st_size, digest="digest", part="part"
+        ),
+        source=SourceConfig(name="s", urls=[str(path)]),
+        ingest=IngestConfig(),
+        language=LanguageConfig(),
+        minhash=MinHashConfig(),
+        rejects=rejects,
     )
     measure_part(task)
     return task

@@ -1,4 +1,4 @@
-"""Reading parquet tables of a version in bounded memory."""
+"""Reading parquet files in bounded memory."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
