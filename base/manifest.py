@@ -243,11 +243,6 @@ def open_version(url: str) -> Version:
     return Version(folder, manifest, xxhash.xxh3_128_hexdigest(content), value)
 
 
-def corpus_url(storage: str) -> str:
-    """The corpus folder of a project."""
-    return Layout(storage).corpus
-
-
 def manifest_urls(storage: str, name: str = "v*") -> list[str]:
     """The manifests of a project's versions, oldest first, or of those whose names match."""
     return files.list_files(Layout(storage).manifest(name))
@@ -294,8 +289,3 @@ def ancestry(version: Version) -> list[Version]:
 def package_versions() -> dict[str, str]:
     """Versions of the packages that outputs depend on."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
-
-
-def indexes(version: Version) -> list[str]:
-    """URLs of the dedup indexes that hold the documents of a version, oldest first."""
-    return version.indexes

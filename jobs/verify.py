@@ -27,6 +27,7 @@ def main(
       python -m jobs.verify --config configs/quickstart.yaml --version v0001 --rebuild
     """
     from base import manifest
+    from base.layout import Layout
     from jobs.checks import check
     from pipelines.config import load
 
@@ -34,7 +35,7 @@ def main(
     urls = manifest.manifest_urls(settings.storage, version or "v*")
     if not urls:
         wanted = f"version {version}" if version else "corpus version"
-        raise UserError(f"{manifest.corpus_url(settings.storage)} holds no {wanted}; run jobs.prepare first")
+        raise UserError(f"{Layout(settings.storage).corpus} holds no {wanted}; run jobs.prepare first")
     if rebuild:
         check("verify --rebuild", settings)
     from pipelines.corpus.versions.rebuild import repair

@@ -12,11 +12,13 @@ import xxhash
 from base import files
 from base.credentials import hide
 from base.errors import UserError, mistake
+from base.manifest import InputEntry
+from base.records import Record
 from pipelines.corpus.reading import decompress, splitting
 from pipelines.corpus.reading.settings import SourceConfig
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, kw_only=True)
 class Input:
     """A source file, or a range of a large one, and the digest of the whole file's content.
 
@@ -41,9 +43,19 @@ class Input:
         """URL of the file as it is shown, without credentials."""
         return hide(self.file)
 
-    def noted(self) -> dict[str, Any]:
+    @property
+    def entry(self) -> InputEntry:
         """The input as a manifest has it."""
-        return {**asdict(self), "file": self.name}
+        return InputEntry(**{**asdict(self), "file": self.name})
+
+
+class FileFacts(Record):
+    """What is remembered of a source file in inputs.json."""
+
+    bytes: int
+    stamp: str
+    """Tells another content: a checksum or the time of the last change; "None" where nothing tells."""
+    digest: str
 
 
 def check_sources(sources: list[SourceConfig]) -> set[tuple[str, str]]:
@@ -108,23 +120,28 @@ def list_inputs(
         # Names that differ in what is hidden may be of different files.
         noted = [known.get(hide(file)) if shown[hide(file)] == 1 else None for file in names]
         facts = dict(zip(names, pool.map(_facts, names, noted), strict=True))
-        files.write_json(cache_url, {hide(file): fact for file, fact in facts.items()})
+        files.write_json(cache_url, {hide(file): fact.to_json() for file, fact in facts.items()})
         by_name = {source.name: source for source in sources}
         starts = list(
             pool.map(
-                lambda pair: splitting.starts(
-                    pair[1], by_name[pair[0]], facts[pair[1]]["bytes"], split_bytes
-                ),
+                lambda pair: splitting.starts(pair[1], by_name[pair[0]], facts[pair[1]].bytes, split_bytes),
                 pairs,
             )
         )
     inputs: dict[str, Input] = {}
     for (source, file), begins in zip(pairs, starts, strict=True):
-        ends = [*begins[1:], facts[file]["bytes"]]
+        ends = [*begins[1:], facts[file].bytes]
         for start, stop in zip(begins, ends, strict=True):
             place = [] if len(begins) == 1 else [str(start), str(stop)]
             part = _part(source, file, facts[file], place)
-            inputs[part] = Input(source, file, start, stop - start, facts[file]["digest"], part)
+            inputs[part] = Input(
+                source=source,
+                file=file,
+                start=start,
+                bytes=stop - start,
+                digest=facts[file].digest,
+                part=part,
+            )
     return sorted(inputs.values(), key=lambda item: (item.source, item.name, item.file, item.start))
 
 
@@ -141,7 +158,8 @@ def _told(sentence: str) -> Iterator[None]:
         raise UserError(f"{sentence}: {error}") from None
 
 
-def _facts(file: str, known: dict[str, Any] | None) -> dict[str, Any]:
+def _facts(file: str, noted: Any) -> FileFacts:
+    """The facts of a file; `noted` is the JSON value of those that are remembered, if there is one."""
     filesystem, path = files.split(file)
     with _told(f"input file {file} cannot be read"):
         try:
@@ -151,17 +169,17 @@ def _facts(file: str, known: dict[str, Any] | None) -> dict[str, Any]:
             stamp = tag or next(filter(None, times), None)
             if info["size"] is None:
                 raise UserError(f"the size of input file {file} is not told; download it first")
-            if known and stamp and (known["bytes"], known["stamp"]) == (info["size"], str(stamp)):
-                return known
-            return {
-                "bytes": info["size"],
-                "stamp": str(stamp),
-                "digest": str(tag) if tag else files.digest(file),
-            }
+            if noted and stamp and (noted["bytes"], noted["stamp"]) == (info["size"], str(stamp)):
+                return FileFacts.from_json(noted, f"what is remembered of {file}")
+            return FileFacts(
+                bytes=info["size"],
+                stamp=str(stamp),
+                digest=str(tag) if tag else files.digest(file),
+            )
         except FileNotFoundError:
             raise UserError(f"input file {file} is not there any more") from None
 
 
-def _part(source: str, file: str, facts: dict[str, Any], place: list[str]) -> str:
-    names = [source, hide(file), str(facts["bytes"]), facts["digest"], *place]
+def _part(source: str, file: str, facts: FileFacts, place: list[str]) -> str:
+    names = [source, hide(file), str(facts.bytes), facts.digest, *place]
     return xxhash.xxh3_64_hexdigest("\0".join(names).encode())

@@ -63,8 +63,11 @@ def write_model(folder: Path) -> tuple[NeoX, ModelFolder]:
     model = NeoX(settings, VOCAB).eval()
     generator = torch.Generator().manual_seed(5)
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
-    with torch.no_grad():  # ids of the padding would be the most probable ones
+        if parameter.dim() == 2:  # with biases of that size all rows would be the same
+            torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    with torch.no_grad():
+        model.embed_out.weight[0] *= 2  # some rows end
+        # Ids of the padding would be the most probable ones.
         model.embed_out.weight[VOCAB:] = 10 * model.embed_out.weight[1]
     tokenizer = folder / "tokenizer.json"
     files.write_bytes(str(tokenizer), tokenizer_of(VOCAB))

@@ -5,7 +5,7 @@ import pyarrow.compute as pc
 from base import files, layout
 from base import manifest as manifests
 from base.layout import REPORT, TOKENIZER
-from base.manifest import InputEntry, Manifest, Version
+from base.manifest import Manifest, Version
 from pipelines.config import Config, build_configuration
 from pipelines.corpus.inputs import Input
 from pipelines.corpus.report import page
@@ -30,17 +30,12 @@ from pipelines.runtime.progress import counter
 
 def find_build(config: Config, inputs: list[Input]) -> Version | None:
     """The version that was made with this configuration of exactly these inputs, if there is one."""
-    wanted = files.key_of(build_configuration(config)), [entry_of(item) for item in inputs]
+    wanted = files.key_of(build_configuration(config)), [item.entry for item in inputs]
     for version in reversed(manifests.versions(config.storage)):
         made_of = version.manifest.config_hash, version.manifest.inputs
         if made_of == wanted and not any(older.manifest.merged for older in manifests.ancestry(version)):
             return version
     return None
-
-
-def entry_of(item: Input) -> InputEntry:
-    """An input as a manifest has it."""
-    return InputEntry(**item.noted())
 
 
 def new_inputs(parent: Version, inputs: list[Input]) -> list[Input]:
@@ -70,7 +65,7 @@ def build(plan: Plan, name: str, run: Run) -> Version:
         tokenizer=vocabulary.facts,
         shards=[shard.entry(name) for shard in shards],
         indexes=index_documents(plan, name, selected, run),
-        inputs=[entry_of(item) for item in plan.inputs],
+        inputs=[item.entry for item in plan.inputs],
         ledger=ledger,
     )
     manifest = write_files(plan, folder, common, selected, vocabulary, tokenized, run)

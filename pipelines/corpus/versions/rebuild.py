@@ -113,7 +113,7 @@ def _build_again(
             tokenizer=vocabulary.facts,
             shards=version.own_shards,
             indexes=build.index_documents(plan, version.name, selected, run),
-            inputs=[build.entry_of(item) for item in plan.inputs],
+            inputs=[item.entry for item in plan.inputs],
             ledger=ledger_of(selected, tokenized),
         )
         build.write_files(plan, folder, common, selected, vocabulary, tokenized, run)

@@ -94,7 +94,7 @@ def config(storage: Path, server: str, token: str) -> Config:
 def test_a_new_token_makes_no_new_input(tmp_path: Path, server: str) -> None:
     cache = str(tmp_path / "inputs.json")
     monday, tuesday = (list_inputs(config(tmp_path, server, token).sources, cache, SPLIT) for token in TOKENS)
-    assert [item.noted() for item in monday] == [item.noted() for item in tuesday]
+    assert [item.entry for item in monday] == [item.entry for item in tuesday]
     assert [item.file for item in monday] != [item.file for item in tuesday]
     assert [item.name for item in monday] == [
         f"http://***@{server}/b.jsonl.zst",
@@ -185,7 +185,7 @@ def test_nothing_that_a_build_writes_shows_credentials(
     storage = tmp_path / "storage"
     settings = config(storage, server, TOKENS[0])
     version = run(settings).version
-    assert version.raw["ledger"]["s"][0]["documents_in"] == 60
+    assert version.manifest.ledger["s"][0]["documents_in"] == 60
     rotated = config(storage, server, TOKENS[1])
     again = run(rotated)
     assert not again.new

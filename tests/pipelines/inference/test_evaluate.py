@@ -22,8 +22,9 @@ from tests.helpers.corpus import write_corpus
 from tests.helpers.models import LENGTH, VOCAB, Asked, StoppedError, Told, config_of, write_model
 
 CHOSEN = UNIT_DOCUMENTS + 3
-LENGTHS = [1 + 7 * number % (2 * LENGTH + 5) for number in range(CHOSEN + 2)]
-"""Of held-out documents: some are shorter than a window, some have three; the last ones are not chosen."""
+LENGTHS = [1 + number % 4 for number in range(CHOSEN + 2)]
+LENGTHS[::9] = [LENGTH - 1, LENGTH, LENGTH + 1, 2 * LENGTH, 2 * LENGTH + 5]
+"""Of held-out documents: some have more than a window, one has three; the last ones are not chosen."""
 SOURCES = {"wiki.arrow": [LENGTHS], "b": [[LENGTH, 2, 40, 5]]}
 
 

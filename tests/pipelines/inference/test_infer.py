@@ -37,9 +37,9 @@ def _text(ids: list[int]) -> str:
     return " ".join(f"w{number}" for number in ids)
 
 
-def _prompts(folder: Path) -> str:
+def _prompts(folder: Path, rows: int = ROWS) -> str:
     path = folder / "prompts.jsonl"
-    lines = [json.dumps({"id": f"row {row}", "prompt": _text(_ids(row))}) for row in range(ROWS)]
+    lines = [json.dumps({"id": f"row {row}", "prompt": _text(_ids(row))}) for row in range(rows)]
     path.write_text("\n".join(lines) + "\n")
     return str(path)
 
@@ -144,7 +144,7 @@ def test_a_killed_inference_repeats_no_finished_block(made: tuple[NeoX, ModelFol
 
 
 def test_sampling_depends_on_seed_and_key_alone(made: tuple[NeoX, ModelFolder], tmp_path: Path) -> None:
-    prompts = _prompts(tmp_path)
+    prompts = _prompts(tmp_path, 12)
     backwards = tmp_path / "backwards.jsonl"
     backwards.write_text("\n".join(Path(prompts).read_text().splitlines()[::-1]))
 

@@ -31,7 +31,9 @@ def measure(folder: Path, lines: list[str], rejects: RejectsConfig) -> MeasurePa
     task = MeasurePart(
         layout=Layout(str(folder)),
         key="key",
-        input=Input("s", str(path), 0, path.stat().st_size, "digest", "part"),
+        input=Input(
+            source="s", file=str(path), start=0, bytes=path.stat().st_size, digest="digest", part="part"
+        ),
         source=SourceConfig(name="s", urls=[str(path)]),
         ingest=IngestConfig(),
         language=LanguageConfig(),

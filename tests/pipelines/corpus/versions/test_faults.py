@@ -129,7 +129,9 @@ def test_a_part_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
     source = SourceConfig(name="s", urls=[str(path)])
 
     def task(storage: str) -> MeasurePart:
-        item = Input("s", str(path), 0, path.stat().st_size, "digest", "part")
+        item = Input(
+            source="s", file=str(path), start=0, bytes=path.stat().st_size, digest="digest", part="part"
+        )
         return MeasurePart(
             layout=Layout(str(tmp_path / storage)),
             key="key",

@@ -348,7 +348,7 @@ def test_mistakes_are_one_sentence(project: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="mixture names poems, but the sources are books, news, web"):
         joined(project, "mixture={poems: 1}")
     other = manifest.require(str(project / "theirs"))
-    index = Path(manifest.indexes(other)[0], "index.json")
+    index = Path(other.indexes[0], "index.json")
     content = json.loads(index.read_text())
     content["minhash"]["ngram"] = 7
     index.write_text(json.dumps(content))
