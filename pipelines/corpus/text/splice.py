@@ -31,6 +31,7 @@ def _splice(data, offsets, rows, starts, ends, choices, pieces, piece_offsets, o
 
 def splice(
     text: pa.LargeStringArray,
+    *,
     rows: np.ndarray,
     starts: np.ndarray,
     ends: np.ndarray,
