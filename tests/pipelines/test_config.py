@@ -63,6 +63,8 @@ def test_defaults_overrides_and_storage(path: str, tmp_path: Path) -> None:
         ("sources.0.priority=3000000000", ["sources.0.priority = 3000000000", "2147483648"]),
         ("sources.0.urls=['{storge}/raw']", ["{storge}", "did you mean {storage}?"]),
         ("sources=[{name: a, urls: [x]}, {name: a, urls: [y]}]", ["named twice: a"]),
+        ("sources.0.format=jsnl", ["sources.0.format = 'jsnl': it is auto, jsonl, json, parquet", "or text"]),
+        ("plugins.filter=[a:b]", ["unknown key plugins.filter; did you mean filters?"]),
         ("sources=[]", ["sources", "at least 1"]),
     ],
 )

@@ -168,12 +168,12 @@ class _Parser:
             self.config,
         )
         rejects = []
-        for line in np.flatnonzero(status >= csvscan.BAD_QUOTE).tolist():
-            sample = block[starts[line] : starts[line] + min(sizes[line], SAMPLE_BYTES)]
-            if sizes[line] > self.config.max_document_bytes:
-                rejects.append(too_long(self.record + line, int(sizes[line]), sample, self.config))
+        for row in np.flatnonzero(status >= csvscan.BAD_QUOTE).tolist():
+            sample = block[starts[row] : starts[row] + min(sizes[row], SAMPLE_BYTES)]
+            if sizes[row] > self.config.max_document_bytes:
+                rejects.append(too_long(self.record + row, int(sizes[row]), sample, self.config))
                 continue
-            quote = status[line] == csvscan.BAD_QUOTE
+            quote = status[row] == csvscan.BAD_QUOTE
             detail = (
                 "A quote is opened and not closed, or closed inside a field."
                 if quote
@@ -181,10 +181,10 @@ class _Parser:
             )
             rejects.append(
                 Reject(
-                    self.record + line,
+                    self.record + row,
                     "invalid_csv" if quote else "wrong_columns",
                     detail,
-                    int(sizes[line]),
+                    int(sizes[row]),
                     sample,
                 )
             )

@@ -6,6 +6,7 @@ Every byte of a file is accounted for: documents, rejects and framing add up to 
 from collections.abc import Iterator
 
 from base.errors import UserError
+from base.layout import name_of
 from pipelines.corpus.reading import decompress
 from pipelines.corpus.reading.formats import FORMATS, Format, named, names
 from pipelines.corpus.reading.records import Batch
@@ -51,7 +52,7 @@ def file_format(url: str, source: SourceConfig) -> Format:
     name = decompress.file_name(url).lower()
     for suffix in decompress.SUFFIXES:
         name = name.removesuffix(suffix)
-    extension = "." + name.rsplit("/", 1)[-1].rpartition(".")[2]
+    extension = "." + name_of(name).rpartition(".")[2]
     possible = [format for format in FORMATS if extension in format.suffixes]
     if len(possible) == 1:
         return possible[0]

@@ -71,7 +71,7 @@ HITS = pa.schema(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Benchmarks:
     """The n-grams of all passages, as a probe needs them.
 
@@ -266,14 +266,14 @@ def _index(passages: pa.Table) -> Benchmarks:
     digest = xxhash.xxh3_64(flat.tobytes())
     digest.update(json.dumps(passages.drop_columns(["ngrams"]).to_pydict()).encode())
     return Benchmarks(
-        passages,
-        hashes,
-        np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
-        owners[order],
-        lengths,
-        _bloom(hashes),
-        _bloom(shorter),
-        digest.hexdigest(),
+        passages=passages,
+        hashes=hashes,
+        owner_offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
+        owners=owners[order],
+        lengths=lengths,
+        bloom=_bloom(hashes),
+        gate=_bloom(shorter),
+        digest=digest.hexdigest(),
     )
 
 
@@ -546,7 +546,9 @@ def decontaminate(
         dropped[rows] = True
         return text, dropped, hits
     rows, starts, ends = _union(rows, starts, ends)
-    return splice(text, rows, starts, ends, np.zeros(len(rows), np.int64), [""]), dropped, hits
+    nothing = np.zeros(len(rows), np.int64)
+    left = splice(text, rows=rows, starts=starts, ends=ends, choices=nothing, replacements=[""])
+    return left, dropped, hits
 
 
 def _union(rows: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -32,7 +32,7 @@ _FNV_START = np.uint32(2166136261)
 _FNV_PRIME = np.uint32(16777619)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """A quantised fastText classifier with hierarchical softmax, as the kernel takes it.
 
@@ -120,15 +120,15 @@ def _read(content: bytes) -> Model:
     bucket_rows = np.full(_BUCKETS, _NONE, np.uint16)
     bucket_rows[kept[:, 0]] = kept[:, 1]
     return Model(
-        [name.removeprefix(_PREFIX).decode() for name in names[words:]],
-        np.ascontiguousarray(rows, np.float32),
-        _word_table(word_bytes, word_offsets, 2 ** int(np.ceil(np.log2(4 * words)))),
-        word_bytes,
-        word_offsets,
-        bits,
-        bucket_rows,
-        output,
-        _huffman(counts[words:]),
+        labels=[name.removeprefix(_PREFIX).decode() for name in names[words:]],
+        rows=np.ascontiguousarray(rows, np.float32),
+        word_table=_word_table(word_bytes, word_offsets, 2 ** int(np.ceil(np.log2(4 * words)))),
+        word_bytes=word_bytes,
+        word_offsets=word_offsets,
+        kept=bits,
+        bucket_rows=bucket_rows,
+        output=output,
+        children=_huffman(counts[words:]),
     )
 
 

@@ -593,7 +593,8 @@ def redact(
             mine = kind == number
             np.add.at(columns[f"n_{name}"], row[mine], 1)
             np.add.at(columns[f"delta_{name}"], row[mine], delta[mine])
-        pieces = splice(pieces, np.searchsorted(rows, row), start, end, kind, replacements)
+        places = np.searchsorted(rows, row)
+        pieces = splice(pieces, rows=places, starts=start, ends=end, choices=kind, replacements=replacements)
         spans = _spans(pieces, config)
         spans[:, 0] = rows[spans[:, 0]]
     return (_put(text, rows, pieces) if len(rows) else text), columns

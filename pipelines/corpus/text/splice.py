@@ -42,6 +42,7 @@ def _splice(
 
 def splice(
     text: pa.LargeStringArray,
+    *,
     rows: np.ndarray,
     starts: np.ndarray,
     ends: np.ndarray,

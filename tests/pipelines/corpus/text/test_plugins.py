@@ -58,8 +58,8 @@ def plain(texts):
 
 
 def wrong(texts):
-    mask = [True] * len(texts)
-    returns = {"short": texts[1:], "null": pa.nulls(len(texts)), "number": 7.5, "mask": mask, "none": None}
+    size = len(texts)
+    returns = {"short": texts[1:], "null": pa.nulls(size), "number": 7.5, "mask": [True] * size, "none": None}
     return returns[texts[0].as_py()]
 
 
