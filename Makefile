@@ -29,7 +29,7 @@ reference: install
 	$(BIN)/python docs/tour.py
 
 docs: install
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 install: $(VENV)/installed
 
