@@ -1,6 +1,6 @@
 """Add a source to a corpus: the next version holds it, and only its files are read.
 
-    python examples/add_a_source.py [STORAGE]
+`python examples/add_a_source.py [STORAGE]` builds the corpus of the examples first.
 """
 
 import json

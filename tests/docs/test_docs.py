@@ -1,4 +1,4 @@
-"""The documents can be read and followed: short paragraphs, links and anchors that lead somewhere, no old page."""
+"""The documents can be read and followed: short paragraphs, and links and anchors that lead somewhere."""
 
 import re
 from pathlib import Path
@@ -9,6 +9,7 @@ from docs import commands, tour
 
 ROOT = Path(__file__).parents[2]
 LONGEST_PARAGRAPH = 80
+FOLDERS = ("base", "dedup", "model", "pipelines", "jobs", "tests", "benchmarks", "configs", "examples")
 PAGES = sorted(
     [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), *ROOT.glob("[a-z]*/README.md")],
     key=lambda page: str(page),
@@ -79,7 +80,17 @@ def test_every_page_is_in_the_navigation() -> None:
 
 def test_documents_that_code_names_are_there() -> None:
     named: dict[str, str] = {}
-    for folder in ("base", "dedup", "model", "pipelines", "jobs", "tests", "benchmarks", "configs", "examples"):
+    for folder in (
+        "base",
+        "dedup",
+        "model",
+        "pipelines",
+        "jobs",
+        "tests",
+        "benchmarks",
+        "configs",
+        "examples",
+    ):
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in (".py", ".yaml", ".md"):
                 text = path.read_text()
