@@ -11,6 +11,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from typing import IO, Any
 
 import fsspec
@@ -112,18 +113,18 @@ def list_files(pattern: str) -> list[str]:
     """
     filesystem, path = split(pattern)
     if _is_folder(filesystem, path):
-        found = filesystem.find(path)
+        names = filesystem.find(path)
     elif filesystem.exists(path):
-        found = [path]
+        names = [path]
     elif any(character in path for character in "*?["):
         matches = filesystem.glob(path, detail=True)
         # Another type may still be a folder: a link to one.
-        found = [
+        names = [
             name for name in matches if matches[name]["type"] == "file" or not _is_folder(filesystem, name)
         ]
     else:
-        found = []
-    names = sorted(name for name in found if TEMPORARY not in name.rsplit("/", 1)[-1])
+        names = []
+    names = sorted(name for name in names if TEMPORARY not in PurePosixPath(name).name)
     if isinstance(filesystem, LocalFileSystem):
         return names
     return [filesystem.unstrip_protocol(name) for name in names]

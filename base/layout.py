@@ -12,6 +12,8 @@ REJECTS = "rejects.parquet"
 CONTAMINATION = "contamination.parquet"
 LINES = "lines.parquet"
 """Files of a version, below its folder; what was dropped, by stage, is in `dropped`."""
+RESULT = "result.json"
+"""Last file of a training run, an evaluation and a batch inference, below its folder."""
 
 
 def dropped(stage: str) -> str:
@@ -23,6 +25,11 @@ def origins_path(shard: str) -> str:
     """The path of the origins of a shard, given the shard's, both below the versions."""
     version, _, rest = shard.partition("/shards/")
     return f"{version}/origins/{rest.removesuffix('.arrow')}.parquet"
+
+
+def part_path(kind: str, key: str, part: str, suffix: str) -> str:
+    """A file of a part below documents/, attributes/, rejects/ or parts/, below the corpus."""
+    return f"{kind}/{key}/{part}.{suffix}"
 
 
 def name_of(url: str) -> str:
@@ -64,9 +71,13 @@ class Layout:
         """What is remembered of source files, so that they are not read again for their digests."""
         return files.join(self.corpus, "inputs.json")
 
+    def folder(self, kind: str, key: str) -> str:
+        """The folder of a kind of files of parts."""
+        return files.join(self.corpus, kind, key)
+
     def part(self, kind: str, key: str, part: str, suffix: str) -> str:
-        """A file of a part below documents/, attributes/, rejects/ or parts/."""
-        return files.join(self.corpus, kind, key, f"{part}.{suffix}")
+        """The URL of a file of a part, as part_path says."""
+        return files.join(self.corpus, part_path(kind, key, part, suffix))
 
     def work(self, stage: str, key: str, *parts: str) -> str:
         """A URL below work/<stage>/<key>, where a stage of a build keeps what it does."""
@@ -84,6 +95,14 @@ class Layout:
     def run(self, name: str) -> str:
         """The folder of a training run."""
         return files.join(self.training, name)
+
+    def result(self, run: str) -> str:
+        """The result of a training run that has finished."""
+        return files.join(self.run(run), RESULT)
+
+    def model(self, run: str) -> str:
+        """The Hugging Face folder of the model that a training run made."""
+        return files.join(self.run(run), "hf")
 
     @cached_property
     def latest_run(self) -> str:

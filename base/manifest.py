@@ -213,6 +213,10 @@ class Version:
         """The URL of one of its files, below its folder."""
         return files.below(self.url, path)
 
+    def below_corpus(self, path: str) -> str:
+        """The URL of a path below the folder of its corpus, such as layout.part_path."""
+        return files.below(self.corpus_url, path)
+
     def below_versions(self, path: str) -> str:
         """The URL of a path below the folder of all versions: a shard, its origins, another version."""
         return files.below(self.versions_url, path)

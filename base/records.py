@@ -2,7 +2,13 @@
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from base import files
 from base.errors import UserError
@@ -15,14 +21,18 @@ class Record(BaseModel):
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, validate_by_name=True
     )
 
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The fields in order, without those that do not apply (None by default)."""
+        values: dict[str, Any] = handler(self)
+        for name, field in type(self).model_fields.items():
+            if not field.is_required() and values.get(name, 0) is None:
+                del values[name]
+        return values
+
     def to_json(self) -> dict[str, Any]:
         """The JSON value of the record, fields in order, without those that are None by default."""
-        values: dict[str, Any] = self.model_dump(mode="json", by_alias=True)
-        return {
-            name: value
-            for (name, value), field in zip(values.items(), type(self).model_fields.values(), strict=True)
-            if value is not None or field.is_required()
-        }
+        return self.model_dump(mode="json", by_alias=True)
 
     @classmethod
     def from_json(cls, value: Any, place: str) -> Self:

@@ -57,8 +57,10 @@ from benchmarks.dedup_inputs import read_texts
 from benchmarks.dedup_speed import kernel
 from dedup import minhash
 from dedup.config import DedupConfig
-from pipelines.config import Config, QualityConfig, SourceConfig, load
+from pipelines.config import Config, load
+from pipelines.corpus.reading.settings import SourceConfig
 from pipelines.corpus.text import quality
+from pipelines.corpus.text.settings import QualityConfig
 from pipelines.corpus.text.tokenizer import Tokenizer
 from pipelines.corpus.versions import commands as prepare
 from pipelines.runtime import cluster

@@ -27,7 +27,6 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".cache
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from base import files
 from benchmarks.dedup_inputs import (
@@ -43,7 +42,8 @@ from benchmarks.dedup_inputs import (
 from dedup import minhash
 from dedup.config import DedupConfig
 from pipelines.corpus.stages.deduplicate import deduplicate
-from pipelines.runtime.cluster import start_local
+from pipelines.runtime.executor import InProcess
+from pipelines.runtime.progress import silent
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -86,8 +86,15 @@ def accuracy(texts: list[str], pairs: list[tuple[int, int, float]], threshold: f
     expected = minhash.candidate_probability(similarity, config.minhash)
     with tempfile.TemporaryDirectory() as folder:
         entries, documents = write_part(folder, f"{0:016x}", column, config.minhash)
-        arguments = [entries], {f"{0:016x}": documents}, f"{folder}/work", config, []
-        outcome = deduplicate(*arguments, lambda *_: None, 1)
+        outcome = deduplicate(
+            [entries],
+            {f"{0:016x}": documents},
+            [],
+            work=f"{folder}/work",
+            config=config,
+            executor=InProcess(),
+            progress=silent,
+        )
         dropped = pa.concat_tables([files.read_parquet(url) for url in outcome.dropped])
         numbers = {
             identifier: row
@@ -167,9 +174,7 @@ def main() -> None:
     places = read_texts(options.data / "pile_messy")
     rows = {place: row for row, place in enumerate(places)}
     texts, pairs = list(places.values()), true_pairs(options.data, rows)
-    start_local(2)
     lines = [accuracy(texts, pairs, threshold) for threshold in THRESHOLDS]
-    ray.shutdown()
     config = DedupConfig().minhash
     result = {
         "circumstances": circumstances(),

@@ -38,8 +38,10 @@ from benchmarks.dedup_inputs import DATA, ROOT, circumstances, read_texts, recor
 from dedup import hashing, runs
 from dedup.catalog import MAX_GROUPS
 from dedup.config import DedupConfig
-from pipelines.corpus.stages.deduplicate import deduplicate, write_index
+from pipelines.corpus.stages.deduplicate import deduplicate
+from pipelines.corpus.stages.indexes import write_index
 from pipelines.runtime.cluster import start_local
+from pipelines.runtime.executor import OnRay
 
 PART = 250_000
 BANDS = 14
@@ -163,13 +165,30 @@ def scale(documents: int, folder: str) -> dict[str, Any]:
         entries, urls = [part[1] for part in parts], {part[0]: part[2] for part in parts}
         cluster_start()
         with Watch() as watch:
-            outcome = deduplicate(entries, urls, f"{folder}/{name}", config, indexes, watch.progress, 1)
+            outcome = deduplicate(
+                entries,
+                urls,
+                indexes,
+                work=f"{folder}/{name}",
+                config=config,
+                executor=OnRay(workers=1),
+                progress=watch.progress,
+            )
             work = size_of(f"{folder}/{name}")
             for phase in Path(folder, name).iterdir():
                 if phase.name != "dropped":
                     shutil.rmtree(phase)
             index = f"{folder}/{name}-index"
-            write_index(entries, urls, outcome.dropped, name, index, config, 1, watch.progress)
+            write_index(
+                entries,
+                urls,
+                outcome.dropped,
+                version=name,
+                output=index,
+                config=config,
+                executor=OnRay(workers=1),
+                progress=watch.progress,
+            )
         ray.shutdown()
         totals.append(watch.cpu)
         result[name] = watch.summary() | {

@@ -37,8 +37,10 @@ from benchmarks.dedup_inputs import (
 from benchmarks.dedup_scale import Watch
 from dedup import hashing, minhash
 from dedup.config import DedupConfig
-from pipelines.corpus.stages.deduplicate import deduplicate, write_index
+from pipelines.corpus.stages.deduplicate import deduplicate
+from pipelines.corpus.stages.indexes import write_index
 from pipelines.runtime.cluster import start_local
+from pipelines.runtime.executor import OnRay
 
 
 def kernel(function: Callable[[pa.Array], Any], text: pa.Array, megabytes: float) -> dict[str, float]:
@@ -135,11 +137,27 @@ def phases(data: Path, copies: int) -> dict[str, Any]:
             seconds.clear()
             last = start = time.perf_counter()
             with Watch() as watch:
-                outcome = deduplicate(entries, documents, f"{folder}/work{attempt}", config, [], progress, 1)
+                outcome = deduplicate(
+                    entries,
+                    documents,
+                    [],
+                    work=f"{folder}/work{attempt}",
+                    config=config,
+                    executor=OnRay(workers=1),
+                    progress=progress,
+                )
             total = time.perf_counter() - start
             last = start = time.perf_counter()
-            arguments = entries, documents, outcome.dropped, "v0001", f"{folder}/index{attempt}", config, 1
-            write_index(*arguments, progress)
+            write_index(
+                entries,
+                documents,
+                outcome.dropped,
+                version="v0001",
+                output=f"{folder}/index{attempt}",
+                config=config,
+                executor=OnRay(workers=1),
+                progress=progress,
+            )
             index_seconds = time.perf_counter() - start
     rows = sum(part[1] for part in outcome.counts.items())
     return {

@@ -30,6 +30,7 @@ from benchmarks.dedup_inputs import DATA, ROOT, circumstances, record
 from pipelines.config import Config, load
 from pipelines.corpus.ledger import Ledger
 from pipelines.corpus.versions import commands as prepare
+from pipelines.runtime.executor import OnRay
 
 FOLDERS = ("pile_messy", "pile_sample", "pile_sample_sharealike")
 LINES, SPANS = {"min_documents": 10}, 100
@@ -114,7 +115,9 @@ def build(data: Path, storage: str) -> Version:
     start_local(2)
     progress = StageProgress()
     try:
-        return prepare.prepare(config, prepare.inputs_of(config), progress).version
+        return prepare.prepare(
+            config, prepare.inputs_of(config), executor=OnRay(workers=2), progress=progress
+        ).version
     finally:
         progress.close()
         ray.shutdown()

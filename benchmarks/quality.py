@@ -27,8 +27,9 @@ import pyarrow as pa
 
 from benchmarks import peers
 from benchmarks.dedup_inputs import DATA, circumstances, read_texts, record
-from pipelines.config import QualityConfig, RuleSet, SourceConfig
+from pipelines.corpus.reading.settings import SourceConfig
 from pipelines.corpus.text import quality
+from pipelines.corpus.text.settings import QualityConfig, RuleSet
 
 SETS: tuple[RuleSet, ...] = ("gopher_quality", "gopher_repetition", "fineweb", "c4")
 BATCH = 500
@@ -95,10 +96,10 @@ def agreement(names: list[str], measured: pa.Table, peer: dict[str, list[str | N
         section = getattr(config, rules)
         reason, value = quality.decide(measured, SOURCE, config)
         rows[rules] = compare(names, reason.to_pylist(), value.to_numpy(), peer[rules])
-        for field, threshold in section:
-            column, broken = quality.breaks(measured, field, threshold)
-            alone = [field if row else None for row in broken.tolist()]
-            rows[f"{rules}.{field}"] = compare(names, alone, column, peer[f"{rules}.{field}"])
+        for rule in section.declared(rules):
+            column, broken = quality.breaks(measured, rule)
+            alone = [rule.field if row else None for row in broken.tolist()]
+            rows[rule.name] = compare(names, alone, column, peer[rule.name])
     return rows
 
 

@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 import zstandard
 
 from benchmarks.dedup_inputs import DATA, ROOT, circumstances, read_texts, record
-from pipelines.config import IngestConfig, SourceConfig
 from pipelines.corpus.reading import ingest
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 
 NAMES = ("a.jsonl", "a.jsonl.zst", "a.jsonl.gz", "a.csv", "a.parquet", "a.arrow", "stream.arrow", "a.warc.gz")
 

@@ -347,13 +347,13 @@ def launch(
     import ray
 
     from pipelines.runtime.cluster import start_local
-    from pipelines.training.launch import run_training
+    from pipelines.training.launch import launch as launch_on_ray
 
     start_local(2, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     sources = [{"name": "a", "urls": ["unused"]}]
     content = {"name": "bench", "storage": folder, "sources": sources, "train": train}
     config = Config.model_validate({**content, "model": shape["model"]})
-    summary = run_training(config, manifest, run_url, turns)
+    summary = launch_on_ray(config, manifest, run_url, turns).to_json()
     ray.shutdown()
     return run_url, summary
 

@@ -5,11 +5,12 @@ Only band hashes, refs and the upper half of the document id move between tasks.
 
 from collections.abc import Iterator
 
-import numba
 import numpy as np
 import pyarrow as pa
 
-from dedup import exact, hashing, index, runs
+from base.kernels import kernel
+from dedup import catalog as catalogs
+from dedup import hashing, index, runs
 from dedup.catalog import Catalog
 
 ALL_PAIRS = 64
@@ -20,7 +21,7 @@ NEIGHBOURS = 8
 
 def write_run(catalog: Catalog, group: int, dropped: list[str], bits: int, output: str) -> None:
     """Route the bands of the entries of a group that are in no `dropped` run by band and hash prefix."""
-    table = exact.survivors(catalog, group, dropped, ["document_id", "bands", "shingles"])
+    table = catalogs.survivors(catalog, group, dropped, ["document_id", "bands", "shingles"])
     keep = table["shingles"].to_numpy() > 0
     if not keep.all():
         table = table.filter(pa.array(keep))
@@ -34,7 +35,7 @@ def write_run(catalog: Catalog, group: int, dropped: list[str], bits: int, outpu
     def chunks() -> Iterator[tuple[pa.Table, np.ndarray]]:
         for band in range(bands[0].shape[1]):
             hashes = np.concatenate([matrix[:, band] for matrix in bands])
-            partition = exact.prefix(hashes, bits) + (band << bits)
+            partition = hashing.prefix(hashes, bits) + (band << bits)
             yield pa.table({"hash": hashes, "ref": refs, "key": keys}), partition
 
     runs.write_run(output, chunks())
@@ -46,9 +47,11 @@ def band_matrix(column: pa.FixedSizeListArray) -> np.ndarray:
     return matrix
 
 
-@numba.njit(cache=True)
-def _pairs(hashes, refs, new, all_pairs, neighbours):  # type: ignore[no-untyped-def]
-    """Pairs within runs of equal hash, old documents first in each; never two old ones."""
+@kernel
+def _pairs(
+    hashes: np.ndarray, refs: np.ndarray, new: np.ndarray, all_pairs: int, neighbours: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of equal hash, old documents first in each; never two old ones."""
     left = np.empty(1024, np.uint64)
     right = np.empty(1024, np.uint64)
     used = 0

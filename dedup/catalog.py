@@ -6,23 +6,58 @@ New parts come first, sorted by name, so that a ref does not depend on the order
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import Field
 
-from base import files
+from base import arrow, files
 from base.errors import UserError
+from base.records import Record
 from dedup import hashing, runs
+from dedup.config import MinHashConfig
 
+INDEX = "index.json"
+"""The summary of an index, below its folder; the index is complete when it is there."""
 MAX_GROUPS = 2048
 """Routing writes groups × partitions row groups; this bounds them."""
 FEWEST_GROUPS, SMALL_ROWS = 4, 20_000
 
 
-@dataclass(frozen=True)
+class IndexPart(NamedTuple):
+    """A documents file of an index."""
+
+    name: str
+    documents: str
+    """URL of the Arrow file with the text."""
+    version: str
+    """The corpus version that it belongs to."""
+
+
+class IndexSummary(Record):
+    """What index.json says of an index (dedup/index.py)."""
+
+    minhash: MinHashConfig = Field(strict=False)
+    """Settings of the signatures."""
+    bits: int
+    """Bits of the hash prefix by which its files are divided."""
+    parts: list[IndexPart] = Field(strict=False)
+    groups: list[int]
+    """Of each part, the number of the file of locations that it is in."""
+
+
+def read_summary(index: str) -> IndexSummary:
+    """The summary of an index; raises UserError if the index is not there."""
+    try:
+        return IndexSummary.read(files.join(index, INDEX))
+    except FileNotFoundError:
+        raise UserError(f"dedup index {index} is not there or not complete") from None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Part:
     """One documents file."""
 
@@ -39,7 +74,7 @@ class Part:
     """Number of an old part within its index."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Index:
     """An index of an earlier version that has parts (dedup/index.py)."""
 
@@ -50,7 +85,7 @@ class Index:
     """Number of its first part in the catalog."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Catalog:
     """All parts; the first `new` of them are those of this build.
 
@@ -67,8 +102,8 @@ class Catalog:
 
     def is_new(self, refs: np.ndarray) -> np.ndarray:
         """Which refs name documents of this build."""
-        found: np.ndarray = refs < np.uint64(self.new << 32)
-        return found
+        new: np.ndarray = refs < np.uint64(self.new << 32)
+        return new
 
     def group_of(self, refs: np.ndarray) -> np.ndarray:
         """Group of each ref, int64."""
@@ -95,7 +130,7 @@ def open_catalog(
             continue
         if name not in documents:
             raise UserError(f"entries file {url} names part {name}, which has no documents file")
-        new.append(Part(name, documents[name], url, rows))
+        new.append(Part(name=name, documents=documents[name], table=url, rows=rows))
     new.sort(key=lambda part: part.name)
     ends = np.cumsum([part.rows for part in new])
     total = int(ends[-1]) if new else 0
@@ -105,15 +140,23 @@ def open_catalog(
     groups = int(group[-1]) + 1 if new else 0
     old: list[Part] = []
     known = []
-    for index in indexes:
-        content = files.read_json(files.join(index, "index.json"))
-        if content["parts"]:
-            known.append(Index(index, content["bits"], len(new) + len(old)))
-        for number, (name, url, version) in enumerate(content["parts"]):
-            locations = files.join(index, "locations", f"{content['groups'][number]:05d}.parquet")
-            old.append(Part(name, url, locations, 0, version, number))
+    for url in indexes:
+        summary = read_summary(url)
+        if summary.parts:
+            known.append(Index(url=url, bits=summary.bits, first=len(new) + len(old)))
+        for number, (part, place) in enumerate(zip(summary.parts, summary.groups, strict=True)):
+            old.append(
+                Part(
+                    name=part.name,
+                    documents=part.documents,
+                    table=files.join(url, "locations", f"{place:05d}.parquet"),
+                    rows=0,
+                    version=part.version,
+                    number=number,
+                )
+            )
     group = np.concatenate([group, np.arange(len(old)) % max(groups, 1)])
-    return Catalog(new + old, len(new), group, groups, known)
+    return Catalog(parts=new + old, new=len(new), group=group, groups=groups, indexes=known)
 
 
 def _part_of(url: str) -> tuple[str | None, int]:
@@ -138,6 +181,30 @@ def _part_of(url: str) -> tuple[str | None, int]:
 def refs_of(part: int, rows: pa.ChunkedArray | np.ndarray) -> np.ndarray:
     """The refs of rows of one part."""
     return (np.uint64(part) << np.uint64(32)) | np.asarray(rows).astype(np.uint64)
+
+
+def dropped_refs(urls: list[str], group: int) -> np.ndarray:
+    """The sorted refs of a group in runs that are partitioned by group."""
+    if not urls:
+        return np.empty(0, np.uint64)
+    return np.sort(runs.read_partitions(urls, [group])["ref"].to_numpy())
+
+
+def survivors(catalog: Catalog, group: int, dropped: list[str], columns: list[str]) -> pa.Table:
+    """`ref`, sorted, and some columns of the entries of a group that are in none of the `dropped` runs."""
+    gone = dropped_refs(dropped, group)
+    tables = []
+    for number in catalog.parts_of(group):
+        table = files.read_parquet(catalog.parts[number].table, ["row", *columns])
+        refs = refs_of(number, table["row"])
+        at = np.searchsorted(gone, refs)
+        stay = np.ones(len(refs), np.bool_)
+        stay[at < len(gone)] = gone[at[at < len(gone)]] != refs[at < len(gone)]
+        table = table.select(columns).append_column("ref", pa.array(refs))
+        tables.append(table if stay.all() else table.filter(pa.array(stay)))
+    table = pa.concat_tables(tables)
+    refs = table["ref"].to_numpy()
+    return table if (refs[1:] > refs[:-1]).all() else table.sort_by("ref")
 
 
 def _by_part(refs: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -200,23 +267,14 @@ def text_batches(catalog: Catalog, refs: np.ndarray) -> Iterator[pa.Array]:
 
 
 def _texts_of(url: str, rows: np.ndarray) -> Iterator[pa.Array]:
-    local = files.local_path(url)
-    filesystem, path = files.split(url)
-    with pa.memory_map(local) if local else filesystem.open(path, "rb") as file:
-        # Only a batch knows how many rows it has: of those that are passed over, one short column is read.
-        counts, texts = _reader(file, "document_id"), _reader(file, "text")
-        start = 0
-        for i in range(counts.num_record_batches):
-            if start > rows[-1]:
-                break
-            end = start + counts.get_batch(i).num_rows
-            first, last = np.searchsorted(rows, [start, end])
-            if last > first:
-                yield texts.get_batch(i).column("text").take(pa.array(rows[first:last] - start))
-            start = end
-
-
-def _reader(file: pa.NativeFile | IO[bytes], column: str) -> pa.ipc.RecordBatchFileReader:
-    """A reader of one column of an Arrow file."""
-    field = pa.ipc.open_file(file).schema.get_field_index(column)
-    return pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=[field]))
+    # Only a batch knows how many rows it has: of those that are passed over, one short column is read.
+    counts, texts = arrow.open_columns(url, ["document_id", "text"])
+    start = 0
+    for i in range(counts.num_record_batches):
+        if start > rows[-1]:
+            break
+        end = start + counts.get_batch(i).num_rows
+        first, last = np.searchsorted(rows, [start, end])
+        if last > first:
+            yield texts.get_batch(i).column("text").take(pa.array(rows[first:last] - start))
+        start = end

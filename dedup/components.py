@@ -8,26 +8,26 @@ rounds grow with the logarithm of the component sizes. A task holds the edges of
 those of the largest component whose centre is in it.
 """
 
-import numba
 import numpy as np
 import pyarrow as pa
 
 from base import files
+from base.kernels import GOLDEN, kernel
 from dedup import candidates, runs
 from dedup import catalog as catalogs
 from dedup.catalog import Catalog
 
 
-@numba.njit(cache=True)
-def _find(parent, x):  # type: ignore[no-untyped-def]
+@kernel
+def _find(parent: np.ndarray, x: int) -> int:
     while parent[x] != x:
         parent[x] = parent[parent[x]]
         x = parent[x]
     return x
 
 
-@numba.njit(cache=True)
-def _roots(count, left, right):  # type: ignore[no-untyped-def]
+@kernel
+def _roots(count: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """The smallest node of each node's component."""
     parent = np.arange(count)
     for i in range(len(left)):
@@ -113,7 +113,7 @@ def labels(urls: list[str], group: int) -> tuple[np.ndarray, np.ndarray]:
 
 def share_of(components: np.ndarray, shares: int) -> np.ndarray:
     """The share in which each component is decided, int64."""
-    mixed = components * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(33)
+    mixed = components * GOLDEN >> np.uint64(33)
     return mixed.astype(np.int64) % max(shares, 1)
 
 

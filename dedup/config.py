@@ -11,7 +11,7 @@ class MinHashConfig(Section):
     """MinHash signatures and their LSH bands (Broder 1997; Leskovec, Rajaraman, Ullman: MMDS ch. 3)."""
 
     shingle: Literal["word", "character"] = "word"
-    """What an n-gram is made of: words (runs of Unicode word characters, lower-cased) or characters."""
+    """What an n-gram is made of: words (sequences of Unicode word characters, lower-cased) or characters."""
     ngram: int = Field(5, ge=1, le=64)
     """Words or characters in a shingle."""
     bands: int = Field(14, ge=1, le=512)

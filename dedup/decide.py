@@ -2,11 +2,11 @@
 
 import json
 
-import numba
 import numpy as np
 import pyarrow as pa
 
 from base import files
+from base.kernels import kernel
 from dedup import catalog as catalogs
 from dedup import hashing, runs, verify
 from dedup.catalog import Catalog
@@ -16,8 +16,8 @@ ROUNDS = 4
 """Kept documents of a component that are compared with every remaining member."""
 
 
-@numba.njit(cache=True)
-def _greedy(first, neighbour, old, keeper):  # type: ignore[no-untyped-def]
+@kernel
+def _greedy(first: np.ndarray, neighbour: np.ndarray, old: np.ndarray, keeper: np.ndarray) -> np.ndarray:
     """In policy order, a document is dropped for the best kept neighbour, else kept (keeper is itself).
 
     Nodes are numbered in policy order; node i's neighbours are neighbour[first[i]:first[i + 1]], ascending.
@@ -39,8 +39,8 @@ def _greedy(first, neighbour, old, keeper):  # type: ignore[no-untyped-def]
     return edge
 
 
-@numba.njit(cache=True)
-def _rank_in_component(component, mask):  # type: ignore[no-untyped-def]
+@kernel
+def _rank_in_component(component: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """How many nodes of `mask` precede each node in its component; components are numbered from 0."""
     seen = np.zeros(component.max() + 1 if len(component) else 0, np.int64)
     rank = np.empty(len(component), np.int64)
@@ -107,11 +107,11 @@ def decide(
         lead, other = lead[unknown], other[unknown]
         if len(lead) == 0:
             continue
-        found = verify.similarities(catalog, refs[policy[lead]], refs[policy[other]], config)
-        enough = found >= np.float32(config.threshold)
+        measured = verify.similarities(catalog, refs[policy[lead]], refs[policy[other]], config)
+        enough = measured >= np.float32(config.threshold)
         left = np.concatenate([left, lead[enough]])
         right = np.concatenate([right, other[enough]])
-        similarity = np.concatenate([similarity, found[enough]])
+        similarity = np.concatenate([similarity, measured[enough]])
     first, neighbour, strength = _adjacency(len(refs), left, right, similarity)
     edge = _greedy(first, neighbour, old, keeper)
     gone = np.flatnonzero(edge >= 0)

@@ -22,14 +22,7 @@ def write_run(catalog: Catalog, group: int, bits: int, output: str) -> None:
         tables.append(table.append_column("ref", pa.array(refs)))
     table = pa.concat_tables(tables)
     high, _ = hashing.id_words(table["text_hash"])
-    runs.write_run(output, [(table, prefix(high, bits))])
-
-
-def prefix(hashes: np.ndarray, bits: int) -> np.ndarray:
-    """The first `bits` bits of uint64 hashes, as int64."""
-    if bits == 0:
-        return np.zeros(len(hashes), np.int64)
-    return (hashes >> np.uint64(64 - bits)).astype(np.int64)
+    runs.write_run(output, [(table, hashing.prefix(high, bits))])
 
 
 def drop_duplicates(catalog: Catalog, run_urls: list[str], partitions: list[int], output: str) -> None:
@@ -52,40 +45,16 @@ def drop_duplicates(catalog: Catalog, run_urls: list[str], partitions: list[int]
     kept_refs = refs[leader]
     kept_ids = ids[leader]
     dropped = ~first
-    old_refs, old_ids, found = index.find_texts(catalog, high, low)
-    kept_refs[found] = old_refs[found]
-    kept_ids[found] = old_ids[found]
-    dropped |= found
+    old_refs, old_ids, known = index.find_texts(catalog, high, low)
+    kept_refs[known] = old_refs[known]
+    kept_ids[known] = old_ids[known]
+    dropped |= known
     rows = order[dropped]
     result = table.take(pa.array(rows)).select(["ref", "document_id", "source", "length"])
     result = result.append_column("kept_ref", pa.array(kept_refs[dropped]))
     result = result.append_column("kept_id", hashing.ids_from_bytes(kept_ids[dropped]))
     result = result.sort_by("ref")
     runs.write_run(output, [(result, catalog.group_of(result["ref"].to_numpy()))])
-
-
-def dropped_refs(urls: list[str], group: int) -> np.ndarray:
-    """The sorted refs of a group in runs that are partitioned by group."""
-    if not urls:
-        return np.empty(0, np.uint64)
-    return np.sort(runs.read_partitions(urls, [group])["ref"].to_numpy())
-
-
-def survivors(catalog: Catalog, group: int, dropped: list[str], columns: list[str]) -> pa.Table:
-    """`ref`, sorted, and some columns of the entries of a group that are in none of the `dropped` runs."""
-    gone = dropped_refs(dropped, group)
-    tables = []
-    for number in catalog.parts_of(group):
-        table = files.read_parquet(catalog.parts[number].table, ["row", *columns])
-        refs = catalogs.refs_of(number, table["row"])
-        at = np.searchsorted(gone, refs)
-        stay = np.ones(len(refs), np.bool_)
-        stay[at < len(gone)] = gone[at[at < len(gone)]] != refs[at < len(gone)]
-        table = table.select(columns).append_column("ref", pa.array(refs))
-        tables.append(table if stay.all() else table.filter(pa.array(stay)))
-    table = pa.concat_tables(tables)
-    refs = table["ref"].to_numpy()
-    return table if (refs[1:] > refs[:-1]).all() else table.sort_by("ref")
 
 
 def route_by_kept(catalog: Catalog, dropped: str, output: str) -> None:

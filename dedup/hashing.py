@@ -4,12 +4,12 @@ The hash is XXH3 128-bit with seed 0 and the default secret
 (https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md), equal to `xxhash.xxh3_128_digest`.
 """
 
-import numba
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import cgutils, types
-from numba.extending import intrinsic
+
+from base.kernels import byte_swap, inlined, kernel, load64, multiply_high
 
 _SECRET_BYTES = np.frombuffer(
     bytes.fromhex(
@@ -39,45 +39,8 @@ _MIX_2 = np.uint64(0x9FB21C651E98DF25)
 _LOW32 = np.uint64(0xFFFFFFFF)
 
 
-@intrinsic
-def load64(typingctx, data, offset):  # type: ignore[no-untyped-def]
-    """The 8 bytes of a uint8 array at a byte offset as a little-endian uint64, aligned or not."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        array = cgutils.create_struct_proxy(signature.args[0])(context, builder, value=arguments[0])
-        word = ir.IntType(64)
-        address = builder.gep(array.data, [arguments[1]])
-        loaded = builder.load(builder.bitcast(address, word.as_pointer()))
-        loaded.align = 1
-        return loaded
-
-    return types.uint64(data, types.int64), generate
-
-
-@intrinsic
-def multiply_high(typingctx, a, b):  # type: ignore[no-untyped-def]
-    """The upper 64 bits of the 128-bit product of two uint64."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        wide = ir.IntType(128)
-        product = builder.mul(builder.zext(arguments[0], wide), builder.zext(arguments[1], wide))
-        return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
-
-    return types.uint64(types.uint64, types.uint64), generate
-
-
-@intrinsic
-def byte_swap(typingctx, a):  # type: ignore[no-untyped-def]
-    """The bytes of a uint64 in reverse order."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.bswap(arguments[0])
-
-    return types.uint64(types.uint64), generate
-
-
-@numba.njit(cache=True, inline="always")
-def mix64(h):  # type: ignore[no-untyped-def]
+@inlined
+def mix64(h: np.uint64) -> Any:
     """The 64-bit finaliser of MurmurHash3: a bijection that spreads every bit."""
     h ^= h >> np.uint64(33)
     h *= np.uint64(0xFF51AFD7ED558CCD)
@@ -86,20 +49,20 @@ def mix64(h):  # type: ignore[no-untyped-def]
     return h ^ (h >> np.uint64(33))
 
 
-@numba.njit(cache=True, inline="always")
-def _fold(a, b):  # type: ignore[no-untyped-def]
+@inlined
+def _fold(a: np.uint64, b: np.uint64) -> Any:
     return (a * b) ^ multiply_high(a, b)
 
 
-@numba.njit(cache=True, inline="always")
-def _avalanche(h):  # type: ignore[no-untyped-def]
+@inlined
+def _avalanche(h: np.uint64) -> Any:
     h ^= h >> np.uint64(37)
     h *= _MIX_1
     return h ^ (h >> np.uint64(32))
 
 
-@numba.njit(cache=True, inline="always")
-def _avalanche64(h):  # type: ignore[no-untyped-def]
+@inlined
+def _avalanche64(h: np.uint64) -> Any:
     h ^= h >> np.uint64(33)
     h *= _P64_2
     h ^= h >> np.uint64(29)
@@ -107,13 +70,15 @@ def _avalanche64(h):  # type: ignore[no-untyped-def]
     return h ^ (h >> np.uint64(32))
 
 
-@numba.njit(cache=True, inline="always")
-def _mix16(data, at, secret, key):  # type: ignore[no-untyped-def]
+@inlined
+def _mix16(data: np.ndarray, at: int, secret: np.ndarray, key: int) -> Any:
     return _fold(load64(data, at) ^ secret[key], load64(data, at + 8) ^ secret[key + 8])
 
 
-@numba.njit(cache=True, inline="always")
-def _mix32(low, high, data, a, b, secret, key):  # type: ignore[no-untyped-def]
+@inlined
+def _mix32(
+    low: np.uint64, high: np.uint64, data: np.ndarray, a: int, b: int, secret: np.ndarray, key: int
+) -> Any:
     low += _mix16(data, a, secret, key)
     low ^= load64(data, b) + load64(data, b + 8)
     high += _mix16(data, b, secret, key + 16)
@@ -121,14 +86,14 @@ def _mix32(low, high, data, a, b, secret, key):  # type: ignore[no-untyped-def]
     return low, high
 
 
-@numba.njit(cache=True, inline="always")
-def _finish_middle(low, high, length):  # type: ignore[no-untyped-def]
+@inlined
+def _finish_middle(low: np.uint64, high: np.uint64, length: np.uint64) -> Any:
     upper = low * _P64_1 + high * _P64_4 + length * _P64_2
     return _avalanche(low + high), np.uint64(0) - _avalanche(upper)
 
 
-@numba.njit(cache=True)
-def _load_short(data, at, count):  # type: ignore[no-untyped-def]
+@kernel
+def _load_short(data: np.ndarray, at: int, count: int) -> np.uint64:
     """`count` bytes, at most 8, as a little-endian number, without reading past them."""
     value = np.uint64(0)
     for i in range(count):
@@ -136,8 +101,8 @@ def _load_short(data, at, count):  # type: ignore[no-untyped-def]
     return value
 
 
-@numba.njit(cache=True)
-def _short(data, at, count, secret):  # type: ignore[no-untyped-def]
+@kernel
+def _short(data: np.ndarray, at: int, count: int, secret: np.ndarray) -> Any:
     """Up to 16 bytes."""
     length = np.uint64(count)
     if count > 8:
@@ -176,8 +141,8 @@ def _short(data, at, count, secret):  # type: ignore[no-untyped-def]
     return _avalanche64(secret[64] ^ secret[72]), _avalanche64(secret[80] ^ secret[88])
 
 
-@numba.njit(cache=True)
-def _middle(data, at, count, secret):  # type: ignore[no-untyped-def]
+@kernel
+def _middle(data: np.ndarray, at: int, count: int, secret: np.ndarray) -> Any:
     """17 to 240 bytes."""
     length = np.uint64(count)
     low = length * _P64_1
@@ -197,19 +162,31 @@ def _middle(data, at, count, secret):  # type: ignore[no-untyped-def]
     return _finish_middle(low, high, length)
 
 
-@numba.njit(cache=True, inline="always")
-def _lane(value, key):  # type: ignore[no-untyped-def]
+@inlined
+def _lane(value: np.uint64, key: np.uint64) -> Any:
     mixed = value ^ key
     return (mixed & _LOW32) * (mixed >> np.uint64(32))
 
 
-@numba.njit(cache=True, inline="always")
-def _scramble(lane, key):  # type: ignore[no-untyped-def]
+@inlined
+def _scramble(lane: np.uint64, key: np.uint64) -> Any:
     return (lane ^ (lane >> np.uint64(47)) ^ key) * _P32_1
 
 
-@numba.njit(cache=True, inline="always")
-def _merge(a, b, c, d, e, f, g, h, secret, key, start):  # type: ignore[no-untyped-def]
+@inlined
+def _merge(
+    a: np.uint64,
+    b: np.uint64,
+    c: np.uint64,
+    d: np.uint64,
+    e: np.uint64,
+    f: np.uint64,
+    g: np.uint64,
+    h: np.uint64,
+    secret: np.ndarray,
+    key: int,
+    start: np.uint64,
+) -> Any:
     total = start + _fold(a ^ secret[key], b ^ secret[key + 8])
     total += _fold(c ^ secret[key + 16], d ^ secret[key + 24])
     total += _fold(e ^ secret[key + 32], f ^ secret[key + 40])
@@ -217,8 +194,8 @@ def _merge(a, b, c, d, e, f, g, h, secret, key, start):  # type: ignore[no-untyp
     return _avalanche(total)
 
 
-@numba.njit(cache=True)
-def _long(data, at, count, secret):  # type: ignore[no-untyped-def]
+@kernel
+def _long(data: np.ndarray, at: int, count: int, secret: np.ndarray) -> Any:
     """More than 240 bytes: 8 lanes over stripes of 64 bytes, scrambled after every 16 stripes."""
     length = np.uint64(count)
     a, b, c, d = _P32_3, _P64_1, _P64_2, _P64_3
@@ -252,8 +229,8 @@ def _long(data, at, count, secret):  # type: ignore[no-untyped-def]
     return low, high
 
 
-@numba.njit(cache=True)
-def xxh3_128(data, at, count, secret):  # type: ignore[no-untyped-def]
+@kernel
+def xxh3_128(data: np.ndarray, at: int, count: int, secret: np.ndarray) -> Any:
     """(low, high) 64-bit halves of the hash of `count` bytes of a uint8 array from `at`."""
     if count <= 16:
         return _short(data, at, count, secret)
@@ -262,8 +239,10 @@ def xxh3_128(data, at, count, secret):  # type: ignore[no-untyped-def]
     return _long(data, at, count, secret)
 
 
-@numba.njit(cache=True, nogil=True)
-def _hash_all(data, offsets, prefix, secret, out):  # type: ignore[no-untyped-def]
+@kernel
+def _hash_all(
+    data: np.ndarray, offsets: np.ndarray, prefix: np.ndarray, secret: np.ndarray, out: np.ndarray
+) -> None:
     skip = len(prefix)
     scratch = np.empty(0, np.uint8)
     for i in range(len(offsets) - 1):
@@ -279,6 +258,17 @@ def _hash_all(data, offsets, prefix, secret, out):  # type: ignore[no-untyped-de
             low, high = xxh3_128(scratch, 0, skip + count, secret)
         out[i, 0] = byte_swap(high)
         out[i, 1] = byte_swap(low)
+
+
+@kernel
+def keep_distinct(values: np.ndarray, first: int, last: int) -> int:
+    """Move the distinct ones of the sorted values[first:last] to its front; returns where they end."""
+    used = first
+    for i in range(first, last):
+        if i == first or values[i] != values[used - 1]:
+            values[used] = values[i]
+            used += 1
+    return used
 
 
 def secret_words() -> np.ndarray:
@@ -354,3 +344,10 @@ def add_ordinals(ids: pa.Array | pa.ChunkedArray, ordinals: np.ndarray) -> pa.Fi
     high, low = id_words(ids)
     total = low + np.asarray(ordinals).astype(np.uint64)
     return ids_from_words(high + (total < low), total)
+
+
+def prefix(hashes: np.ndarray, bits: int) -> np.ndarray:
+    """The first `bits` bits of uint64 hashes, as int64."""
+    if bits == 0:
+        return np.zeros(len(hashes), np.int64)
+    return (hashes >> np.uint64(64 - bits)).astype(np.int64)

@@ -1,6 +1,6 @@
 """The index of a corpus version: text hashes and bands of its documents, sorted, with where their text is.
 
-    index.json          minhash settings, bits, parts [[name, documents URL, version]], groups (one a part)
+    index.json          catalog.IndexSummary, written last of all: the index is complete when it is there
     texts/<prefix>      high, low (halves of the text hash), ref, document_id; sorted by high, low, ref
     bands/<partition>   hash, ref; sorted by hash, ref; partition = band << bits | prefix
     locations/<group>   ref, document_id, length, source; sorted by ref
@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from base import files
-from base.errors import UserError
-from dedup import exact, hashing, runs
+from dedup import catalog as catalogs
+from dedup import hashing, runs
 from dedup.catalog import Catalog, Index
 
 ROW_GROUP = 65536
@@ -27,7 +27,7 @@ def find_texts(
     """For text hashes sorted by (high, low): the ref and id of the oldest equal text, and which have one."""
     refs = np.zeros(len(high), np.uint64)
     ids = np.zeros((len(high), 16), np.uint8)
-    found = np.zeros(len(high), np.bool_)
+    there = np.zeros(len(high), np.bool_)
     for index in catalog.indexes:
         table = _matching(index, "texts", 0, np.unique(high), ["high", "low", "ref", "document_id"])
         # Several texts may share the upper half: only equal whole hashes count, the first of each.
@@ -36,27 +36,27 @@ def find_texts(
         last = np.searchsorted(old_high, high, side="right")
         for step in range(int((last - first).max()) if len(high) else 0):
             at = np.minimum(first + step, max(len(old_high) - 1, 0))
-            hit = (first + step < last) & (old_low[at] == low) & ~found
+            hit = (first + step < last) & (old_low[at] == low) & ~there
             refs[hit] = table["ref"].to_numpy()[at[hit]] + np.uint64(index.first << 32)
             ids[hit] = hashing.id_bytes(table["document_id"])[at[hit]]
-            found |= hit
-    return refs, ids, found
+            there |= hit
+    return refs, ids, there
 
 
 def find_band(catalog: Catalog, band: int, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(hash, ref) of the old documents that have one of the sorted, distinct `hashes` in a band."""
-    found = [np.empty(0, np.uint64)]
+    shared = [np.empty(0, np.uint64)]
     refs = [np.empty(0, np.uint64)]
     for index in catalog.indexes:
         table = _matching(index, "bands", band, hashes, ["hash", "ref"])
-        found.append(table["hash"].to_numpy())
+        shared.append(table["hash"].to_numpy())
         refs.append(table["ref"].to_numpy() + np.uint64(index.first << 32))
-    return np.concatenate(found), np.concatenate(refs)
+    return np.concatenate(shared), np.concatenate(refs)
 
 
 def _matching(index: Index, folder: str, band: int, hashes: np.ndarray, columns: list[str]) -> pa.Table:
     """The rows of an index whose first of `columns` is one of the sorted, distinct `hashes`."""
-    prefixes = exact.prefix(hashes, index.bits)
+    prefixes = hashing.prefix(hashes, index.bits)
     tables = [
         runs.read_matching(
             files.join(index.url, folder, f"{band << index.bits | prefix:05d}.parquet"),
@@ -67,15 +67,6 @@ def _matching(index: Index, folder: str, band: int, hashes: np.ndarray, columns:
         for prefix in np.unique(prefixes).tolist() or [0]
     ]
     return pa.concat_tables(tables)
-
-
-def summary(index: str) -> dict:
-    """The content of index.json; raises UserError if the index is not there."""
-    try:
-        content: dict = files.read_json(files.join(index, "index.json"))
-    except FileNotFoundError:
-        raise UserError(f"dedup index {index} is not there or not complete") from None
-    return content
 
 
 def write_gone(catalog: Catalog, dropped: list[str], output: str) -> None:
@@ -97,10 +88,10 @@ def write_gone(catalog: Catalog, dropped: list[str], output: str) -> None:
 
 def write_texts_run(catalog: Catalog, group: int, dropped: list[str], bits: int, output: str) -> None:
     """Route the text hashes of the entries of a group that are in no `dropped` run by prefix."""
-    table = exact.survivors(catalog, group, dropped, ["text_hash", "document_id"])
+    table = catalogs.survivors(catalog, group, dropped, ["text_hash", "document_id"])
     high, low = hashing.id_words(table["text_hash"])
     hashes = pa.table({"high": high, "low": low, "ref": table["ref"], "document_id": table["document_id"]})
-    runs.write_run(output, [(hashes, exact.prefix(high, bits))])
+    runs.write_run(output, [(hashes, hashing.prefix(high, bits))])
 
 
 def write_texts(catalog: Catalog, run_urls: list[str], prefix: int, output: str) -> None:
@@ -112,7 +103,7 @@ def write_texts(catalog: Catalog, run_urls: list[str], prefix: int, output: str)
 
 def write_locations(catalog: Catalog, group: int, dropped: list[str], output: str) -> None:
     """Write where the texts of the entries of a group are that are in no `dropped` run."""
-    table = exact.survivors(catalog, group, dropped, ["document_id", "length", "source"])
+    table = catalogs.survivors(catalog, group, dropped, ["document_id", "length", "source"])
     source = table["source"].cast(pa.string())
     table = table.select(["ref", "document_id", "length"]).append_column("source", source)
     runs.write_sorted(output, table, ROW_GROUP)
@@ -125,12 +116,6 @@ def write_band(catalog: Catalog, run_urls: list[str], partition: int, output: st
     runs.write_sorted(output, table.take(pa.array(order)), ROW_GROUP)
 
 
-def write_summary(parts: list[list[str]], groups: list[int], minhash: dict, bits: int, output: str) -> None:
-    """Write index.json, last of all: the index is complete when it is there."""
-    content = {"minhash": minhash, "bits": bits, "parts": parts, "groups": groups}
-    files.write_json(files.join(output, "index.json"), content)
-
-
 def compact(catalog: Catalog, folder: str, bits: int, partition: int, output: str) -> None:
     """Write one partition of texts or bands of all indexes of the catalog as that of one index.
 
@@ -141,7 +126,7 @@ def compact(catalog: Catalog, folder: str, bits: int, partition: int, output: st
     for index in catalog.indexes:
         file = f"{partition >> (bits - index.bits):05d}.parquet"
         table = _numbered(index, files.read_parquet(files.join(index.url, folder, file)))
-        mine = exact.prefix(table[table.column_names[0]].to_numpy(), bits) == prefix
+        mine = hashing.prefix(table[table.column_names[0]].to_numpy(), bits) == prefix
         tables.append(table.filter(pa.array(mine)))
     table = pa.concat_tables(tables)
     keys = ["ref", *(name for name in ("low", "high", "hash") if name in table.column_names)]
@@ -184,10 +169,10 @@ def write_entries(
     table = table.filter(pa.array(table["ref"].to_numpy() >> np.uint64(32) == number))
     refs, count = table["ref"].to_numpy(), len(table)
     hashes = runs.read_partitions(texts, [number]).sort_by("ref")
-    found = runs.read_partitions(bands, [number])
-    at = np.searchsorted(refs, found["ref"].to_numpy())
+    hashed = runs.read_partitions(bands, [number])
+    at = np.searchsorted(refs, hashed["ref"].to_numpy())
     matrix = np.zeros((count, width), np.uint64)
-    matrix[at, found["band"].to_numpy()] = found["hash"].to_numpy()
+    matrix[at, hashed["band"].to_numpy()] = hashed["hash"].to_numpy()
     shingles = np.zeros(count, np.int32)
     shingles[at] = 1
     entries = {

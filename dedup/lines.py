@@ -1,25 +1,25 @@
 """Boilerplate: lines or paragraphs that many documents of one source hold.
 
-A line is what stands between line feeds, a paragraph what stands between runs of two line feeds or more;
+A line is what stands between line feeds, a paragraph what stands between two line feeds or more;
 ASCII white space at its ends does not count. Its *key* is 64 bits: xxh3 of its bytes, mixed with the hash of
 the source's name, so that one sorted array of keys tells for all sources what to remove. Two different lines
 share a key with probability 2^-64; then both are removed if both together reach the limit.
 """
 
-import numba
 import numpy as np
 import pyarrow as pa
 
 from base import files
+from base.kernels import kernel
 from dedup import catalog as catalogs
-from dedup import exact, hashing, runs
+from dedup import hashing, runs
 from dedup.catalog import Catalog
 from dedup.config import LinesConfig
-from dedup.hashing import mix64, xxh3_128
+from dedup.hashing import keep_distinct, mix64, xxh3_128
 
 
-@numba.njit(cache=True)
-def _segment(data, p, end, paragraph):  # type: ignore[no-untyped-def]
+@kernel
+def _segment(data: np.ndarray, p: int, end: int, paragraph: bool) -> tuple[int, int]:
     """(end of the segment that starts at p, start of the next one)."""
     q = p
     while q < end:
@@ -37,8 +37,10 @@ def _segment(data, p, end, paragraph):  # type: ignore[no-untyped-def]
     return end, end
 
 
-@numba.njit(cache=True)
-def _key(data, a, b, least, salt, secret):  # type: ignore[no-untyped-def]
+@kernel
+def _key(
+    data: np.ndarray, a: int, b: int, least: int, salt: np.uint64, secret: np.ndarray
+) -> tuple[bool, np.uint64]:
     """(whether the segment has a key, key)."""
     while a < b and data[a] <= 32:
         a += 1
@@ -50,8 +52,16 @@ def _key(data, a, b, least, salt, secret):  # type: ignore[no-untyped-def]
     return True, mix64(low ^ salt)
 
 
-@numba.njit(cache=True, nogil=True)
-def _document_keys(data, offsets, salts, paragraph, least, secret, counts):  # type: ignore[no-untyped-def]
+@kernel
+def _document_keys(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    salts: np.ndarray,
+    paragraph: bool,
+    least: int,
+    secret: np.ndarray,
+    counts: np.ndarray,
+) -> np.ndarray:
     """The distinct keys of each document, sorted in each; counts[i] of document i."""
     keys = np.empty(1024, np.uint64)
     used = 0
@@ -68,18 +78,23 @@ def _document_keys(data, offsets, salts, paragraph, least, secret, counts):  # t
                 used += 1
             p = following
         keys[first:used].sort()
-        last = used
-        used = first
-        for i in range(first, last):
-            if i == first or keys[i] != keys[used - 1]:
-                keys[used] = keys[i]
-                used += 1
+        used = keep_distinct(keys, first, used)
         counts[document] = used - first
     return keys[:used]
 
 
-@numba.njit(cache=True, nogil=True)
-def _remove(data, offsets, salts, paragraph, least, secret, keys, out, out_offsets):  # type: ignore[no-untyped-def]
+@kernel
+def _remove(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    salts: np.ndarray,
+    paragraph: bool,
+    least: int,
+    secret: np.ndarray,
+    keys: np.ndarray,
+    out: np.ndarray,
+    out_offsets: np.ndarray,
+) -> int:
     used = 0
     for document in range(len(offsets) - 1):
         p, end = offsets[document], offsets[document + 1]
@@ -110,8 +125,8 @@ def salts(source: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """What the keys of each document's source are mixed with, uint64, from a string column of sources."""
     encoded = hashing.one_array(source.cast(pa.string())).dictionary_encode()
     high, _ = hashing.id_words(hashing.hash128(encoded.dictionary))
-    found: np.ndarray = high[encoded.indices.to_numpy()] if len(encoded) else np.empty(0, np.uint64)
-    return found
+    salt: np.ndarray = high[encoded.indices.to_numpy()] if len(encoded) else np.empty(0, np.uint64)
+    return salt
 
 
 def document_keys(
@@ -161,7 +176,7 @@ def write_run(
     Columns: key, documents (of this group that hold it), ref (the smallest of them). Needs about 24 bytes a
     distinct key of the group and the keys of a part.
     """
-    table = exact.survivors(catalog, group, dropped, ["source"])
+    table = catalogs.survivors(catalog, group, dropped, ["source"])
     refs, salt = table["ref"].to_numpy(), salts(table["source"])
     keys, documents, firsts = np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.uint64)
     for number in catalog.parts_of(group):
@@ -169,20 +184,20 @@ def write_run(
         if not mine.any():
             continue
         wanted, salted = refs[mine], salt[mine]
-        found, owners = [keys], [firsts]
+        pieces, owners = [keys], [firsts]
         for texts in catalogs.text_batches(catalog, wanted):
             counts, more = document_keys(texts, salted[: len(texts)], config)
-            found.append(more)
+            pieces.append(more)
             owners.append(np.repeat(wanted[: len(texts)], counts))
             wanted, salted = wanted[len(texts) :], salted[len(texts) :]
-        new = sum(map(len, found[1:]))
+        new = sum(map(len, pieces[1:]))
         keys, documents, firsts = _combine(
-            np.concatenate(found),
+            np.concatenate(pieces),
             np.concatenate([documents, np.ones(new, np.int64)]),
             np.concatenate(owners),
         )
     result = pa.table({"key": keys, "documents": documents, "ref": firsts})
-    runs.write_run(output, [(result, exact.prefix(keys, bits))])
+    runs.write_run(output, [(result, hashing.prefix(keys, bits))])
 
 
 def _combine(
@@ -208,8 +223,8 @@ def find(catalog: Catalog, run_urls: list[str], prefix: int, config: LinesConfig
     columns = (table[name].to_numpy() for name in ("key", "documents", "ref"))
     keys, documents, refs = _combine(*columns)
     often = documents >= config.min_documents
-    found = pa.table({"key": keys[often], "documents": documents[often], "ref": refs[often]})
-    files.write_parquet(output, found)
+    boilerplate = pa.table({"key": keys[often], "documents": documents[often], "ref": refs[often]})
+    files.write_parquet(output, boilerplate)
 
 
 def read_keys(urls: list[str]) -> np.ndarray:

@@ -1,7 +1,7 @@
 r"""MinHash signatures, exact shingle sets and the text hash of Arrow string columns.
 
 *Shingles.* Words are those of dedup/words.py; a shingle is `ngram` consecutive words, or, for character
-shingles, `ngram` consecutive code points of the lower-cased text with every run of white space as one space
+shingles, `ngram` consecutive code points of the lower-cased text with white space of any length as one space
 and none at the ends. A document with fewer has one shingle of all it has; a document without any has none
 and is never a candidate. A shingle's hash is 64 bits: a polynomial over the 64-bit hashes of its words,
 finished with the mixer of MurmurHash3.
@@ -15,12 +15,12 @@ costs a verification and never a document. Band hashes are 64 bits over the band
 
 import functools
 
-import numba
 import numpy as np
 import pyarrow as pa
 
+from base.kernels import GOLDEN, decode, inlined, kernel, splitmix64
 from dedup.config import MinHashConfig
-from dedup.hashing import ids_from_words, mix64, secret_words, string_buffers, xxh3_128
+from dedup.hashing import ids_from_words, keep_distinct, mix64, secret_words, string_buffers, xxh3_128
 from dedup.words import (
     DOTTED_I,
     FINAL_SIGMA,
@@ -32,7 +32,6 @@ from dedup.words import (
     WORD_PRIME,
     WORD_SEED,
     code_points,
-    decode,
     sigma_is_final,
 )
 
@@ -41,8 +40,10 @@ _BUFFER = 4096
 _LANES = 64
 
 
-@numba.njit(cache=True, inline="always")
-def _push(token, ring, state, power, out, filled):  # type: ignore[no-untyped-def]
+@inlined
+def _push(
+    token: np.uint64, ring: np.ndarray, state: np.ndarray, power: np.uint64, out: np.ndarray, filled: int
+) -> int:
     """Append a token to the rolling shingle; returns the new number of hashes in `out`."""
     # state: rolling polynomial, tokens so far.
     n = np.uint64(len(ring))
@@ -58,8 +59,19 @@ def _push(token, ring, state, power, out, filled):  # type: ignore[no-untyped-de
     return filled
 
 
-@numba.njit(cache=True)
-def _fill_words(data, p, start, end, table, ascii_words, ring, state, power, out):  # type: ignore[no-untyped-def]
+@kernel
+def _fill_words(
+    data: np.ndarray,
+    p: int,
+    start: int,
+    end: int,
+    table: np.ndarray,
+    ascii_words: np.ndarray,
+    ring: np.ndarray,
+    state: np.ndarray,
+    power: np.uint64,
+    out: np.ndarray,
+) -> tuple[int, int]:
     """Hash word shingles from byte p until `out` is full or the text ends; returns (next byte, hashes)."""
     filled = 0
     h = WORD_SEED
@@ -94,8 +106,18 @@ def _fill_words(data, p, start, end, table, ascii_words, ring, state, power, out
     return p, filled
 
 
-@numba.njit(cache=True)
-def _fill_characters(data, p, start, end, table, ring, state, power, out):  # type: ignore[no-untyped-def]
+@kernel
+def _fill_characters(
+    data: np.ndarray,
+    p: int,
+    start: int,
+    end: int,
+    table: np.ndarray,
+    ring: np.ndarray,
+    state: np.ndarray,
+    power: np.uint64,
+    out: np.ndarray,
+) -> tuple[int, int]:
     """Hash character shingles from byte p until `out` is nearly full or the text ends."""
     filled = 0
     while p < end:
@@ -120,8 +142,20 @@ def _fill_characters(data, p, start, end, table, ring, state, power, out):  # ty
     return p, filled
 
 
-@numba.njit(cache=True)
-def _fill(data, p, start, end, character, table, ascii_words, ring, state, power, out):  # type: ignore[no-untyped-def]
+@kernel
+def _fill(
+    data: np.ndarray,
+    p: int,
+    start: int,
+    end: int,
+    character: bool,
+    table: np.ndarray,
+    ascii_words: np.ndarray,
+    ring: np.ndarray,
+    state: np.ndarray,
+    power: np.uint64,
+    out: np.ndarray,
+) -> tuple[int, int]:
     if p == start:
         state[:] = 0
     if character:
@@ -134,8 +168,10 @@ def _fill(data, p, start, end, character, table, ascii_words, ring, state, power
     return p, filled
 
 
-@numba.njit(cache=True)
-def _minima(hashes, count, narrow, a, b, minima):  # type: ignore[no-untyped-def]
+@kernel
+def _minima(
+    hashes: np.ndarray, count: int, narrow: np.ndarray, a: np.ndarray, b: np.ndarray, minima: np.ndarray
+) -> None:
     """Lower `minima` by all permutations of `count` hashes; the inner loop is a vector minimum."""
     padded = (count + _LANES - 1) // _LANES * _LANES
     for j in range(count):
@@ -152,8 +188,8 @@ def _minima(hashes, count, narrow, a, b, minima):  # type: ignore[no-untyped-def
         minima[i] = least
 
 
-@numba.njit(cache=True)
-def _power(n):  # type: ignore[no-untyped-def]
+@kernel
+def _power(n: int) -> np.uint64:
     """The factor with which the oldest of n tokens is in the rolling polynomial."""
     power = np.uint64(1)
     for _ in range(n - 1):
@@ -161,8 +197,20 @@ def _power(n):  # type: ignore[no-untyped-def]
     return power
 
 
-@numba.njit(cache=True, nogil=True)
-def _signatures(data, offsets, n, character, table, ascii_words, a, b, rows, bands, shingles):  # type: ignore[no-untyped-def]
+@kernel
+def _signatures(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    n: int,
+    character: bool,
+    table: np.ndarray,
+    ascii_words: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    rows: int,
+    bands: np.ndarray,
+    shingles: np.ndarray,
+) -> None:
     ring = np.zeros(n, np.uint64)
     state = np.zeros(2, np.uint64)
     hashes = np.empty(_BUFFER, np.uint64)
@@ -188,8 +236,8 @@ def _signatures(data, offsets, n, character, table, ascii_words, a, b, rows, ban
             bands[document, band] = h
 
 
-@numba.njit(cache=True)
-def _sort(values, scratch, places):  # type: ignore[no-untyped-def]
+@kernel
+def _sort(values: np.ndarray, scratch: np.ndarray, places: np.ndarray) -> None:
     """Sort hashes: into buckets by their upper bits, few in each since hashes are even, then each bucket.
 
     scratch: as long as values. places: a power of two of int64, and one.
@@ -229,8 +277,16 @@ def _sort(values, scratch, places):  # type: ignore[no-untyped-def]
     values[:] = scratch[:count]
 
 
-@numba.njit(cache=True, nogil=True)
-def _shingle_sets(data, offsets, n, character, table, ascii_words, set_offsets):  # type: ignore[no-untyped-def]
+@kernel
+def _shingle_sets(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    n: int,
+    character: bool,
+    table: np.ndarray,
+    ascii_words: np.ndarray,
+    set_offsets: np.ndarray,
+) -> np.ndarray:
     ring = np.zeros(n, np.uint64)
     state = np.zeros(2, np.uint64)
     power = _power(n)
@@ -255,12 +311,7 @@ def _shingle_sets(data, offsets, n, character, table, ascii_words, set_offsets):
         if used - first > len(scratch):
             scratch = np.empty(2 * (used - first), np.uint64)
         _sort(values[first:used], scratch, places)
-        last = used
-        used = first
-        for i in range(first, last):
-            if i == first or values[i] != values[used - 1]:
-                values[used] = values[i]
-                used += 1
+        used = keep_distinct(values, first, used)
         set_offsets[document + 1] = used
     return values[:used]
 
@@ -268,17 +319,10 @@ def _shingle_sets(data, offsets, n, character, table, ascii_words, set_offsets):
 @functools.cache
 def _permutations(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """(odd factors, shifts), uint32, from SplitMix64 (Steele, Lea, Flood 2014): the same for ever."""
-    mask = 2**64 - 1
-    state = seed & mask
-    numbers = []
-    for _ in range(count):
-        state = (state + 0x9E3779B97F4A7C15) & mask
-        z = state
-        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & mask
-        z = (z ^ (z >> 27)) * 0x94D049BB133111EB & mask
-        numbers.append(z ^ (z >> 31))
-    factors = np.array([number >> 32 | 1 for number in numbers], np.uint32)
-    return factors, np.array([number & 0xFFFFFFFF for number in numbers], np.uint32)
+    start = np.array([seed % 2**64], np.uint64)
+    numbers = splitmix64(start + GOLDEN * np.arange(1, count + 1, dtype=np.uint64))
+    factors = (numbers >> np.uint64(32)).astype(np.uint32) | np.uint32(1)
+    return factors, (numbers & np.uint64(0xFFFFFFFF)).astype(np.uint32)
 
 
 def candidate_probability(similarity: np.ndarray, config: MinHashConfig) -> np.ndarray:
@@ -320,8 +364,15 @@ def shingle_sets(text: pa.Array | pa.ChunkedArray, config: MinHashConfig) -> tup
     return set_offsets, values
 
 
-@numba.njit(cache=True, nogil=True)
-def compare_sets(offsets, values, left, right, containment, out):  # type: ignore[no-untyped-def]
+@kernel
+def compare_sets(
+    offsets: np.ndarray,
+    values: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    containment: bool,
+    out: np.ndarray,
+) -> None:
     """Similarity of sets `left[i]` and `right[i]` (as from `shingle_sets`) into out float32.
 
     Jaccard |A∩B| / |A∪B|, or containment |A∩B| / min(|A|, |B|); 0 where that divides by 0.
@@ -341,8 +392,15 @@ def compare_sets(offsets, values, left, right, containment, out):  # type: ignor
         out[i] = shared / total if total else 0.0
 
 
-@numba.njit(cache=True, nogil=True)
-def _text_hash(data, offsets, table, secret, high, low):  # type: ignore[no-untyped-def]
+@kernel
+def _text_hash(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    table: np.ndarray,
+    secret: np.ndarray,
+    high: np.ndarray,
+    low: np.ndarray,
+) -> None:
     scratch = np.empty(0, np.uint8)
     for i in range(len(offsets) - 1):
         p = offsets[i]

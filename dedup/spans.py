@@ -1,7 +1,7 @@
 """Exact-substring removal: spans of many tokens that also stand earlier in the corpus.
 
-A token is a run of bytes above 32, that is of anything but ASCII white space; only tokens are compared, byte
-by byte. Documents are in order of ref (part name, row). A token is removed when it lies in `tokens`
+A token is a sequence of bytes above 32, that is of anything but ASCII white space; only tokens are compared,
+byte by byte. Documents are in order of ref (part name, row). A token is removed when it lies in `tokens`
 consecutive tokens that also begin at an earlier place of the corpus, so that every removed token still stands
 at the earliest of its places. (Lee et al. 2022, "Deduplicating Training Data Makes Language Models Better",
 remove what a suffix array finds; here nothing needs all text at once.)
@@ -16,29 +16,30 @@ Memory: 20 bytes a fingerprint of a group when routing, about 60 of a partition 
 comparing 40 bytes a pair of a group; the texts that are compared go through a temporary file.
 """
 
-import numba
 import numpy as np
 import pyarrow as pa
 
 from base import files
+from base.kernels import kernel
 from dedup import catalog as catalogs
-from dedup import exact, hashing, runs
+from dedup import hashing, runs
 from dedup.candidates import ALL_PAIRS, NEIGHBOURS
 from dedup.catalog import Catalog
 from dedup.hashing import mix64, xxh3_128
 from dedup.spool import spooled
+from dedup.words import POLYNOMIAL_BASE
 
-_BASE = np.uint64(0xD6E8FEB86659FD93)
 
-
-@numba.njit(cache=True, nogil=True)
-def _fingerprints(data, offsets, tokens, secret, counts):  # type: ignore[no-untyped-def]
+@kernel
+def _fingerprints(
+    data: np.ndarray, offsets: np.ndarray, tokens: int, secret: np.ndarray, counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """(hashes, byte in the document of the first token) of each document's fingerprints."""
     gram = tokens // 2
     width = tokens - gram + 1
     power = np.uint64(1)
     for _ in range(gram):
-        power *= _BASE
+        power *= POLYNOMIAL_BASE
     hashes = np.empty(1024, np.uint64)
     places = np.empty(1024, np.uint32)
     used = 0
@@ -62,7 +63,7 @@ def _fingerprints(data, offsets, tokens, secret, counts):  # type: ignore[no-unt
                 q += 1
             h, _ = xxh3_128(data, p, q - p, secret)
             slot = seen % gram
-            rolling = rolling * _BASE + h
+            rolling = rolling * POLYNOMIAL_BASE + h
             if seen >= gram:
                 rolling -= token_hash[slot] * power
             token_hash[slot] = h
@@ -95,8 +96,8 @@ def _fingerprints(data, offsets, tokens, secret, counts):  # type: ignore[no-unt
     return hashes[:used], places[:used]
 
 
-@numba.njit(cache=True)
-def _pairs(hashes, all_pairs, neighbours):  # type: ignore[no-untyped-def]
+@kernel
+def _pairs(hashes: np.ndarray, all_pairs: int, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
     """(earlier row, later row) of the places to compare; rows are sorted by (hash, ref, place)."""
     left = np.empty(1024, np.int64)
     right = np.empty(1024, np.int64)
@@ -120,9 +121,11 @@ def _pairs(hashes, all_pairs, neighbours):  # type: ignore[no-untyped-def]
     return left[:used], right[:used]
 
 
-@numba.njit(cache=True)
-def _extend(data, a, a_start, a_end, b, b_start, b_end):  # type: ignore[no-untyped-def]
-    """The longest run of equal tokens around a and b: tokens, then first byte and end at a, and at b."""
+@kernel
+def _extend(
+    data: np.ndarray, a: int, a_start: int, a_end: int, b: int, b_start: int, b_end: int
+) -> tuple[int, int, int, int, int]:
+    """The longest sequence of equal tokens around a and b: tokens, then first byte and end at a, and at b."""
     first_a, first_b, tokens = a, b, 0
     p, q = a, b
     last_a, last_b = a, b
@@ -158,8 +161,18 @@ def _extend(data, a, a_start, a_end, b, b_start, b_end):  # type: ignore[no-unty
     return tokens, first_a, last_a, first_b, last_b
 
 
-@numba.njit(cache=True, nogil=True)
-def _matches(data, offsets, one, one_at, other, other_at, tokens, starts, ends):  # type: ignore[no-untyped-def]
+@kernel
+def _matches(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    one: np.ndarray,
+    one_at: np.ndarray,
+    other: np.ndarray,
+    other_at: np.ndarray,
+    tokens: int,
+    starts: np.ndarray,
+    ends: np.ndarray,
+) -> None:
     """The span in document `one[i]`, in bytes of it, that pair i proves repeated; empty if it is too short.
 
     Pairs are sorted by (one, other, place), so that one within the last span at the same distance is known.
@@ -186,8 +199,16 @@ def _matches(data, offsets, one, one_at, other, other_at, tokens, starts, ends):
         known = i
 
 
-@numba.njit(cache=True, nogil=True)
-def _remove(data, offsets, rows, starts, ends, out, out_offsets):  # type: ignore[no-untyped-def]
+@kernel
+def _remove(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    rows: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    out: np.ndarray,
+    out_offsets: np.ndarray,
+) -> int:
     used = 0
     span = 0
     for document in range(len(offsets) - 1):
@@ -239,18 +260,18 @@ def remove_spans(
 
 def write_run(catalog: Catalog, group: int, dropped: list[str], bits: int, tokens: int, output: str) -> None:
     """Route the fingerprints of the documents of a group that are in no `dropped` run: hash, ref, place."""
-    refs = exact.survivors(catalog, group, dropped, [])["ref"].to_numpy()
+    refs = catalogs.survivors(catalog, group, dropped, [])["ref"].to_numpy()
     hashes, owners, places = [np.empty(0, np.uint64)], [refs[:0]], [np.empty(0, np.uint32)]
     for number in catalog.parts_of(group):
         mine = refs[(refs >> np.uint64(32)) == number]
         for texts in catalogs.text_batches(catalog, mine):
-            counts, found, at = fingerprints(texts, tokens)
-            hashes.append(found)
+            counts, more, at = fingerprints(texts, tokens)
+            hashes.append(more)
             places.append(at)
             owners.append(np.repeat(mine[: len(counts)], counts))
             mine = mine[len(counts) :]
     columns = [np.concatenate(column) for column in (hashes, owners, places)]
-    runs.write_run(output, [(pa.table(columns, ["hash", "ref", "place"]), exact.prefix(columns[0], bits))])
+    runs.write_run(output, [(pa.table(columns, ["hash", "ref", "place"]), hashing.prefix(columns[0], bits))])
 
 
 def pair(catalog: Catalog, run_urls: list[str], prefix: int, output: str) -> None:
@@ -307,8 +328,8 @@ def of_part(url: str, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rows.astype(np.int64), table["start"].to_numpy()[mine], table["end"].to_numpy()[mine]
 
 
-@numba.njit(cache=True)
-def _merge(refs, starts, ends):  # type: ignore[no-untyped-def]
+@kernel
+def _merge(refs: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> int:
     used = 0
     for i in range(len(refs)):
         if used and refs[used - 1] == refs[i] and starts[i] <= ends[used - 1]:

@@ -8,11 +8,11 @@ through temporary files: memory holds a record batch of text or a row group of s
 
 from collections.abc import Iterator
 
-import numba
 import numpy as np
 import pyarrow as pa
 
 from base import files
+from base.kernels import kernel
 from dedup import candidates, hashing, minhash, runs
 from dedup import catalog as catalogs
 from dedup.catalog import Catalog
@@ -94,8 +94,10 @@ def _chunks(
         yield pa.table({"ref": refs[rows], "shingles": sets}, schema=schema), askers[mine]
 
 
-@numba.njit(cache=True, nogil=True)
-def _gather(values, offsets, rows, ends, out):  # type: ignore[no-untyped-def]
+@kernel
+def _gather(
+    values: np.ndarray, offsets: np.ndarray, rows: np.ndarray, ends: np.ndarray, out: np.ndarray
+) -> None:
     for i in range(len(rows)):
         out[ends[i] : ends[i + 1]] = values[offsets[rows[i]] : offsets[rows[i] + 1]]
 

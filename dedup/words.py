@@ -4,16 +4,16 @@ Words are what `re.findall(r"\w+", text.lower())` finds. The hash of one starts 
 lower-case code point is added by `h = (h ^ code) * WORD_PRIME`, and `mix64` finishes it. (The loops over
 bytes are in the kernels: with a function that gives one word at a time they take half as long again.)
 
-A kernel takes the two tables of `code_points` as arguments. numba compiles these functions into their callers
-and its cache on disk only watches the caller's file: whoever changes one of them deletes the cache.
+A kernel takes the two tables of `code_points` as arguments.
 """
 
 import functools
 import re
 import sys
 
-import numba
 import numpy as np
+
+from base.kernels import GOLDEN, decode, kernel
 
 WORD = 1 << 28
 """Flag of `code_points`: a word character."""
@@ -30,7 +30,7 @@ DOTTED_I = 0x130
 """The one code point whose lower case is two: an i and a combining dot, which is no word character."""
 
 WORD_SEED = np.uint64(0xCBF29CE484222325)
-WORD_PRIME = np.uint64(0x9E3779B97F4A7C15)
+WORD_PRIME = GOLDEN
 POLYNOMIAL_BASE = np.uint64(0xD6E8FEB86659FD93)
 """Base of the polynomial over word hashes that is the hash of several words, before `mix64`."""
 
@@ -62,22 +62,8 @@ def code_points() -> tuple[np.ndarray, np.ndarray]:
     return table, ascii_words
 
 
-@numba.njit(cache=True)
-def decode(data, p):  # type: ignore[no-untyped-def]
-    """(code point, length) of the valid UTF-8 sequence at p."""
-    c = np.int64(data[p])
-    if c < 0x80:
-        return c, 1
-    if c < 0xE0:
-        return ((c & 0x1F) << 6) | (data[p + 1] & 0x3F), 2
-    if c < 0xF0:
-        return ((c & 0x0F) << 12) | (np.int64(data[p + 1] & 0x3F) << 6) | (data[p + 2] & 0x3F), 3
-    upper = ((c & 0x07) << 18) | (np.int64(data[p + 1] & 0x3F) << 12)
-    return upper | (np.int64(data[p + 2] & 0x3F) << 6) | (data[p + 3] & 0x3F), 4
-
-
-@numba.njit(cache=True)
-def sigma_is_final(data, p, start, end, table):  # type: ignore[no-untyped-def]
+@kernel
+def sigma_is_final(data: np.ndarray, p: int, start: int, end: int, table: np.ndarray) -> bool:
     """Whether the capital sigma at p becomes the final form (Unicode's Final_Sigma, as in CPython)."""
     q = p
     before = False

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.common import run
+from jobs.session import run
 
 
 def main(

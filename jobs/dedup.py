@@ -1,12 +1,13 @@
-"""Deduplication up to a named phase with the files of every phase, or of one corpus against another."""
+"""Deduplication up to a phase, or of one corpus against another."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.common import ConfigOption, SetOption, VerboseOption, check_storage, run
+from jobs.session import ConfigOption, SetOption, VerboseOption, run, session
 
 if TYPE_CHECKING:
+    from jobs.checks import Listing
     from pipelines.config import Config
 
 
@@ -34,50 +35,36 @@ def main(
       python -m jobs.dedup --config configs/quickstart.yaml --until candidates
       python -m jobs.dedup --config configs/quickstart.yaml --against /data/another
     """
+    from jobs.checks import check
     from pipelines.config import load
 
     settings = load(config, set_)
-    check_storage(settings.storage)
+    listing = check("dedup" if against is None else "dedup --against", settings)
     from base.errors import UserError
     from pipelines.corpus.stages.deduplicate import PHASES
 
     if until not in PHASES:
         raise UserError(f"--until {until} is none of the phases of deduplication: {', '.join(PHASES)}")
-    if against is not None:
+    if against is None:
+        _list_phases(settings, listing, until, verbose)
+    else:
         _compare(settings, against, verbose)
-        return
-    from base import files
+
+
+def _list_phases(settings: "Config", listing: "Listing", until: str, verbose: bool) -> None:
+    """Deduplicate up to a phase and print how many files and rows each phase has."""
+    from base import files, layout
     from dedup import runs
-    from jobs.progress import StageProgress
-    from pipelines.corpus.versions import commands as prepare
-    from pipelines.corpus.versions.build import Build
-    from pipelines.runtime import cluster
+    from pipelines.corpus.versions import commands
 
-    inputs = prepare.inputs_of(settings)
-    cluster.start(settings.ray, verbose)
-    shown = StageProgress()
-
-    class Reached(Exception):
-        """The phase is finished."""
-
-    def progress(stage: str, done: int, total: int, documents: int = 0, size: int = 0, /) -> None:
-        shown(stage, done, total, documents, size)
-        if stage == f"dedup {until}" and done == total:
-            raise Reached
-
-    build = Build(settings, inputs, None, progress)
-    build.measure()
-    build.decide()
-    try:
-        build.deduplicate()
-    except Reached:
-        pass
-    finally:
-        shown.close()
-    folder = build.work("dedup", build.dedup_key)
+    inputs = commands.inputs_of(settings, listing)
+    with session(settings, verbose=verbose) as work:
+        folder = commands.deduplicated(
+            settings, inputs, until=until, executor=work.executor, progress=work.progress
+        )
     phases: dict[str, list[str]] = {}
     for url in files.list_files(folder):
-        phases.setdefault(url.rsplit("/", 2)[-2], []).append(url)
+        phases.setdefault(layout.name_of(layout.parent_of(url)), []).append(url)
     print(f"{folder}/")
     for phase, urls in phases.items():
         rows = sum(int(runs.read_metadata(url)["rows"]) for url in urls)
@@ -87,20 +74,21 @@ def main(
 def _compare(settings: "Config", against: str, verbose: bool) -> None:
     """Print how many documents of a corpus another one holds, and where the tables that name them are."""
     from base import files, manifest
-    from jobs.progress import StageProgress
-    from pipelines.corpus.stages.deduplicate import deduplicate_indexes
-    from pipelines.runtime import cluster
+    from base.layout import Layout
+    from pipelines.corpus.stages.indexes import deduplicate_indexes
 
     mine, other = manifest.require(settings.storage), manifest.require(files.absolute(against))
     key = files.key_of(mine.hash, other.hash, settings.dedup.model_dump(mode="json"))
-    work = files.join(manifest.corpus_url(settings.storage), "work", "dedup-against", key)
-    indexes, others = manifest.indexes(mine), manifest.indexes(other)
-    cluster.start(settings.ray, verbose)
-    progress = StageProgress()
-    try:
-        outcome = deduplicate_indexes(indexes, others, work, settings.dedup, progress, settings.ray.workers)
-    finally:
-        progress.close()
+    folder = Layout(settings.storage).work("dedup-against", key)
+    with session(settings, verbose=verbose) as work:
+        outcome = deduplicate_indexes(
+            mine.indexes,
+            other.indexes,
+            work=folder,
+            config=settings.dedup,
+            executor=work.executor,
+            progress=work.progress,
+        )
     for reason, documents in sorted(outcome.counts.items()):
         print(f"{documents:>12,} documents, {outcome.bytes[reason]:,} bytes: {reason}")
     if not outcome.counts:

@@ -1,4 +1,4 @@
-"""The whole chain on a local Ray cluster: collect, prepare, train, evaluate, infer, refresh.
+"""The whole chain on a local Ray cluster, from raw text to a refresh.
 
 Every command is launched with `ray job submit`, as it would be on a real cluster. Finished work is found
 again, so that a second demo repeats nothing.
@@ -20,7 +20,7 @@ from typing import Annotated
 import tenacity
 import typer
 
-from jobs.common import SetOption, run
+from jobs.session import SetOption, run
 
 CONFIG = "configs/quickstart.yaml"
 CHATTER = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+\t(INFO|SUCC|WARNING) |Running entrypoint for job ")
@@ -173,18 +173,19 @@ def _free_ports(count: int) -> list[int]:
 def _report(storage: str, seconds: float) -> None:
     """Print what was made and how to open it."""
     from base import manifest
-    from pipelines.inference import trained
+    from pipelines.inference import models
 
     versions = manifest.versions(storage)
-    model = trained.find(storage, None)
+    model = models.find(storage, None)
     result = model.result
+    assert result is not None
     print(f"\n== what was made in {seconds / 60:.1f} minutes")
     for version in versions:
-        tokens = sum(line["tokens"] for line in version.raw["shards"])
+        tokens = sum(shard.tokens for shard in version.manifest.shards)
         print(f"   corpus {version.name}: {tokens:,} tokens  {version.url}/report.html")
     print(
-        f"   model {model.name}: loss {result['first_loss']:.3f} at the start, "
-        f"{result['last_loss']:.3f} at the end; unigram entropy {result['unigram_entropy']:.3f} nats"
+        f"   model {model.name}: loss {result.first_loss:.3f} at the start, "
+        f"{result.last_loss:.3f} at the end; unigram entropy {result.unigram_entropy:.3f} nats"
     )
     print(f"   weights (Hugging Face format): {model.url}")
     for results in sorted(Path(storage, "inference").glob("*/results.jsonl")):

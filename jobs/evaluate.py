@@ -1,10 +1,10 @@
-"""A trained model and a corpus version to held-out loss, perplexity and bits per byte per source."""
+"""Held-out loss, perplexity and bits per byte of a model, by source."""
 
 from typing import Annotated
 
 import typer
 
-from jobs.common import ConfigOption, SetOption, VerboseOption, check_storage, run
+from jobs.session import ConfigOption, SetOption, VerboseOption, run, session
 
 
 def main(
@@ -27,31 +27,27 @@ def main(
       python -m jobs.evaluate --config configs/quickstart.yaml --model v0001-1f2e3d4c --corpus v0002
       ray job submit --working-dir . -- python -m jobs.evaluate --config configs/quickstart.yaml
     """
+    from base import manifest
+    from jobs.checks import check
     from pipelines.config import load
+    from pipelines.inference import models
 
     settings = load(config, set_)
-    check_storage(settings.storage)
-    from base import manifest
-    from pipelines.inference import trained
+    check("evaluate", settings)
+    chosen = models.find(settings.storage, model)
+    models.check_fits(chosen)
+    version = manifest.require(settings.storage, corpus or (chosen.result.version if chosen.result else None))
+    models.check_tokenizer(chosen, version)
+    from pipelines.inference.evaluate import evaluate
 
-    chosen = trained.find(settings.storage, model)
-    trained.check_fits(chosen)
-    version = manifest.require(settings.storage, corpus or chosen.result.get("version"))
-    trained.check_tokenizer(chosen, version)
-    from jobs.progress import StageProgress
-    from pipelines.inference import evaluate as evaluation
-    from pipelines.runtime import cluster
-
-    cluster.start(settings.ray, verbose)
-    progress = StageProgress()
-    result = evaluation.evaluate(settings, version, chosen, progress)
-    progress.close()
-    for name, values in [*result["sources"].items(), ("all", result["all"])]:
+    with session(settings, verbose=verbose) as work:
+        result, new = evaluate(settings, version, chosen, work.progress, executor=work.executor)
+    for name, values in [*result.sources.items(), ("all", result.all)]:
         print(
-            f"  {name:<24} {values['documents']:>6} documents  loss {values['loss']:.4f}"
-            f"  perplexity {values['perplexity']:>9.2f}  bits per byte {values['bits_per_byte']:.4f}"
+            f"  {name:<24} {values.documents:>6} documents  loss {values.loss:.4f}"
+            f"  perplexity {values.perplexity:>9.2f}  bits per byte {values.bits_per_byte:.4f}"
         )
-    print(f"results {result['url']}" + ("" if result["new"] else " (already finished)"))
+    print(f"results {result.url}" + ("" if new else " (already finished)"))
 
 
 if __name__ == "__main__":

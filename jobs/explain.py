@@ -1,10 +1,10 @@
-"""Why a document was kept or dropped: its reason, its duplicates and how it differs from the kept one."""
+"""Why a document was kept or dropped, and what it is a duplicate of."""
 
 from typing import Annotated
 
 import typer
 
-from jobs.common import ConfigOption, SetOption, VerboseOption, run
+from jobs.session import ConfigOption, SetOption, VerboseOption, run
 
 
 def main(

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.common import ConfigOption, SetOption, VerboseOption, check_storage, run
+from jobs.session import ConfigOption, SetOption, VerboseOption, run, session
 
 
 def main(
@@ -32,22 +32,26 @@ def main(
       python -m jobs.export --config my.yaml --output s3://bucket/neox --version v0002 --source books
     """
     from base import files, manifest
+    from jobs.checks import writable
     from pipelines.config import load
 
     settings = load(config, set_)
     opened = manifest.require(settings.storage, version)
     output = files.absolute(output)
-    check_storage(output)
-    from jobs.progress import StageProgress
+    writable(output)
     from pipelines.corpus.views.export import export
-    from pipelines.runtime import cluster
 
-    cluster.start(settings.ray, verbose)
-    progress = StageProgress()
-    pairs = export(opened, output, source or [], split or ["train"], settings.ray.workers, progress)
-    progress.close()
+    with session(settings, verbose=verbose) as work:
+        pairs = export(
+            opened,
+            output,
+            sources=source or [],
+            splits=split or ["train"],
+            progress=work.progress,
+            executor=work.executor,
+        )
     for pair in pairs:
-        print(f"  {pair['documents']:>12,} documents {pair['tokens']:>16,} tokens  {pair['path']}.bin, .idx")
+        print(f"  {pair.documents:>12,} documents {pair.tokens:>16,} tokens  {pair.path}.bin, .idx")
 
 
 if __name__ == "__main__":

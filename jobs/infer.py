@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.common import ConfigOption, SetOption, VerboseOption, check_storage, run
+from jobs.session import ConfigOption, SetOption, VerboseOption, run, session
 
 
 def main(
@@ -23,28 +23,23 @@ def main(
       python -m jobs.infer --config configs/quickstart.yaml --set infer.prompts=prompts.jsonl
       ray job submit --working-dir . -- python -m jobs.infer --config configs/quickstart.yaml
     """
-    from base.errors import UserError
+    from jobs.checks import check
     from pipelines.config import load
+    from pipelines.inference import models
 
     settings = load(config, set_)
-    check_storage(settings.storage)
-    if settings.infer.prompts is None:
-        raise UserError("infer.prompts is missing: give the URL of a prompts file")
-    from pipelines.inference import trained
+    check("infer", settings)
+    prompts = settings.infer.prompts
+    assert prompts is not None  # one of the checks
+    chosen = models.find(settings.storage, model)
+    models.check_fits(chosen)
+    from pipelines.inference.infer import infer, read_prompts
 
-    chosen = trained.find(settings.storage, model)
-    trained.check_fits(chosen)
-    from jobs.progress import StageProgress
-    from pipelines.inference import infer as inference
-    from pipelines.runtime import cluster
-
-    inference.read_prompts(settings.infer.prompts)
-    cluster.start(settings.ray, verbose)
-    progress = StageProgress()
-    result = inference.infer(settings, chosen, settings.infer.prompts, progress)
-    progress.close()
-    print(f"{result['rows']} rows, {result['errors']} with an error, {result['new_tokens']} tokens generated")
-    print(f"results {result['url']}" + ("" if result["new"] else " (already finished)"))
+    read_prompts(prompts)
+    with session(settings, verbose=verbose) as work:
+        result, new = infer(settings, chosen, prompts, work.progress, executor=work.executor)
+    print(f"{result.rows} rows, {result.errors} with an error, {result.new_tokens} tokens generated")
+    print(f"results {result.url}" + ("" if new else " (already finished)"))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The documents of another corpus that this one does not hold to the next corpus version."""
+"""What only another corpus holds to the next corpus version."""
 
 from typing import Annotated
 
 import typer
 
-from jobs.common import ConfigOption, SetOption, VerboseOption, check_storage, run
+from jobs.session import ConfigOption, SetOption, VerboseOption, run, session
 
 
 def main(
@@ -25,24 +25,19 @@ def main(
       python -m jobs.merge --config configs/quickstart.yaml --with /data/another
       python -m jobs.merge --config my.yaml --with s3://bucket/theirs --set ray.workers=8
     """
+    from jobs.checks import check
     from pipelines.config import load
 
     settings = load(config, set_)
-    check_storage(settings.storage)
-    from jobs.progress import StageProgress
-    from pipelines.corpus.versions import commands as prepare
-    from pipelines.corpus.versions import merge
-    from pipelines.runtime import cluster
+    check("merge", settings)
+    from pipelines.corpus.versions import commands, merge
 
-    parent, other = prepare.merge_plan(settings, with_)
-    if merge.find(parent, other) is None:
-        cluster.start(settings.ray, verbose)
-    progress = StageProgress()
-    outcome = prepare.merge(settings, parent, other, progress)
-    progress.close()
+    parent, other = commands.merge_plan(settings, with_)
+    with session(settings, verbose=verbose, needs_cluster=merge.find(parent, other) is None) as work:
+        outcome = commands.merge(settings, parent, other, executor=work.executor, progress=work.progress)
     if not outcome.new:
         print(f"nothing to merge: {outcome.version.name} holds every document of {other.url}")
-    print("\n".join(prepare.summary(outcome)))
+    print("\n".join(commands.summary(outcome)))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,17 @@
-"""What a training configuration needs: parameters, memory, FLOPs, time and cost."""
+"""Memory, FLOPs, time and cost of a training configuration."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.common import ConfigOption, SetOption, run
+from jobs.session import ConfigOption, SetOption, run
+
+if TYPE_CHECKING:
+    from model.plan import Plan
+
+GIB = 2**30
+Row = tuple[str, str]
+"""What it is, and its value."""
 
 
 def main(
@@ -42,72 +49,75 @@ def main(
     if gpu not in GPUS:
         raise UserError(f"--gpu {gpu}: allowed are {', '.join(GPUS)}")
     settings = load(config, set_)
+    model, train, tokens = settings.model, settings.train, settings.tokenize.vocab_size
     if days is not None:
-        tokens = settings.tokenize.vocab_size
-        workers = workers_for(settings.model, settings.train, tokens, days, gpu=GPUS[gpu], mfu=mfu)
-    found = plan(
-        settings.model,
-        settings.train,
-        settings.tokenize.vocab_size,
-        workers=workers,
-        gpu=GPUS[gpu],
-        mfu=mfu,
-        price_per_hour=price,
-    )
-    console = Console(highlight=False)
-    table = Table(
-        "what",
-        "value",
-        title=f"{settings.name}: {settings.train.precision}, ZeRO-{settings.train.zero_stage}, {gpu.upper()}",
-    )
+        workers = workers_for(model, train, tokens, days, gpu=GPUS[gpu], mfu=mfu)
+    found = plan(model, train, tokens, workers=workers, gpu=GPUS[gpu], mfu=mfu, price_per_hour=price)
+    title = f"{settings.name}: {train.precision}, ZeRO-{train.zero_stage}, {gpu.upper()}"
+    table = Table("what", "value", title=title)
     table.columns[1].justify = "right"
-    counts, memory = found.parameters, found.memory
-    gib, room, mfu = 2**30, GPUS[gpu].memory_gib, found.mfu
-    step = found.step
-    parts = (
-        []
-        if step is None
-        else [
+    for row in [*_size(found), *_memory(found, GPUS[gpu].memory_gib), *_speed(found)]:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+def _size(plan: "Plan") -> list[Row]:
+    """Parameters, tokens and FLOPs."""
+    return [
+        ("parameters, unique", f"{plan.parameters.unique:,}"),
+        ("parameters, as GPT-NeoX counts them", f"{plan.parameters.neox:,}"),
+        ("vocabulary, padded", f"{plan.padded_vocab_size:,}"),
+        ("tokens a step", f"{plan.tokens_per_step:,}"),
+        ("tokens", f"{plan.tokens:,}"),
+        ("FLOPs a token", f"{plan.flops_per_token:.4g}"),
+        ("FLOPs a token with recomputation", f"{plan.hardware_flops_per_token:.4g}"),
+        ("FLOPs of the run", f"{plan.total_flops:.4g}"),
+    ]
+
+
+def _memory(plan: "Plan", room: float) -> list[Row]:
+    """Memory of a worker by part and moment, and whether it fits in `room` GiB; the size of a checkpoint."""
+    memory = plan.memory
+    return [
+        ("memory a worker: weights", _gib(memory.weights)),
+        ("memory a worker: gradients with buckets", _gib(memory.gradients)),
+        ("memory a worker: optimizer", _gib(memory.optimizer)),
+        ("memory a worker: activations", _gib(memory.activations)),
+        ("    without checkpointing", _gib(plan.activations_kept)),
+        ("    with checkpointing", _gib(plan.activations_recomputed)),
+        ("memory a worker: logits and loss", _gib(memory.logits)),
+        ("memory a worker after the forward pass", _gib(memory.forward)),
+        ("memory a worker in the backward pass", _gib(memory.backward)),
+        ("memory a worker in the optimizer's step", _gib(memory.update)),
+        ("memory a worker, peak", _gib(memory.total)),
+        (f"fits in {room:g} GiB", "yes" if memory.total < room * GIB else "no"),
+        ("checkpoint", _gib(plan.checkpoint_bytes)),
+    ]
+
+
+def _speed(plan: "Plan") -> list[Row]:
+    """Workers, their utilisation and speed, time and cost of the run."""
+    rows = [
+        ("workers", f"{plan.workers:,}"),
+        ("MFU, as predicted" if plan.step else "MFU, as given", f"{plan.mfu:.0%}"),
+        ("hardware FLOPs utilisation", f"{plan.mfu * plan.recomputation:.0%}"),
+        ("tokens a second", f"{plan.tokens_per_second:,.0f}"),
+        ("seconds a step", f"{plan.step_seconds:.2f}"),
+    ]
+    if step := plan.step:
+        rows += [
             ("    matrix products", f"{step.matrices:.3f} s"),
             ("    attention", f"{step.attention:.3f} s"),
             ("    elementwise", f"{step.elementwise:.3f} s"),
             ("    optimizer", f"{step.optimizer:.3f} s"),
             ("    communication that nothing hides", f"{step.communication:.3f} s"),
         ]
-    )
-    for name, value in [
-        ("parameters, unique", f"{counts.unique:,}"),
-        ("parameters, as GPT-NeoX counts them", f"{counts.neox:,}"),
-        ("vocabulary, padded", f"{found.padded_vocab_size:,}"),
-        ("tokens a step", f"{found.tokens_per_step:,}"),
-        ("tokens", f"{found.tokens:,}"),
-        ("FLOPs a token", f"{found.flops_per_token:.4g}"),
-        ("FLOPs a token with recomputation", f"{found.hardware_flops_per_token:.4g}"),
-        ("FLOPs of the run", f"{found.total_flops:.4g}"),
-        ("memory a worker: weights", f"{memory.weights / gib:.2f} GiB"),
-        ("memory a worker: gradients with buckets", f"{memory.gradients / gib:.2f} GiB"),
-        ("memory a worker: optimizer", f"{memory.optimizer / gib:.2f} GiB"),
-        ("memory a worker: activations", f"{memory.activations / gib:.2f} GiB"),
-        ("    without checkpointing", f"{found.activations_kept / gib:.2f} GiB"),
-        ("    with checkpointing", f"{found.activations_recomputed / gib:.2f} GiB"),
-        ("memory a worker: logits and loss", f"{memory.logits / gib:.2f} GiB"),
-        ("memory a worker after the forward pass", f"{memory.forward / gib:.2f} GiB"),
-        ("memory a worker in the backward pass", f"{memory.backward / gib:.2f} GiB"),
-        ("memory a worker in the optimizer's step", f"{memory.update / gib:.2f} GiB"),
-        ("memory a worker, peak", f"{memory.total / gib:.2f} GiB"),
-        (f"fits in {room:g} GiB", "yes" if memory.total < room * gib else "no"),
-        ("checkpoint", f"{found.checkpoint_bytes / gib:.2f} GiB"),
-        ("workers", f"{found.workers:,}"),
-        ("MFU, as predicted" if step else "MFU, as given", f"{mfu:.0%}"),
-        ("hardware FLOPs utilisation", f"{mfu * found.recomputation:.0%}"),
-        ("tokens a second", f"{found.tokens_per_second:,.0f}"),
-        ("seconds a step", f"{found.step_seconds:.2f}"),
-        *parts,
-        ("days", f"{found.days:.2f}"),
-        ("cost", "no price given" if found.cost is None else f"{found.cost:,.0f}"),
-    ]:
-        table.add_row(name, value)
-    console.print(table)
+    cost = "no price given" if plan.cost is None else f"{plan.cost:,.0f}"
+    return [*rows, ("days", f"{plan.days:.2f}"), ("cost", cost)]
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f} GiB"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Sources to a corpus version: ingest, clean, dedupe, tokenize, shard."""
+"""Sources to a corpus version: read, clean, dedupe, tokenize, shard."""
 
-from jobs.common import ConfigOption, SetOption, VerboseOption, check_storage, run
+from jobs.session import ConfigOption, SetOption, VerboseOption, run, session
 
 
 def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = False) -> None:
@@ -14,25 +14,17 @@ def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = 
       python -m jobs.prepare --config configs/quickstart.yaml --set tokenize.vocab_size=8192
       ray job submit --working-dir . -- python -m jobs.prepare --config my.yaml --set storage=/data/p
     """
+    from jobs.checks import check
     from pipelines.config import load
 
     settings = load(config, set_)
-    check_storage(settings.storage)
-    from pipelines.corpus.versions.checks import check
+    listing = check("prepare", settings)
+    from pipelines.corpus.versions import commands
 
-    found = check(settings)
-    from jobs.progress import StageProgress
-    from pipelines.corpus.versions import commands as prepare
-    from pipelines.runtime import cluster
-    from pipelines.runtime.tracking import Tracking
-
-    Tracking.of(settings)
-    inputs = prepare.inputs_of(settings, found)
-    cluster.start(settings.ray, verbose)
-    progress = StageProgress()
-    outcome = prepare.prepare(settings, inputs, progress)
-    progress.close()
-    print("\n".join(prepare.summary(outcome)))
+    inputs = commands.inputs_of(settings, listing)
+    with session(settings, verbose=verbose) as work:
+        outcome = commands.prepare(settings, inputs, executor=work.executor, progress=work.progress)
+    print("\n".join(commands.summary(outcome)))
 
 
 if __name__ == "__main__":

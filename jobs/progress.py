@@ -8,11 +8,11 @@ import threading
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from pipelines.runtime.pace import Pace
+from pipelines.runtime.progress import Pace
 
 EVERY = 10.0
 
@@ -50,42 +50,76 @@ class _PaceColumn(ProgressColumn):
 
 
 class StageProgress:
-    """Shows stages as they go; call it with (stage, done, total, documents, bytes)."""
+    """Shows stages as they go; call it with (stage, done, total, documents, bytes).
+
+    Nothing is shown before the first call, nor after `close` until it is called again.
+    """
 
     def __init__(self, every: float = EVERY) -> None:
-        """Nothing is shown before the first call; without a terminal, a line comes every so many seconds."""
+        """Without a terminal, a line comes every so many seconds."""
+        self.every = every
         self.paces: dict[str, Pace] = {}
-        self.progress: Progress | None = None
-        self.stopped = threading.Event()
-        if sys.stderr.isatty():
-            self.progress = Progress(
-                TextColumn("{task.description:<19}"),
-                BarColumn(bar_width=8),
-                MofNCompleteColumn(),
-                _PaceColumn(),
-                console=Console(stderr=True),
-            )
-            self.progress.start()
-        else:
-            threading.Thread(target=self._tell, args=(every,), daemon=True).start()
+        self.display: _Bars | _Lines | None = None
 
     def __call__(self, stage: str, done: int, total: int, documents: int = 0, size: int = 0) -> None:
         """Note that `done` of `total` tasks of a stage are finished, and the documents and bytes in them."""
-        new = stage not in self.paces
+        if self.display is None:
+            self.display = _Bars() if sys.stderr.isatty() else _Lines(self.paces, self.every)
         pace = self.paces.setdefault(stage, Pace())
-        over = pace.end is not None
         pace.note(done, total, documents, size)
-        if self.progress:
-            if new:
-                self.progress.add_task(stage, pace=pace)
-            number = list(self.paces).index(stage)
-            self.progress.update(self.progress.task_ids[number], completed=done, total=total)
-        elif pace.end is not None and not over:
-            line = f"  {stage:<22} {total:>6} tasks {pace.seconds:>8.1f} s {speed_text(pace)}"
+        self.display.show(stage, pace)
+
+    def close(self) -> None:
+        """Leave what is shown as it is and give the terminal back."""
+        if self.display is not None:
+            self.display.close()
+        self.display, self.paces = None, {}
+
+
+class _Bars:
+    """A bar for each stage on the terminal of standard error."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, TaskID] = {}
+        self.progress = Progress(
+            TextColumn("{task.description:<19}"),
+            BarColumn(bar_width=8),
+            MofNCompleteColumn(),
+            _PaceColumn(),
+            console=Console(stderr=True),
+            # What is printed comes above the bars, but goes to the file where output goes to one.
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        self.progress.start()
+
+    def show(self, stage: str, pace: Pace) -> None:
+        """Draw the bar of a stage as it is now."""
+        if stage not in self.rows:
+            self.rows[stage] = self.progress.add_task(stage, pace=pace)
+        self.progress.update(self.rows[stage], completed=pace.done, total=pace.total)
+
+    def close(self) -> None:
+        """Stop drawing; the cursor is shown again."""
+        self.progress.stop()
+
+
+class _Lines:
+    """A line of each running stage at intervals, and one of each that is finished."""
+
+    def __init__(self, paces: dict[str, Pace], every: float) -> None:
+        self.paces = paces
+        self.finished: set[str] = set()
+        self.stopped = threading.Event()
+        threading.Thread(target=self._tell, args=(every,), daemon=True).start()
+
+    def show(self, stage: str, pace: Pace) -> None:
+        """Print the line of a stage when it is finished."""
+        if pace.end is not None and stage not in self.finished:
+            self.finished.add(stage)
+            line = f"  {stage:<22} {pace.total:>6} tasks {pace.seconds:>8.1f} s {speed_text(pace)}"
             print(line.rstrip(), flush=True)
 
     def _tell(self, every: float) -> None:
-        """Print a line of each running stage at intervals."""
         while not self.stopped.wait(every):
             for stage, pace in list(self.paces.items()):
                 if pace.end is None:
@@ -96,10 +130,8 @@ class StageProgress:
                     )
 
     def close(self) -> None:
-        """Leave the bars as they are and show nothing more."""
+        """Print nothing more."""
         self.stopped.set()
-        if self.progress:
-            self.progress.stop()
 
 
 class TrainingProgress:

@@ -1,10 +1,13 @@
-"""The configuration reference as Markdown, generated from the models' docstrings."""
+"""References as Markdown, generated from the code: the configuration, the formats, the quality rules."""
 
+import argparse
 import typing
 from typing import Any
 
 from base.settings import Section
 from pipelines.config import Config
+from pipelines.corpus.reading import formats
+from pipelines.corpus.text import settings
 
 
 def main() -> None:
@@ -51,4 +54,14 @@ def _type(annotation: Any) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__)
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--formats", action="store_true", help="the table of input formats")
+    choice.add_argument("--rules", action="store_true", help="the table of quality rules")
+    arguments = parser.parse_args()
+    if arguments.formats:
+        print(formats.markdown())
+    elif arguments.rules:
+        print(settings.rules_markdown())
+    else:
+        main()

@@ -1,6 +1,6 @@
 """New and changed source files to the next corpus version."""
 
-from jobs.common import ConfigOption, SetOption, VerboseOption, check_storage, run
+from jobs.session import ConfigOption, SetOption, VerboseOption, run, session
 
 
 def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = False) -> None:
@@ -13,29 +13,19 @@ def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = 
       python -m jobs.refresh --config configs/quickstart.yaml
       ray job submit --working-dir . -- python -m jobs.refresh --config my.yaml --set storage=/data/p
     """
+    from jobs.checks import check
     from pipelines.config import load
 
     settings = load(config, set_)
-    check_storage(settings.storage)
-    from pipelines.corpus.inputs import check_sources
+    listing = check("refresh", settings)
+    from pipelines.corpus.versions import commands
 
-    found = check_sources(settings.sources)
-    from base import manifest
-
-    manifest.require(settings.storage)
-    from jobs.progress import StageProgress
-    from pipelines.corpus.versions import commands as prepare
-    from pipelines.runtime import cluster
-
-    inputs = prepare.inputs_of(settings, found)
-    _, fresh = prepare.refresh_plan(settings, inputs)
+    inputs = commands.inputs_of(settings, listing)
+    _, fresh = commands.refresh_plan(settings, inputs)
     print(f"{len(fresh)} new or changed files of {len(inputs)}")
-    if fresh:
-        cluster.start(settings.ray, verbose)
-    progress = StageProgress()
-    outcome = prepare.refresh(settings, inputs, progress)
-    progress.close()
-    print("\n".join(prepare.summary(outcome)))
+    with session(settings, verbose=verbose, needs_cluster=bool(fresh)) as work:
+        outcome = commands.refresh(settings, inputs, executor=work.executor, progress=work.progress)
+    print("\n".join(commands.summary(outcome)))
 
 
 if __name__ == "__main__":

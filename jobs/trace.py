@@ -1,11 +1,11 @@
-"""A training run to the documents of a step, or a document to the steps that saw it."""
+"""The documents of a training step, or the steps that saw a document."""
 
 from typing import Annotated
 
 import typer
 
 from base.errors import UserError
-from jobs.common import ConfigOption, SetOption, run
+from jobs.session import ConfigOption, SetOption, run
 
 
 def main(
@@ -33,7 +33,7 @@ def main(
         raise UserError("give either --step or --document")
     settings = load(config, set_)
     cache = ShardCache(settings.train.cache_folder, int(settings.train.cache_gib * 2**30))
-    opened = trace.Run(settings.storage, name, cache)
+    opened = trace.RunSamples(settings.storage, name, cache)
     if step is not None:
         found = trace.documents_of_step(opened, step)
         undone = f"; {opened.undone[step]}" if step in opened.undone else ""

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.common import ConfigOption, SetOption, VerboseOption, check_storage, run
+from jobs.session import ConfigOption, SetOption, VerboseOption, run, session
 
 
 def main(
@@ -28,31 +28,28 @@ def main(
       python -m jobs.train --config configs/quickstart.yaml --corpus v0001 --set train.steps=1000
       ray job submit --working-dir . -- python -m jobs.train --config my.yaml --set storage=/data/p
     """
+    from base import manifest
+    from jobs.checks import check
     from pipelines.config import load
 
     settings = load(config, set_)
-    check_storage(settings.storage)
-    from base import manifest
-
+    check("train", settings)
     version = manifest.require(settings.storage, corpus)
-    from pipelines.training import run as pretrain
-
-    chosen = name or pretrain.run_name(settings, version)
-    pretrain.check_fits(settings, version, chosen)
     from jobs.progress import TrainingProgress
-    from pipelines.runtime import cluster
+    from pipelines.training.run import check_fits, run_name, train
 
-    cluster.start(settings.ray, verbose)
-    progress = TrainingProgress(settings.train.steps)
-    result = pretrain.pretrain(settings, version, chosen, progress)
-    speed, before = result["tokens_per_second"], result["resumed_from"]
+    chosen = name or run_name(settings, version)
+    check_fits(settings, version, chosen)
+    with session(settings, verbose=verbose):
+        result, new = train(settings, version, chosen, TrainingProgress(settings.train.steps))
+    speed, before = result.tokens_per_second, result.resumed_from
     print(
-        f"run {chosen}: {result['step']} steps, {result['tokens']:,} tokens; loss {result['first_loss']:.4f} "
-        f"→ {result['last_loss']:.4f}; unigram entropy {result['unigram_entropy']:.4f} nats"
+        f"run {chosen}: {result.step} steps, {result.tokens:,} tokens; loss {result.first_loss:.4f} "
+        f"→ {result.last_loss:.4f}; unigram entropy {result.unigram_entropy:.4f} nats"
         + (f"; {speed:,.0f} tokens/s" if speed else "")
-        + (f"; continued from step {before}" if before and result["new"] else "")
+        + (f"; continued from step {before}" if before and new else "")
     )
-    print(f"model {result['model']}" + ("" if result["new"] else " (already finished)"))
+    print(f"model {result.model}" + ("" if new else " (already finished)"))
 
 
 if __name__ == "__main__":

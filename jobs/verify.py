@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from base.errors import UserError
-from jobs.common import ConfigOption, SetOption, VerboseOption, run
+from jobs.session import DAMAGED, ConfigOption, SetOption, VerboseOption, run, session
 
 
 def main(
@@ -27,6 +27,7 @@ def main(
       python -m jobs.verify --config configs/quickstart.yaml --version v0001 --rebuild
     """
     from base import manifest
+    from jobs.checks import check
     from pipelines.config import load
 
     settings = load(config, set_)
@@ -34,29 +35,30 @@ def main(
     if not urls:
         wanted = f"version {version}" if version else "corpus version"
         raise UserError(f"{manifest.corpus_url(settings.storage)} holds no {wanted}; run jobs.prepare first")
-    from jobs.progress import StageProgress
+    if rebuild:
+        check("verify --rebuild", settings)
     from pipelines.corpus.versions.rebuild import repair
     from pipelines.corpus.versions.verify import open_versions, verify
-    from pipelines.runtime import cluster
 
     versions, damage = open_versions(urls)
-    cluster.start(settings.ray, verbose)
-    progress = StageProgress()
-    damage += verify(versions, settings.ray.workers, progress)
-    for item in damage:
-        print(f"damaged: {item.path}: {item.problem}")
-    if rebuild and damage:
-        damaged, damage = damage, repair(settings, versions, damage, progress)
-        left = {item.path for item in damage}
-        for path in sorted({item.path for item in damaged} - left):
-            print(f"made again: {path}")
+    with session(settings, verbose=verbose) as work:
+        damage += verify(versions, executor=work.executor, progress=work.progress)
+        work.progress.close()
         for item in damage:
-            print(f"still damaged: {item.path}: {item.problem}")
-    progress.close()
+            print(f"damaged: {item.path}: {item.problem}")
+        if rebuild and damage:
+            damaged = damage
+            damage = repair(settings, versions, damaged, executor=work.executor, progress=work.progress)
+            work.progress.close()
+            left = {item.path for item in damage}
+            for path in sorted({item.path for item in damaged} - left):
+                print(f"made again: {path}")
+            for item in damage:
+                print(f"still damaged: {item.path}: {item.problem}")
     names = ", ".join(item.name for item in versions)
     if damage:
         print(f"{names}: damaged files: {len({item.path for item in damage})}")
-        raise typer.Exit(1)
+        raise typer.Exit(DAMAGED)
     print(f"{names}: every file is what its manifest says")
 
 

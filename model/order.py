@@ -15,6 +15,9 @@ import xxhash
 from numba import njit
 from numpy.typing import NDArray
 
+from base.kernels import GOLDEN
+from base.kernels import splitmix64_kernel as mix
+
 ROUNDS = 6
 SHARE_BITS = 32
 
@@ -51,16 +54,6 @@ def source_key(seed: int, manifest_hash: str, source: str) -> int:
     return int(xxhash.xxh3_64_intdigest(f"{seed}\0{manifest_hash}\0{source}".encode())) >> 1
 
 
-@njit("uint64(uint64)", cache=True, nogil=True, inline="always")
-def _mix(value: np.uint64) -> np.uint64:
-    """The finaliser of SplitMix64 (Steele, Lea & Flood 2014)."""
-    value ^= value >> np.uint64(30)
-    value *= np.uint64(0xBF58476D1CE4E5B9)
-    value ^= value >> np.uint64(27)
-    value *= np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
-
-
 @njit("int64(int64)", cache=True, nogil=True)
 def _half_bits(size: int) -> Any:
     half = 1
@@ -74,12 +67,12 @@ def permute(position: int, size: int, key: int, epoch: int) -> Any:
     """The element at `position` of the permutation of 0 … size - 1 that (key, epoch) chooses."""
     half = np.uint64(_half_bits(size))
     mask = (np.uint64(1) << half) - np.uint64(1)
-    base = _mix(np.uint64(key) ^ _mix(np.uint64(epoch) + np.uint64(0x9E3779B97F4A7C15)))
+    base = mix(np.uint64(key) ^ mix(np.uint64(epoch) + GOLDEN))
     value = np.uint64(position)
     while True:
         left, right = value >> half, value & mask
         for number in range(ROUNDS):
-            left, right = right, left ^ (_mix(base + right * np.uint64(ROUNDS) + np.uint64(number)) & mask)
+            left, right = right, left ^ (mix(base + right * np.uint64(ROUNDS) + np.uint64(number)) & mask)
         value = (left << half) | right
         if value < np.uint64(size):
             return np.int64(value)
@@ -90,12 +83,12 @@ def unpermute(element: int, size: int, key: int, epoch: int) -> Any:
     """The position at which `permute` yields `element`."""
     half = np.uint64(_half_bits(size))
     mask = (np.uint64(1) << half) - np.uint64(1)
-    base = _mix(np.uint64(key) ^ _mix(np.uint64(epoch) + np.uint64(0x9E3779B97F4A7C15)))
+    base = mix(np.uint64(key) ^ mix(np.uint64(epoch) + GOLDEN))
     value = np.uint64(element)
     while True:
         left, right = value >> half, value & mask
         for number in range(ROUNDS - 1, -1, -1):
-            left, right = right ^ (_mix(base + left * np.uint64(ROUNDS) + np.uint64(number)) & mask), left
+            left, right = right ^ (mix(base + left * np.uint64(ROUNDS) + np.uint64(number)) & mask), left
         value = (left << half) | right
         if value < np.uint64(size):
             return np.int64(value)

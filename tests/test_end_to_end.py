@@ -6,10 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
-from transformers import AutoModelForCausalLM
 
 from jobs.demo_sources import collect
+from tests.helpers.late import RUNNING
+
+if RUNNING:
+    from mlflow import MlflowClient
+    from transformers import AutoModelForCausalLM
+
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -40,6 +44,7 @@ def demo(storage: Path) -> str:
     return finished.stdout
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_demo_makes_a_model_and_a_second_one_repeats_nothing(tmp_path: Path) -> None:

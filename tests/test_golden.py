@@ -8,6 +8,7 @@ import pytest
 from tests import golden
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_the_golden_bytes_of_a_corpus(shared_data: Path) -> None:
     expected = json.loads(golden.GOLDEN.read_text())

@@ -12,8 +12,8 @@ import xxhash
 from base import files
 from base.credentials import hide
 from base.errors import UserError, mistake
-from pipelines.config import SourceConfig
 from pipelines.corpus.reading import decompress, splitting
+from pipelines.corpus.reading.settings import SourceConfig
 
 
 @dataclass(frozen=True, order=True)

@@ -1,6 +1,6 @@
 """Conservation of documents and bytes: what entered each stage left it or was dropped for a reason."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,7 +134,7 @@ class Ledger:
         }
 
     @classmethod
-    def from_json(cls, value: dict[str, Iterable[dict[str, Any]]]) -> "Ledger":
+    def from_json(cls, value: Mapping[str, Iterable[dict[str, Any]]]) -> "Ledger":
         """The ledger that `to_json` wrote."""
         ledger = cls()
         for source, stages in value.items():

@@ -2,18 +2,21 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from base import files
 from base.errors import UserError
+from base.layout import RESULT, Layout
 from base.manifest import Version
+from base.records import Record
 from pipelines.config import Config
-from pipelines.inference import trained
+from pipelines.inference import models
+from pipelines.inference.models import ModelFolder
 from pipelines.runtime import charts, tracking
-from pipelines.runtime.cluster import Progress, counter, map_actors
+from pipelines.runtime.executor import Executor
+from pipelines.runtime.progress import Progress, counter
 
 UNIT_DOCUMENTS = 32
 DOCUMENTS = pa.schema(
@@ -27,7 +30,32 @@ DOCUMENTS = pa.schema(
 )
 
 
-@dataclass(frozen=True)
+class Measures(Record):
+    """How well a model predicts some documents."""
+
+    documents: int
+    tokens: int
+    bytes: int
+    """Of the documents' texts."""
+    loss: float
+    """Nats a token."""
+    perplexity: float
+    """exp(loss)."""
+    bits_per_byte: float
+    """Nats / (bytes ln 2)."""
+
+
+class EvaluationResult(Record):
+    """What an evaluation found."""
+
+    sources: dict[str, Measures]
+    all: Measures
+    """Of all sources together."""
+    url: str
+    """The evaluation's folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Unit:
     """A range of rows of a held-out shard, scored together."""
 
@@ -51,7 +79,7 @@ class Scorer:
 
         self.cache = ShardCache()
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = trained.load(model, device)
+        self.model = models.load(model, device)
         self.end = end_of_document_id
         self.batch = batch
 
@@ -82,19 +110,20 @@ class Scorer:
         files.write_parquet(unit.output, scored)
 
 
-def evaluate(config: Config, version: Version, model: trained.Trained, progress: Progress) -> dict[str, Any]:
+def evaluate(
+    config: Config, version: Version, model: ModelFolder, progress: Progress, *, executor: Executor
+) -> tuple[EvaluationResult, bool]:
     """Score the held-out documents of every source and record the result.
 
-    Returns {"sources": {name: measures}, "all": measures, "url": folder, "new": bool}, where measures are
-    documents, tokens, bytes, loss (nats a token), perplexity and bits_per_byte. The model must know the
-    corpus' tokens (trained.check_tokenizer). Raises UserError if nothing is held out.
+    Returns it, and whether it was found now. The model must know the corpus' tokens (models.check_tokenizer).
+    Raises UserError if nothing is held out.
     """
     settings = config.evaluate
-    key = files.key_of(version.hash, trained.model_key(model), settings.model_dump(mode="json"))
-    url = files.join(config.storage, "evaluation", f"{model.name}-{version.name}-{key[:8]}")
-    done = files.join(url, "result.json")
+    key = files.key_of(version.hash, models.model_key(model), settings.model_dump(mode="json"))
+    url = Layout(config.storage).evaluation(f"{model.name}-{version.name}-{key[:8]}")
+    done = files.join(url, RESULT)
     if files.exists(done):
-        return {**files.read_json(done), "new": False}
+        return EvaluationResult.read(done), False
     units = _units(version, settings.max_documents, url)
     if not units:
         raise UserError(f"corpus {version.name} has no held-out documents; raise shard.heldout_fraction")
@@ -106,78 +135,77 @@ def evaluate(config: Config, version: Version, model: trained.Trained, progress:
         missing = [unit for unit in units if not files.exists(unit.output)]
         arguments = {
             "model": model.url,
-            "end_of_document_id": version.raw["tokenizer"]["end_of_document_id"],
+            "end_of_document_id": version.manifest.tokenizer.end_of_document_id,
             "batch": settings.micro_batch_size,
         }
         count = counter(progress, "evaluate", len(units) - len(missing), len(units))
-        map_actors(Scorer, arguments, missing, config.ray.workers, count)
+        executor.map_actors(Scorer, arguments, missing, count)
         table = pa.concat_tables([files.read_parquet(unit.output) for unit in units])
-        files.write_parquet(files.join(url, "documents.parquet"), table)
-        result = measures_by_source(table)
+        documents = files.join(url, "documents.parquet")
+        files.write_parquet(documents, table)
+        result = _result(table, url)
         picture = files.join(url, "evaluation.png")
-        files.write_bytes(picture, charts.evaluation(result["sources"], f"{model.name} on {version.name}"))
-        for name, values in [*result["sources"].items(), ("all", result["all"])]:
-            run.metrics({f"{field}/{name}": value for field, value in values.items()})
+        files.write_bytes(picture, _picture(result, f"{model.name} on {version.name}"))
+        for name, measures in [*result.sources.items(), ("all", result.all)]:
+            run.metrics({f"{field}/{name}": value for field, value in measures.to_json().items()})
         run.artifact(picture)
-        run.artifact(files.join(url, "documents.parquet"))
-        result["url"] = url
-        files.write_json(done, result)
+        run.artifact(documents)
+        result.write(done)
         run.artifact(done)
-    return {**result, "new": True}
+    return result, True
 
 
-def measures_by_source(table: pa.Table) -> dict[str, Any]:
-    """Loss (nats a token), perplexity and bits per byte of scored documents, by source and in all."""
+def _result(table: pa.Table, url: str) -> EvaluationResult:
+    """The measures of scored documents, by source and in all."""
+    names = ("tokens_count", "tokens_sum", "bytes_sum", "nats_sum")
     sums = table.group_by("source").aggregate(
         [("tokens", "sum"), ("bytes", "sum"), ("nats", "sum"), ("tokens", "count")]
     )
     rows = sums.sort_by("source").to_pylist()
-    by_source = {
-        row["source"]: measures(row["tokens_count"], row["tokens_sum"], row["bytes_sum"], row["nats_sum"])
-        for row in rows
-    }
-    totals = [
-        sum(row[name] for row in rows) for name in ("tokens_count", "tokens_sum", "bytes_sum", "nats_sum")
-    ]
-    return {"sources": by_source, "all": measures(*totals)}
+    return EvaluationResult(
+        sources={row["source"]: _measures(*(row[name] for name in names)) for row in rows},
+        all=_measures(*(sum(row[name] for row in rows) for name in names)),
+        url=url,
+    )
 
 
-def measures(documents: int, tokens: int, size: int, nats: float) -> dict[str, float]:
-    """Loss in nats a token, perplexity exp(loss), and bits per byte of text nats / (bytes ln 2)."""
+def _measures(documents: int, tokens: int, size: int, nats: float) -> Measures:
     loss = nats / tokens
-    return {
-        "documents": documents,
-        "tokens": tokens,
-        "bytes": size,
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700.0)),
-        "bits_per_byte": nats / (size * math.log(2)),
-    }
+    return Measures(
+        documents=documents,
+        tokens=tokens,
+        bytes=size,
+        loss=loss,
+        perplexity=math.exp(min(loss, 700.0)),
+        bits_per_byte=nats / (size * math.log(2)),
+    )
+
+
+def _picture(result: EvaluationResult, title: str) -> bytes:
+    density = {name: measures.bits_per_byte for name, measures in result.sources.items()}
+    perplexity = {name: measures.perplexity for name, measures in result.sources.items()}
+    return charts.evaluation(density, perplexity, title)
 
 
 def _units(version: Version, max_documents: int, url: str) -> list[Unit]:
-    corpus = version.url.rsplit("/", 1)[0]
     units: list[Unit] = []
     taken: dict[str, int] = {}
-    for line in version.raw["shards"]:
-        if line["split"] != "heldout":
+    for shard in version.manifest.shards:
+        if shard.split != "heldout":
             continue
-        source = line["source"]
-        count = min(line["documents"], max_documents - taken.get(source, 0))
-        taken[source] = taken.get(source, 0) + count
-        name = line["path"].removesuffix(".arrow").replace("/", "_")
-        for first in range(0, count, UNIT_DOCUMENTS):
-            units.append(
-                Unit(
-                    source,
-                    files.join(corpus, line["path"]),
-                    line["digest"],
-                    files.join(
-                        corpus, line["path"].replace("/shards/", "/origins/").replace(".arrow", ".parquet")
-                    ),
-                    first,
-                    min(UNIT_DOCUMENTS, count - first),
-                    files.join(url, "units", f"{name}-{first:09d}.parquet"),
-                )
+        count = min(shard.documents, max_documents - taken.get(shard.source, 0))
+        taken[shard.source] = taken.get(shard.source, 0) + count
+        name = shard.path.removesuffix(".arrow").replace("/", "_")
+        units += [
+            Unit(
+                source=shard.source,
+                shard=version.below_versions(shard.path),
+                digest=shard.digest,
+                origins=version.below_versions(shard.origins),
+                first=first,
+                count=min(UNIT_DOCUMENTS, count - first),
+                output=files.join(url, "units", f"{name}-{first:09d}.parquet"),
             )
+            for first in range(0, count, UNIT_DOCUMENTS)
+        ]
     return units

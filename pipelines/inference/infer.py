@@ -6,31 +6,63 @@ A block of rows is one file; a finished block is never generated again. A row th
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
 from base import files
 from base.errors import UserError
-from pipelines.config import Config, InferConfig
-from pipelines.inference import trained
+from base.layout import RESULT, TOKENIZER, Layout
+from base.records import Record
+from pipelines.config import Config
+from pipelines.inference import models
+from pipelines.inference.models import CONFIG, ModelFolder
+from pipelines.inference.settings import InferConfig
 from pipelines.runtime import tracking
-from pipelines.runtime.cluster import Progress, counter, map_actors
+from pipelines.runtime.executor import Executor
+from pipelines.runtime.progress import Progress, counter
 
 BLOCK_ROWS = 64
 
 
-@dataclass(frozen=True)
+class Row(Record):
+    """A row of the prompts and of the results: a prompt, what became of it, or why nothing did."""
+
+    key: str
+    """The row's `id` or `key`, else its 0-based number."""
+    prompt: str | None = None
+    """None if the row has none."""
+    error: str | None = None
+    completion: str | None = None
+    prompt_tokens: int | None = None
+    new_tokens: int | None = None
+    finish: Literal["end", "length"] | None = None
+    """Whether the model ended the text, or was stopped at infer.max_new_tokens."""
+
+
+class InferenceResult(Record):
+    """What a batch inference made."""
+
+    key: str
+    """Names prompts, model and settings."""
+    url: str
+    """The results, a row a line."""
+    rows: int
+    errors: int
+    """Rows without a completion."""
+    new_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Block:
     """Consecutive rows of the prompts, generated together."""
 
-    number: int
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     output: str
 
 
-def read_prompts(url: str) -> list[dict[str, Any]]:
-    """The rows of a prompts file: {"key", "prompt"} or {"key", "error"}.
+def read_prompts(url: str) -> list[Row]:
+    """The rows of a prompts file: with a prompt, or with an error.
 
     The key is the row's `id` or `key` field, else its 0-based number. Raises UserError if the file is
     missing or has no prompt column.
@@ -56,18 +88,21 @@ def read_prompts(url: str) -> list[dict[str, Any]]:
             text = line.decode()
             rows.append(_row(number, json.loads(text) if url.endswith(".jsonl") else {"prompt": text}))
         except ValueError as error:
-            rows.append({"key": str(number), "error": f"line {number + 1} of {url}: {error}"})
+            rows.append(Row(key=str(number), error=f"line {number + 1} of {url}: {error}"))
     return rows
 
 
-def _row(number: int, value: Any) -> dict[str, Any]:
+def _row(number: int, value: Any) -> Row:
+    """The row of a JSON value; raises ValueError for what cannot be written as UTF-8."""
     if not isinstance(value, dict):
-        return {"key": str(number), "error": f"row {number} is not an object"}
+        return Row(key=str(number), error=f"row {number} is not an object")
     key = value.get("id", value.get("key"))
-    key = str(number if key is None else key)
-    if not isinstance(value.get("prompt"), str):
-        return {"key": key, "error": f"row {number} has no text in the field prompt"}
-    return {"key": key, "prompt": value["prompt"]}
+    key, prompt = str(number if key is None else key), value.get("prompt")
+    key.encode()  # half of a surrogate pair is no text
+    if not isinstance(prompt, str):
+        return Row(key=key, error=f"row {number} has no text in the field prompt")
+    prompt.encode()
+    return Row(key=key, prompt=prompt)
 
 
 class Generator:
@@ -78,43 +113,46 @@ class Generator:
         import torch
         from tokenizers import Tokenizer
 
-        self.model = trained.load(model, "cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer = Tokenizer.from_str(files.read_bytes(files.join(model, "tokenizer.json")).decode())
-        self.end = int(files.read_json(files.join(model, "config.json"))["eos_token_id"])
+        self.model = models.load(model, "cuda" if torch.cuda.is_available() else "cpu")
+        self.tokenizer = Tokenizer.from_str(files.read_bytes(files.join(model, TOKENIZER)).decode())
+        self.end = int(files.read_json(files.join(model, CONFIG))["eos_token_id"])
         self.settings = settings
 
     def __call__(self, block: Block) -> None:
         """Generate one block."""
-        results = [dict(prompt) for prompt in block.rows]
+        results = list(block.rows)
         usable = self._encode(results)
         # Prompts of like length share a batch.
         usable.sort(key=lambda item: (len(item[1]), item[0]))
         for start in range(0, len(usable), self.settings.batch_size):
             self._complete(results, usable[start : start + self.settings.batch_size])
-        content = "".join(json.dumps(result, ensure_ascii=False) + "\n" for result in results)
+        content = "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in results)
         files.write_bytes(block.output, content.encode())
 
-    def _encode(self, results: list[dict[str, Any]]) -> list[tuple[int, list[int]]]:
+    def _encode(self, results: list[Row]) -> list[tuple[int, list[int]]]:
+        """Position and ids of each row that can be completed; the others get an error."""
         room = self.model.config.max_sequence_length - self.settings.max_new_tokens
         usable = []
-        for position, result in enumerate(results):
-            if "error" in result:
+        for position, row in enumerate(results):
+            if row.prompt is None:
                 continue
-            ids = self.tokenizer.encode(result["prompt"], add_special_tokens=False).ids or [self.end]
-            if len(ids) > room:
-                result["error"] = (
-                    f"the prompt has {len(ids)} tokens; with {self.settings.max_new_tokens} new ones "
-                    f"at most {room} fit"
-                )
+            ids = self.tokenizer.encode(row.prompt, add_special_tokens=False).ids or [self.end]
+            if len(ids) <= room:
+                usable.append((position, ids))
                 continue
-            usable.append((position, ids))
+            error = (
+                f"the prompt has {len(ids)} tokens; with {self.settings.max_new_tokens} new ones "
+                f"at most {room} fit"
+            )
+            results[position] = row.model_copy(update={"error": error})
         return usable
 
-    def _complete(self, results: list[dict[str, Any]], batch: list[tuple[int, list[int]]]) -> None:
+    def _complete(self, results: list[Row], batch: list[tuple[int, list[int]]]) -> None:
+        """Put completions in the place of the rows of a batch."""
         from model.generate import generate
 
         settings = self.settings
-        seeds = [row_seed(settings.seed, results[position]["key"]) for position, _ in batch]
+        seeds = [row_seed(settings.seed, results[position].key) for position, _ in batch]
         completions = generate(
             self.model,
             [ids for _, ids in batch],
@@ -125,12 +163,14 @@ class Generator:
             end_id=self.end,
         )
         for (position, ids), new in zip(batch, completions, strict=True):
-            results[position] |= {
-                "completion": self.tokenizer.decode(new, skip_special_tokens=False),
-                "prompt_tokens": len(ids),
-                "new_tokens": len(new),
-                "finish": "end" if len(new) < settings.max_new_tokens else "length",
-            }
+            results[position] = Row(
+                key=results[position].key,
+                prompt=results[position].prompt,
+                completion=self.tokenizer.decode(new, skip_special_tokens=False),
+                prompt_tokens=len(ids),
+                new_tokens=len(new),
+                finish="end" if len(new) < settings.max_new_tokens else "length",
+            )
 
 
 def row_seed(seed: int, key: str) -> int:
@@ -138,27 +178,28 @@ def row_seed(seed: int, key: str) -> int:
     return int(files.key_of(seed, key), 16) >> 1
 
 
-def infer(config: Config, model: trained.Trained, prompts: str, progress: Progress) -> dict[str, Any]:
-    """Complete every prompt and record the run.
-
-    Returns {"url": results.jsonl, "rows", "errors", "new_tokens", "new": bool}.
-    """
+def infer(
+    config: Config, model: ModelFolder, prompts: str, progress: Progress, *, executor: Executor
+) -> tuple[InferenceResult, bool]:
+    """Complete every prompt and record the run; returns its result, and whether it was made now."""
     settings = config.infer
     rows = read_prompts(prompts)
     key = files.key_of(
-        rows,
-        trained.model_key(model),
+        [row.to_json() for row in rows],
+        models.model_key(model),
         settings.model_dump(mode="json", exclude={"workers", "output", "prompts"}),
     )
-    folder = settings.output or files.join(config.storage, "inference", f"{model.name}-{key[:8]}")
-    url = files.absolute(folder)
-    done = files.join(url, "result.json")
+    url = files.absolute(settings.output or Layout(config.storage).inference(f"{model.name}-{key[:8]}"))
+    done = files.join(url, RESULT)
     if files.exists(done):
-        found = files.read_json(done)
-        if found["key"] == key:
-            return {**found, "new": False}
+        found = InferenceResult.read(done)
+        if found.key == key:
+            return found, False
     blocks = [
-        Block(start, rows[start : start + BLOCK_ROWS], files.join(url, "blocks", key, f"{start:09d}.jsonl"))
+        Block(
+            rows=rows[start : start + BLOCK_ROWS],
+            output=files.join(url, "blocks", key, f"{start:09d}.jsonl"),
+        )
         for start in range(0, len(rows), BLOCK_ROWS)
     ]
     place = tracking.Tracking.of(config)
@@ -169,19 +210,19 @@ def infer(config: Config, model: trained.Trained, prompts: str, progress: Progre
         missing = [block for block in blocks if not files.exists(block.output)]
         count = counter(progress, "infer", len(blocks) - len(missing), len(blocks))
         arguments = {"model": model.url, "settings": settings}
-        map_actors(Generator, arguments, missing, settings.workers, count)
+        executor.map_actors(Generator, arguments, missing, count, workers=settings.workers)
         content = b"".join(files.read_bytes(block.output) for block in blocks)
         results = files.join(url, "results.jsonl")
         files.write_bytes(results, content)
-        written = [json.loads(line) for line in content.splitlines()]
-        result = {
-            "key": key,
-            "url": results,
-            "rows": len(written),
-            "errors": sum("error" in row for row in written),
-            "new_tokens": sum(row.get("new_tokens", 0) for row in written),
-        }
-        run.metrics({name: result[name] for name in ("rows", "errors", "new_tokens")})
+        written = [Row.from_json(json.loads(line), results) for line in content.splitlines()]
+        result = InferenceResult(
+            key=key,
+            url=results,
+            rows=len(written),
+            errors=sum(row.error is not None for row in written),
+            new_tokens=sum(row.new_tokens or 0 for row in written),
+        )
+        run.metrics({"rows": result.rows, "errors": result.errors, "new_tokens": result.new_tokens})
         run.artifact(results)
-        files.write_json(done, result)
-    return {**result, "new": True}
+        result.write(done)
+    return result, True

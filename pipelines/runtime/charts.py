@@ -9,16 +9,16 @@ from matplotlib.figure import Figure
 BLUE, RED, GREY = "#4477aa", "#ee6677", "#8a8f98"
 
 
-def evaluation(sources: dict[str, dict[str, float]], title: str) -> bytes:
+def evaluation(bits_per_byte: dict[str, float], perplexity: dict[str, float], title: str) -> bytes:
     """Bits per byte and perplexity of every source, side by side."""
-    names = sorted(sources, key=lambda name: sources[name]["bits_per_byte"])
+    names = sorted(bits_per_byte, key=lambda name: bits_per_byte[name])
     figure = Figure(figsize=(10, 1.4 + 0.36 * len(names)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    for axis, field, label, colour in (
-        (axes[0], "bits_per_byte", "bits per byte", BLUE),
-        (axes[1], "perplexity", "perplexity (per token)", RED),
+    for axis, values, label, colour in (
+        (axes[0], bits_per_byte, "bits per byte", BLUE),
+        (axes[1], perplexity, "perplexity (per token)", RED),
     ):
-        bars = axis.barh(names, [sources[name][field] for name in names], color=colour)
+        bars = axis.barh(names, [values[name] for name in names], color=colour)
         axis.bar_label(bars, fmt="%.3g", padding=3)
         axis.set_xlabel(label)
         axis.margins(x=0.15)

@@ -10,58 +10,23 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import tenacity
 
 from base import NUMBA_LOCATORS
 from base.errors import UserError, mistake
-from pipelines.config import RayConfig
+from pipelines.runtime.settings import RayConfig
 
 if TYPE_CHECKING:
+    import ray
     import ray.data
-
-
-class Progress(Protocol):
-    """Called with stage, tasks done, tasks in all, and documents and bytes of text in the tasks done."""
-
-    def __call__(self, stage: str, done: int, total: int, documents: int = 0, size: int = 0, /) -> None:
-        """Note how far a stage is."""
 
 
 ROUNDS = 6
 """Tasks of a Ray Data map over files for each worker."""
-
-
-def counter(progress: Progress, stage: str, done: int, total: int) -> Callable[..., None]:
-    """A callback that counts one more finished task of a stage at each call, given the task's result."""
-    documents = size = 0
-
-    def count(result: Any = None) -> None:
-        nonlocal done, documents, size
-        more = work_of(result)
-        done, documents, size = done + 1, documents + more[0], size + more[1]
-        progress(stage, done, total, documents, size)
-
-    progress(stage, done, total)
-    return count
-
-
-def work_of(result: Any) -> tuple[int, int]:
-    """Documents and bytes that a task worked on, where its result tells.
-
-    Those that entered the last stage of its ledger, else its `documents` and `text_bytes` or `bytes`.
-    """
-    if not isinstance(result, dict):
-        return 0, 0
-    if "ledger" in result:
-        last = [stages[-1] for stages in result["ledger"].values() if stages]
-        return sum(stage["documents_in"] for stage in last), sum(stage["bytes_in"] for stage in last)
-    size = result["text_bytes"] if "text_bytes" in result else result.get("bytes", 0)
-    return result.get("documents", 0), size
 
 
 def worker_environment() -> dict[str, str]:
@@ -80,6 +45,8 @@ def start(settings: RayConfig, verbose: bool = False) -> None:
 
     Raises UserError when the configured address does not answer.
     """
+    import ray
+
     if not verbose:
         _quiet()
     address = settings.address or os.environ.get("RAY_ADDRESS") or _running_cluster() or "local"
@@ -98,6 +65,8 @@ def start(settings: RayConfig, verbose: bool = False) -> None:
 
 def start_local(cpus: int, **variables: str) -> None:
     """Start a quiet cluster for this process alone; `variables` are more of its workers' environment."""
+    import ray
+
     ray.init(
         address="local",
         num_cpus=cpus,
@@ -171,6 +140,8 @@ def run_tasks(
     Results come back in the order of `items`; `on_done` sees each as it arrives. A task whose
     worker dies is run again; an exception of the task is raised here.
     """
+    import ray
+
     remote = ray.remote(num_cpus=1, max_retries=3)(function)
     results: list[Any] = [None] * len(items)
     waiting: dict[ray.ObjectRef, int] = {}
@@ -325,6 +296,8 @@ def _results(
     When Ray Data itself fails, not a task of it (an actor of its own that is gone, say), what is missing is
     mapped again, up to twice.
     """
+    import ray.exceptions
+
     results: list[Any] = [None] * count
     again = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_of_ray_data), stop=tenacity.stop_after_attempt(3), reraise=True
@@ -352,6 +325,8 @@ def _is_of_ray_data(error: BaseException) -> bool:
 
 def _cause(error: BaseException) -> BaseException:
     """The exception that a task raised, below Ray's wrappers; its text names the place in the task."""
+    import ray.exceptions
+
     inner: BaseException = error
     while (below := getattr(inner, "cause", None) or inner.__cause__) is not None:
         inner = below

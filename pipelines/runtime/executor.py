@@ -7,16 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipelines.runtime import cluster
-
 OnDone = Callable[[Any], None]
 
 
 class Executor(Protocol):
     """Runs a function for many items."""
 
-    workers: int
-    """Tasks that run at a time."""
+    @property
+    def workers(self) -> int:
+        """Tasks that run at a time."""
+        ...
 
     def run_tasks(
         self, function: Callable[[Any], Any], items: list[Any], on_done: OnDone | None = None
@@ -59,12 +59,16 @@ class OnRay:
         self, function: Callable[[Any], Any], items: list[Any], on_done: OnDone | None = None
     ) -> list[Any]:
         """As Executor says."""
+        from pipelines.runtime import cluster
+
         return cluster.run_tasks(function, items, self.workers, on_done)
 
     def map_files(
         self, function: Callable[[Any], Any], items: list[Any], sizes: list[int], on_done: OnDone
     ) -> list[Any]:
         """As Executor says, by Ray Data."""
+        from pipelines.runtime import cluster
+
         return cluster.map_files(function, items, sizes, self.workers, on_done)
 
     def map_actors(
@@ -76,6 +80,8 @@ class OnRay:
         workers: int | None = None,
     ) -> list[Any]:
         """As Executor says, by Ray Data; an actor has a GPU where the cluster has one."""
+        from pipelines.runtime import cluster
+
         return cluster.map_actors(actor, arguments, items, workers or self.workers, on_done)
 
     def share(self, value: Any) -> Any:

@@ -20,9 +20,9 @@ from typing import Any
 from base import files
 from base.credentials import hide
 from base.errors import UserError
+from base.layout import name_of
 from pipelines.config import Config
-from pipelines.runtime.cluster import Progress
-from pipelines.runtime.pace import Pace
+from pipelines.runtime.progress import Pace, Progress
 
 PREFIX = "piledriver."
 log = logging.getLogger("piledriver.tracking")
@@ -48,7 +48,7 @@ class Tracking:
         return cls(f"sqlite:///{local}/mlflow.db", experiment, f"file://{local}/mlartifacts")
 
 
-class Run:
+class TrackedRun:
     """One MLflow run; a failed call is a warning."""
 
     def __init__(self, client: Any, run_id: str | None) -> None:
@@ -113,7 +113,7 @@ class Run:
             self._try("log_artifact", local, folder)
             return
         with tempfile.TemporaryDirectory(prefix="piledriver-artifact-") as place:
-            copy = Path(place, url.rsplit("/", 1)[-1])
+            copy = Path(place, name_of(url))
             copy.write_bytes(files.read_bytes(url))
             self._try("log_artifact", str(copy), folder)
 
@@ -176,7 +176,7 @@ def client_of(tracking: Tracking) -> Any:
 @contextlib.contextmanager
 def run(
     tracking: Tracking, command: str, key: str, tags: dict[str, str], again: bool = False
-) -> Iterator[Run]:
+) -> Iterator[TrackedRun]:
     """The MLflow run of one command and one piece of work.
 
     `key` names the work: a run of the same command and key that did not finish is continued; with `again`
@@ -191,7 +191,7 @@ def run(
     opened._try("set_terminated", "FINISHED")
 
 
-def _open(tracking: Tracking, command: str, key: str, tags: dict[str, str], again: bool) -> Run:
+def _open(tracking: Tracking, command: str, key: str, tags: dict[str, str], again: bool) -> TrackedRun:
     try:
         client = client_of(tracking)
         experiment = client.get_experiment_by_name(tracking.experiment)
@@ -202,17 +202,17 @@ def _open(tracking: Tracking, command: str, key: str, tags: dict[str, str], agai
         found = find(tracking, command, key=key)
         if found and (again or found.info.status != "FINISHED"):
             client.update_run(found.info.run_id, status="RUNNING")
-            opened = Run(client, found.info.run_id)
+            opened = TrackedRun(client, found.info.run_id)
         else:
             created = client.create_run(
                 experiment_id,
                 run_name=f"{command} {tags.get('version', '')}".strip(),
                 tags={PREFIX + "command": command, PREFIX + "key": key},
             )
-            opened = Run(client, created.info.run_id)
+            opened = TrackedRun(client, created.info.run_id)
     except Exception as error:
         log.warning("MLflow at %s cannot be used, so this run is not recorded: %s", hide(tracking.uri), error)
-        return Run(None, None)
+        return TrackedRun(None, None)
     opened.tags(tags)
     return opened
 
@@ -240,7 +240,7 @@ def upstream(tracking: Tracking, command: str, **tags: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def ship_progress(run: Run, progress: Progress, every: float = 10.0) -> Iterator[Progress]:
+def ship_progress(run: TrackedRun, progress: Progress, every: float = 10.0) -> Iterator[Progress]:
     """A progress that passes on to `progress`, and whose counts a thread sends to an MLflow run.
 
     For each stage: <stage>/tasks, and where they are known documents and bytes (in the finished tasks),

@@ -20,6 +20,7 @@ from model.config import TrainConfig
 from model.job import SUMMARY, TrainJob, check
 from model.journal import NAME
 from pipelines.config import Config
+from pipelines.training.results import Summary
 
 logger = logging.getLogger("piledriver.training")
 
@@ -32,18 +33,17 @@ OnLine = Callable[[dict[str, Any]], None]
 """Gets each line of the journal soon after it is written, and lines of steps that are repeated."""
 
 
-def run_training(
+def launch(
     config: Config,
     manifest_url: str,
     run_url: str,
     on_start: OnStart | None = None,
     on_line: OnLine | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Train on the corpus version `manifest_url` into the folder `run_url`, continuing what is there.
 
-    Ray must be initialised. Warnings of the workers become warnings here, each once. Returns the summary that
-    model.train.train describes. Raises UserError for settings that do not fit the corpus, an earlier part of
-    the run or the cluster.
+    Ray must be initialised. Warnings of the workers become warnings here, each once. Raises UserError for
+    settings that do not fit the corpus, an earlier part of the run or the cluster.
     """
     train = config.train
     job = TrainJob(config.model, train, manifest_url, run_url, config.mixture)
@@ -85,8 +85,7 @@ def run_training(
         if mistake is not None:
             raise UserError(str(mistake)) from None
         raise
-    summary: dict[str, Any] = files.read_json(files.join(run_url, SUMMARY))
-    return summary
+    return Summary.read(files.join(run_url, SUMMARY))
 
 
 def _environment(use_gpu: bool) -> dict[str, str]:

@@ -11,15 +11,18 @@ import numpy as np
 from base import files
 from base.credentials import hide
 from base.errors import UserError
+from base.layout import Layout
 from base.manifest import Version
 from model.journal import NAME, read
 from pipelines.config import Config
-from pipelines.inference import trained
 from pipelines.runtime import tracking
+from pipelines.training import results
+from pipelines.training.results import RunResult
 
 ENTROPY_TOKENS = 20_000_000
 RECORDED = "recorded"
 """A file of a finished run that MLflow holds all of; its content is the URI of the store."""
+PICTURE = "training.png"
 CURVE_FIELDS = {
     "steps",
     "global_batch_size",
@@ -50,9 +53,9 @@ def mixture(config: Config, version: Version) -> dict[str, float]:
     if not epochs:
         return config.mixture
     tokens: dict[str, int] = {}
-    for shard in version.raw["shards"]:
-        if shard["split"] == "train" and shard["tokens"]:
-            tokens[shard["source"]] = tokens.get(shard["source"], 0) + shard["tokens"]
+    for shard in version.manifest.shards:
+        if shard.split == "train" and shard.tokens:
+            tokens[shard.source] = tokens.get(shard.source, 0) + shard.tokens
     held = f"corpus {version.manifest_url} holds {', '.join(tokens)}"
     for name in sorted(set(epochs) - set(tokens)):
         raise UserError(f"mixture_epochs.{name}: there is no such source; {held}")
@@ -71,7 +74,7 @@ def check_fits(config: Config, version: Version, run: str) -> None:
             config.model,
             config.train,
             version.manifest_url,
-            trained.run_url(config.storage, run),
+            Layout(config.storage).run(run),
             mixture(config, version),
         )
     )
@@ -79,88 +82,86 @@ def check_fits(config: Config, version: Version, run: str) -> None:
 
 def _check_tokenizer(config: Config, version: Version) -> None:
     """Raise UserError if the version has another tokenizer than the one that the configuration gives."""
-    given, facts = config.tokenize, version.raw["tokenizer"]
-    if "vocab_size" in given.model_fields_set and facts["vocab_size"] > given.vocab_size:
+    given, facts = config.tokenize, version.manifest.tokenizer
+    if "vocab_size" in given.model_fields_set and facts.vocab_size > given.vocab_size:
         raise UserError(
-            f"corpus {version.name} has a vocabulary of {facts['vocab_size']} tokens, "
+            f"corpus {version.name} has a vocabulary of {facts.vocab_size} tokens, "
             f"tokenize.vocab_size is {given.vocab_size}; give the former or build the corpus again"
         )
-    if given.tokenizer and "sha256" in facts and files.exists(given.tokenizer):
+    if given.tokenizer and files.exists(given.tokenizer):
         digest = hashlib.sha256(files.read_bytes(given.tokenizer)).hexdigest()
-        if digest != facts["sha256"]:
+        if digest != facts.sha256:
             raise UserError(
                 f"corpus {version.name} was not tokenized by tokenize.tokenizer = {given.tokenizer!r}: "
                 "its tokenizer.json is another file; leave the setting out or build the corpus again"
             )
 
 
-def pretrain(
+def train(
     config: Config, version: Version, run: str, on_line: Callable[[dict[str, Any]], None] | None = None
-) -> dict[str, Any]:
+) -> tuple[RunResult, bool]:
     """Train to the last step, or find the finished run; on_line gets each line of the journal.
 
-    Returns the training summary with `version`, `manifest_hash`, `model` (the Hugging Face folder),
-    `unigram_entropy` (nats a token, of the training mixture) and `new`.
+    Returns the run's result, and whether it was made now.
     """
-    found = trained.finished(config.storage, run)
-    if found:
-        if found["manifest_hash"] != version.hash:
-            raise UserError(f"run {run} was trained on another corpus version ({found['version']})")
-        place = tracking.Tracking.of(config)
-        mark = files.join(trained.run_url(config.storage, run), RECORDED)
+    found = results.finished(config.storage, run)
+    place = tracking.Tracking.of(config)
+    if found is not None:
+        if found.manifest_hash != version.hash:
+            raise UserError(f"run {run} was trained on another corpus version ({found.version})")
+        mark = files.join(Layout(config.storage).run(run), RECORDED)
         if not files.exists(mark) or files.read_bytes(mark) != hide(place.uri).encode():
             with tracking.run(place, "train", run, _tags(config, version, run), again=True) as opened:
                 _record(opened, place, config, version, run, found)
-        return {**found, "new": False}
+        return found, False
     # Imported here because Ray Train takes seconds, and check_fits should not.
     from pipelines.training import shipping
-    from pipelines.training.launch import run_training
+    from pipelines.training.launch import launch
 
-    url = trained.run_url(config.storage, run)
-    place = tracking.Tracking.of(config)
+    url = Layout(config.storage).run(run)
     with tracking.run(place, "train", run, _tags(config, version, run)) as opened:
         _record_start(opened, config, version)
         ship = functools.partial(shipping.ship_journal, place, opened.id) if opened.id else None
         weights = mixture(config, version)
         settled = config.model_copy(update={"mixture": weights, "mixture_epochs": {}})
-        summary = run_training(settled, version.manifest_url, url, ship, on_line)
-        if "hf_url" not in summary:
+        summary = launch(settled, version.manifest_url, url, ship, on_line)
+        if summary.hf_url is None:
             raise UserError(
                 f"run {run} is at its last step, but the checkpoint there could not be written below {url}; "
                 "make room and run the same command again"
             )
-        result = {
-            **summary,
-            "version": version.name,
-            "manifest_hash": version.hash,
-            "model": summary["hf_url"],
-            "unigram_entropy": unigram_entropy(version, weights),
-        }
-        trained.record(config.storage, run, result)
+        result = RunResult(
+            **summary.model_dump(),
+            version=version.name,
+            manifest_hash=version.hash,
+            model=summary.hf_url,
+            unigram_entropy=unigram_entropy(version, weights),
+        )
+        results.record(config.storage, run, result)
         _record(opened, place, config, version, run, result)
-    return {**result, "new": True}
+    return result, True
 
 
 def _tags(config: Config, version: Version, run: str) -> dict[str, str]:
     tags = {"training_run": run, "corpus": version.hash, "version": version.name}
-    command = "refresh" if version.raw["parent"] else "prepare"
+    command = "refresh" if version.manifest.parent else "prepare"
     return tags | tracking.upstream(tracking.Tracking.of(config), command, corpus=version.hash)
 
 
-def _record_start(opened: tracking.Run, config: Config, version: Version) -> None:
+def _record_start(opened: tracking.TrackedRun, config: Config, version: Version) -> None:
     """Put into MLflow what is known before the first step: settings and corpus."""
     opened.params({"model": config.model.model_dump(), "train": config.train.model_dump()})
-    facts = version.raw["name"], version.hash, version.manifest_url
+    facts = version.manifest.name, version.hash, version.manifest_url
     opened.dataset(*facts, profile(version), "training")
 
 
 def _record(
-    opened: tracking.Run,
+    opened: tracking.TrackedRun,
     place: tracking.Tracking,
     config: Config,
     version: Version,
     run: str,
-    result: dict[str, Any],
+    result: RunResult,
 ) -> None:
     """Draw the report of a finished run and put all of it into MLflow, whatever is there already.
 
@@ -170,19 +171,19 @@ def _record(
     from pipelines.runtime import charts
     from pipelines.training import shipping
 
-    url = trained.run_url(config.storage, run)
-    picture = files.join(url, "training.png")
+    url = Layout(config.storage).run(run)
+    picture = files.join(url, PICTURE)
     title = f"{config.name} {run}"
-    files.write_bytes(picture, charts.training(read(url), title, result["unigram_entropy"]))
+    files.write_bytes(picture, charts.training(read(url), title, result.unigram_entropy))
     if opened.id is None:
         return
     delivered = shipping.deliver(place, opened.id, files.join(url, NAME))
     _record_start(opened, config, version)
     opened.artifact(picture)
-    opened.artifact(files.join(url, "result.json"))
-    opened.metrics({"unigram_entropy": result["unigram_entropy"]}, result["step"])
-    bits = [values.get("bits_per_byte", math.nan) for values in result["evaluation"].values()]
-    opened.model(config.name, result["model"], sum(bits) / len(bits) if bits else None)
+    opened.artifact(Layout(config.storage).result(run))
+    opened.metrics({"unigram_entropy": result.unigram_entropy}, result.step)
+    bits = [values.get("bits_per_byte", math.nan) for values in result.evaluation.values()]
+    opened.model(config.name, result.model, sum(bits) / len(bits) if bits else None)
     if delivered and not opened.warned:
         files.write_bytes(files.join(url, RECORDED), hide(place.uri).encode())
 
@@ -190,8 +191,8 @@ def _record(
 def profile(version: Version) -> dict[str, Any]:
     """What MLflow shows of a corpus version: tokens, documents and bytes of text by source."""
     fields = ("tokens", "heldout_tokens", "documents", "text_bytes")
-    sources = version.raw["sources"]
-    return {field: {name: facts.get(field) for name, facts in sources.items()} for field in fields}
+    sources = version.manifest.sources
+    return {field: {name: getattr(totals, field) for name, totals in sources.items()} for field in fields}
 
 
 def unigram_entropy(version: Version, mixture: dict[str, float]) -> float:
@@ -203,7 +204,7 @@ def unigram_entropy(version: Version, mixture: dict[str, float]) -> float:
     from model.loader import Corpus
 
     corpus = Corpus.open(version.manifest_url)
-    shares = np.zeros(corpus.tokenizer["vocab_size"])
+    shares = np.zeros(version.manifest.tokenizer.vocab_size)
     for source in corpus.sources("train"):
         counts = np.zeros(len(shares))
         for number in corpus.shard_numbers(source, "train"):

@@ -1,18 +1,21 @@
 """Lineage of a training run: the documents of a step, and the steps of a document."""
 
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from base import files, manifest
 from base.errors import UserError
+from base.layout import Layout, origins_path
+from base.manifest import Version
 from model import batches, checkpoint, journal
 from model.config import BatchWarmup
 from model.job import RUN
-from model.loader import Corpus, Loader, ShardCache
-from pipelines.inference import trained
+from model.loader import Corpus, Loader, ShardCache, Span
 
 
-class Run:
+class RunSamples:
     """The samples of a training run that has begun."""
 
     def __init__(self, storage: str, name: str, cache: ShardCache | None = None) -> None:
@@ -21,18 +24,18 @@ class Run:
         cache: where copies of remote shards are; absent: in the temporary folder.
         """
         self.name = name
-        url = trained.run_url(storage, name)
+        url = Layout(storage).run(name)
         if not files.exists(files.join(url, RUN)):
             raise UserError(f"{url} is not a training run: it has no {RUN}")
         facts = files.read_json(files.join(url, RUN))
         data = facts["data"]
-        found = {version.hash: version.manifest_url for version in manifest.versions(storage)}
-        manifest_url = found.get(data["manifest_hash"], facts["manifest_url"])
-        corpus = Corpus.open(manifest_url, cache, verify=facts["verify_shards"])
-        if corpus.hash != data["manifest_hash"]:
-            raise UserError(f"run {name} was trained on another corpus version than {manifest_url} is now")
+        found = {version.hash: version for version in manifest.versions(storage)}
+        self.version = found.get(data["manifest_hash"]) or manifest.open_version(facts["manifest_url"])
+        url_now = self.version.manifest_url
+        if self.version.hash != data["manifest_hash"]:
+            raise UserError(f"run {name} was trained on another corpus version than {url_now} is now")
         self.loader = Loader(
-            corpus,
+            Corpus.open(url_now, cache, verify=facts["verify_shards"]),
             data["sequence_length"],
             data["seed"],
             facts["mixture"],
@@ -54,7 +57,7 @@ class Run:
                 self.undone[line["step"]] = f"skipped: {line['reason']}"
 
 
-def documents_of_step(run: Run, step: int) -> pa.Table:
+def documents_of_step(run: RunSamples, step: int) -> pa.Table:
     """The documents of every sequence of a 1-based step, in the order of the batch.
 
     Columns: sequence (in the global batch), sample (global number), position (of the span's first token in
@@ -65,26 +68,15 @@ def documents_of_step(run: Run, step: int) -> pa.Table:
     if not 1 <= step <= run.steps:
         raise UserError(f"run {run.name} has taken steps 1 to {run.steps}, not step {step}")
     begin, end = (batches.first_sample(*run.batch, number) for number in (step - 1, step))
-    rows = []
-    for sample in range(begin, end):
-        for span in run.loader.trace(sample):
-            rows.append(
-                {
-                    "sequence": sample - begin,
-                    "sample": sample,
-                    "position": span.position,
-                    "document_id": span.document_id.hex(),
-                    "source": span.source,
-                    "first": span.first,
-                    "stop": span.stop,
-                    "shard": span.shard,
-                    "row": span.row,
-                }
-            )
-    return _with_origins(run.loader.corpus, pa.Table.from_pylist(rows))
+    rows = [
+        _row(sample, sample - begin, span)
+        for sample in range(begin, end)
+        for span in run.loader.trace(sample)
+    ]
+    return _with_origins(run.version, pa.Table.from_pylist(rows))
 
 
-def steps_of_document(run: Run, document: str) -> pa.Table:
+def steps_of_document(run: RunSamples, document: str) -> pa.Table:
     """Every sequence of the steps taken so far that held tokens of a document (32 hex digits).
 
     Columns as in `documents_of_step`, step (1-based) and undone (why the weights hold nothing of that step,
@@ -97,74 +89,80 @@ def steps_of_document(run: Run, document: str) -> pa.Table:
         identifier = b""
     if len(identifier) != 16:
         raise UserError(f"document {document!r} is not an id of 32 hexadecimal digits")
-    corpus = run.loader.corpus
-    places = _places(corpus, identifier)
+    manifest_url, shards = run.version.manifest_url, run.version.manifest.shards
+    places = _places(run.version, identifier)
     if not places:
-        raise UserError(f"{corpus.manifest_url} holds no document {document.lower()}; see jobs.explain")
-    trained_on = [place for place in places if corpus.shards[place[0]]["split"] == "train"]
-    if not trained_on:
-        path = corpus.shards[places[0][0]]["path"]
+        raise UserError(f"{manifest_url} holds no document {document.lower()}; see jobs.explain")
+    seen = [(number, row) for number, row in places if shards[number].split == "train"]
+    if not seen:
+        path = shards[places[0][0]].path
         raise UserError(f"document {document.lower()} is held out of training ({path})")
     rows = []
-    for number, row in trained_on:
+    for number, row in seen:
         for sample in run.loader.samples_of(number, row, batches.first_sample(*run.batch, run.steps)):
             step = batches.step_of(*run.batch, sample)
-            for span in run.loader.trace(sample):
-                if (span.shard, span.row) == (corpus.shards[number]["path"], row):
-                    rows.append(
-                        {
-                            "step": step + 1,
-                            "undone": run.undone.get(step + 1),
-                            "sequence": sample - batches.first_sample(*run.batch, step),
-                            "sample": sample,
-                            "position": span.position,
-                            "document_id": document.lower(),
-                            "source": span.source,
-                            "first": span.first,
-                            "stop": span.stop,
-                            "shard": span.shard,
-                            "row": span.row,
-                        }
-                    )
+            place = {"step": step + 1, "undone": run.undone.get(step + 1)}
+            sequence = sample - batches.first_sample(*run.batch, step)
+            rows += [
+                place | _row(sample, sequence, span)
+                for span in run.loader.trace(sample)
+                if (span.shard, span.row) == (shards[number].path, row)
+            ]
     rows.sort(key=lambda row: (row["sample"], row["position"]))
     return (
-        _with_origins(corpus, pa.Table.from_pylist(rows))
+        _with_origins(run.version, pa.Table.from_pylist(rows))
         if rows
         else pa.table({"step": pa.array([], pa.int64())})
     )
 
 
-def _places(corpus: Corpus, identifier: bytes) -> list[tuple[int, int]]:
+def _row(sample: int, sequence: int, span: Span) -> dict[str, Any]:
+    """A span of a sample as a row of a table."""
+    return {
+        "sequence": sequence,
+        "sample": sample,
+        "position": span.position,
+        "document_id": span.document_id.hex(),
+        "source": span.source,
+        "first": span.first,
+        "stop": span.stop,
+        "shard": span.shard,
+        "row": span.row,
+    }
+
+
+def _places(version: Version, identifier: bytes) -> list[tuple[int, int]]:
     """Position in the manifest of each shard that holds a document, and its row; a merge may keep two.
 
     Reads the ids in the tables of origins, 16 bytes a document, and no shard.
     """
     wanted = pa.scalar(identifier, pa.binary(16))
     found = []
-    for number, entry in enumerate(corpus.shards):
-        if entry["documents"]:
-            identifiers = files.read_parquet(_origins(corpus, entry["path"]), ["document_id"])["document_id"]
+    for number, shard in enumerate(version.manifest.shards):
+        if shard.documents:
+            identifiers = _origins(version, shard.path, ["document_id"])["document_id"]
             row = pc.index(identifiers, wanted.cast(identifiers.type)).as_py()
             if row >= 0:
                 found.append((number, row))
     return found
 
 
-def _origins(corpus: Corpus, shard: str) -> str:
-    """URL of a shard's table of origins; raises UserError if it is not there."""
-    url = files.join(corpus.base, shard.replace("/shards/", "/origins/").removesuffix(".arrow") + ".parquet")
-    if not files.exists(url):
-        raise UserError(f"origins {url} of shard {shard} do not exist")
-    return url
+def _origins(version: Version, shard: str, columns: list[str]) -> pa.Table:
+    """Columns of a shard's table of origins; raises UserError if it is not there."""
+    url = version.below_versions(origins_path(shard))
+    try:
+        return files.read_parquet(url, columns)
+    except FileNotFoundError:
+        raise UserError(f"origins {url} of shard {shard} do not exist") from None
 
 
-def _with_origins(corpus: Corpus, spans: pa.Table) -> pa.Table:
+def _with_origins(version: Version, spans: pa.Table) -> pa.Table:
     """`spans` with the columns file and record in place of shard and row."""
     shards, rows = spans["shard"].to_pylist(), spans["row"].to_pylist()
     found: dict[tuple[str, int], tuple[str, int]] = {}
     for shard in dict.fromkeys(shards):
         wanted = sorted({row for name, row in zip(shards, rows, strict=True) if name == shard})
-        origins = files.read_parquet(_origins(corpus, shard), ["file", "record"]).take(pa.array(wanted))
+        origins = _origins(version, shard, ["file", "record"]).take(pa.array(wanted))
         values = zip(origins["file"].to_pylist(), origins["record"].to_pylist(), strict=True)
         found |= {(shard, row): value for row, value in zip(wanted, values, strict=True)}
     places = [found[place] for place in zip(shards, rows, strict=True)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from base import files
 from dedup import catalog, index, lines
 from dedup.config import LinesConfig, MinHashConfig
-from tests.dedup.test_phases import make_part
+from tests.helpers.duplicates import make_part
 
 LINE = st.sampled_from(["ab", " ab\t", "cd", "é", "", " ", "Subscribe now", "x" * 300, "ab cd"])
 TEXT = st.lists(LINE, max_size=8).flatmap(

@@ -10,34 +10,9 @@ from hypothesis import strategies as st
 
 from base import files
 from base.errors import UserError
-from dedup import candidates, catalog, components, hashing, minhash, runs, verify
+from dedup import candidates, catalog, components, minhash, runs, verify
 from dedup.config import DedupConfig, MinHashConfig
-
-
-def make_part(folder, name, texts, config, **columns):
-    count = len(texts)
-    text = pa.array(texts, pa.large_string())
-    ids = hashing.hash128(pa.array([f"{name}{i}" for i in range(count)], pa.large_string()))
-    documents = str(folder / f"{name}.arrow")
-    table = pa.table({"document_id": ids, "text": text})
-    with files.atomic_writer(documents) as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table, max_chunksize=2)
-    bands, shingles = minhash.signatures(text, config)
-    entries = {
-        "document_id": ids,
-        "part": pa.array([name] * count, pa.string()).dictionary_encode(),
-        "row": np.arange(count, dtype=np.uint32),
-        "source": pa.array(["s"] * count, pa.string()).dictionary_encode(),
-        "text_hash": minhash.text_hash(text),
-        "rank": np.zeros(count, np.int32),
-        "quality": np.zeros(count, np.float32),
-        "length": np.array([len(one.encode()) for one in texts], np.int64),
-        "bands": pa.FixedSizeListArray.from_arrays(pa.array(bands.ravel()), config.bands),
-        "shingles": shingles,
-    }
-    url = str(folder / f"{name}.parquet")
-    files.write_parquet(url, pa.table(entries | columns))
-    return url, {name: documents}
+from tests.helpers.duplicates import make_part
 
 
 @settings(max_examples=30, deadline=None)
@@ -122,7 +97,7 @@ def test_routed_sets_give_the_edges_of_brute_force(tmp_path, monkeypatch, chunk)
     documents = {name: url for _, part in made for name, url in part.items()}
     opened = catalog.open_catalog([url for url, _ in made], documents, [])
     # A group a part, and the last as if it were of an earlier version.
-    catalogue = catalog.Catalog(opened.parts, 2, np.array([0, 1, 1]), 2, [])
+    catalogue = catalog.Catalog(parts=opened.parts, new=2, group=np.array([0, 1, 1]), groups=2, indexes=[])
     refs = np.array([(i // 10) << 32 | i % 10 for i in range(30)], np.uint64)
     pairs = generator.permutation(list(itertools.combinations(range(30), 2)))[:200].tolist()
     pairs = [(a, b) for a, b in pairs if a < 20]
@@ -159,8 +134,8 @@ def test_routed_sets_give_the_edges_of_brute_force(tmp_path, monkeypatch, chunk)
 )
 def test_components_of_stars_are_those_of_all_edges(edges, split, groups):
     # A document a part: its number decides its group.
-    parts = [catalog.Part(f"{i}", "", "", 1) for i in range(31)]
-    catalogue = catalog.Catalog(parts, 31, np.arange(31) % groups, groups, [])
+    parts = [catalog.Part(name=f"{i}", documents="", table="", rows=1) for i in range(31)]
+    catalogue = catalog.Catalog(parts=parts, new=31, group=np.arange(31) % groups, groups=groups, indexes=[])
     folder = f"memory://components/{split}"
     urls = []
     for i in range(split):
@@ -226,3 +201,45 @@ def test_no_part_is_lost_when_there_is_nothing_to_do(tmp_path):
     config = DedupConfig()
     url, documents = make_part(tmp_path, "p", [], config.minhash)
     assert catalog.open_catalog([url], documents, []).parts == []
+
+
+SUMMARY = """{
+ "minhash": {
+  "shingle": "word",
+  "ngram": 5,
+  "bands": 14,
+  "rows": 8,
+  "seed": 1
+ },
+ "bits": 2,
+ "parts": [
+  [
+   "wiki",
+   "s3://é/wiki.arrow",
+   "v1"
+  ]
+ ],
+ "groups": [
+  0
+ ]
+}
+"""
+
+
+def test_the_summary_of_an_index_is_these_bytes(tmp_path):
+    part = catalog.IndexPart("wiki", "s3://é/wiki.arrow", "v1")
+    summary = catalog.IndexSummary(minhash=MinHashConfig(), bits=2, parts=[part], groups=[0])
+    summary.write(str(tmp_path / "index.json"))
+    assert (tmp_path / "index.json").read_text() == SUMMARY
+    assert catalog.read_summary(str(tmp_path)) == summary
+    (part,) = catalog.open_catalog([], {}, [str(tmp_path)]).parts
+    assert (part.name, part.documents, part.version) == ("wiki", "s3://é/wiki.arrow", "v1")
+    assert part.table == str(tmp_path / "locations" / "00000.parquet")
+
+
+def test_an_index_that_is_not_there_or_damaged_is_named(tmp_path):
+    with pytest.raises(UserError, match=f"dedup index {tmp_path} is not there or not complete"):
+        catalog.read_summary(str(tmp_path))
+    (tmp_path / "index.json").write_text(SUMMARY.replace('"bits": 2', '"bits": "2"'))
+    with pytest.raises(UserError, match="index.json is damaged or of another version: bits"):
+        catalog.read_summary(str(tmp_path))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from base import files
 from dedup import catalog, index, spans
 from dedup.config import MinHashConfig
-from tests.dedup.test_phases import make_part
+from tests.helpers.duplicates import make_part
 
 TOKENS = 8
 CONFIG = MinHashConfig(bands=1, rows=1)

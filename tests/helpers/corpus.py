@@ -1,5 +1,6 @@
 """Synthetic corpus versions, written as docs/reference/formats.md says."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -7,6 +8,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
+
+END = "<|endoftext|>"
+
+
+def tokenizer_of(vocab_size: int) -> bytes:
+    """A `tokenizers` JSON whose token 0 ends documents; each of the others is a word: w1, w2, …"""
+    vocabulary = {END: 0, **{f"w{number}": number for number in range(1, vocab_size)}}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    content = {
+        "version": "1.0",
+        "added_tokens": [{"id": 0, "content": END, "special": True, **flags}],
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": END},
+    }
+    return json.dumps(content).encode()
 
 
 def write_corpus(
@@ -51,8 +67,11 @@ def write_corpus(
             origins = versions / f"v0001/origins/{source}/{split}-{number:05d}.parquet"
             origins.parent.mkdir(parents=True, exist_ok=True)
             records = pa.array(range(1000 * number, 1000 * number + len(group)), pa.int64())
+            sizes = pa.array([5 * length for length in group], pa.int64())
             named = pa.array([f"/data/{source}-{split}.jsonl"] * len(group), pa.string())
-            pq.write_table(pa.table({"document_id": ids, "file": named, "record": records}), origins)
+            pq.write_table(
+                pa.table({"document_id": ids, "file": named, "record": records, "bytes": sizes}), origins
+            )
             (versions / path).parent.mkdir(parents=True, exist_ok=True)
             with pa.ipc.new_file(str(versions / path), batch.schema) as writer:
                 writer.write_batch(batch)
@@ -81,6 +100,7 @@ def write_corpus(
             "heldout_tokens": tokens_of["heldout"],
             "heldout_text_bytes": heldout_text_bytes,
         }
+    tokenizer = tokenizer_of(vocab_size)
     manifest = {
         "schema": 1,
         "name": "tiny",
@@ -94,9 +114,9 @@ def write_corpus(
         "sources": summary,
         "tokenizer": {
             "file": "tokenizer.json",
-            "sha256": "0" * 64,
+            "sha256": hashlib.sha256(tokenizer).hexdigest(),
             "vocab_size": vocab_size,
-            "end_of_document": "<|endoftext|>",
+            "end_of_document": END,
             "end_of_document_id": 0,
             "dtype": dtype,
         },
@@ -105,5 +125,6 @@ def write_corpus(
         "ledger": {},
     }
     path = versions / "v0001" / "manifest.json"
+    path.with_name("tokenizer.json").write_bytes(tokenizer)
     path.write_text(json.dumps(manifest))
     return str(path)

@@ -1,6 +1,8 @@
 import hashlib
 import json
 import sysconfig
+from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -10,9 +12,9 @@ from jobs import demo_sources
 DOCSTRING = "Explains at length what the function does and why it does it in this order. " * 4
 
 
-def documents(urls):
+def documents(urls: list[str]) -> dict[str, list[dict[str, Any]]]:
     """Documents by source, from the files that collect wrote."""
-    found = {source: [] for source in demo_sources.FILES}
+    found: dict[str, list[dict[str, Any]]] = {source: [] for source in demo_sources.FILES}
     for url in urls:
         with open(url, "rb") as stream:
             text = zstandard.ZstdDecompressor().stream_reader(stream).read().decode()
@@ -22,12 +24,12 @@ def documents(urls):
     return found
 
 
-def digests(urls):
+def digests(urls: list[str]) -> list[str]:
     return [hashlib.sha256(open(url, "rb").read()).hexdigest() for url in urls]
 
 
 @pytest.fixture
-def environment(tmp_path, monkeypatch):
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of packages with 60 small packages, some hostile files, and piledriver itself."""
     packages, stdlib = tmp_path / "site-packages", tmp_path / "stdlib"
     for index in range(60):
@@ -60,7 +62,7 @@ def environment(tmp_path, monkeypatch):
     return packages
 
 
-def test_the_two_batches_hold_every_package_once(environment, tmp_path):
+def test_the_two_batches_hold_every_package_once(environment: Path, tmp_path: Path) -> None:
     first = documents(demo_sources.collect(str(tmp_path / "raw"), 0))
     second = documents(demo_sources.collect(str(tmp_path / "raw"), 1))
     names = {f"package{index}" for index in range(60)}
@@ -74,7 +76,7 @@ def test_the_two_batches_hold_every_package_once(environment, tmp_path):
     assert sorted(text.strip() for text in texts) == sorted(f"About {name}." for name in names)
 
 
-def test_own_package_and_what_is_not_text_stay_out(environment, tmp_path):
+def test_own_package_and_what_is_not_text_stay_out(environment: Path, tmp_path: Path) -> None:
     raw = str(tmp_path / "raw")
     found = documents(demo_sources.collect(raw, 0) + demo_sources.collect(raw, 1))
     paths = {record["meta"]["path"] for record in found["python_sources"]}
@@ -88,7 +90,9 @@ def test_own_package_and_what_is_not_text_stay_out(environment, tmp_path):
     assert [r for r in found["docstrings"] if r["text"].startswith("? Explains")]
 
 
-def test_equal_environments_give_equal_bytes_and_finished_files_stay(environment, tmp_path):
+def test_equal_environments_give_equal_bytes_and_finished_files_stay(
+    environment: Path, tmp_path: Path
+) -> None:
     once = demo_sources.collect(str(tmp_path / "a"), 0)
     again = demo_sources.collect(str(tmp_path / "b"), 0)
     assert digests(once) == digests(again)
@@ -98,7 +102,7 @@ def test_equal_environments_give_equal_bytes_and_finished_files_stay(environment
     assert digests(once) == before
 
 
-def test_limits_bound_the_text(environment, tmp_path):
+def test_limits_bound_the_text(environment: Path, tmp_path: Path) -> None:
     found = documents(demo_sources.collect(str(tmp_path), 0, python_bytes=5_000, docstring_bytes=2_000))
     for source, limit in (("python_sources", 5_000), ("docstrings", 2_000)):
         size = sum(len(record["text"].encode()) for record in found[source])

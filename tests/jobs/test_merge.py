@@ -15,8 +15,8 @@ import yaml
 from base.errors import UserError
 from jobs import dedup, merge, verify
 from pipelines.config import load
-from pipelines.corpus.versions import commands as prepare
-from pipelines.runtime import cluster
+from pipelines.runtime.executor import OnRay
+from tests.helpers.builds import run
 from tests.helpers.sessions import kill_session
 
 ROOT = Path(__file__).parents[2]
@@ -74,13 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
 def build(path: Path) -> None:
     """What jobs.prepare does."""
     settings = load(str(path), None)
-    prepare.prepare(settings, prepare.inputs_of(settings), lambda *_: None)
-
-
-@pytest.fixture(autouse=True)
-def one_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that run in this process take the cluster that is there."""
-    monkeypatch.setattr(cluster, "start", lambda *_: None)
+    run(settings, OnRay(workers=2))
 
 
 def test_against_another_corpus(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_lines_of_a_training_run(capsys: pytest.CaptureFixture[str]) -> None:
     progress = TrainingProgress(100, every=10)
     common = {"tokens_per_second": 5000.0, "mfu": 0.4}
     for step in range(1, 101):
-        line = {"step": step, "time": 1e9 + step, "loss": 8 - step / 50, **common}
+        line: dict[str, Any] = {"step": step, "time": 1e9 + step, "loss": 8 - step / 50, **common}
         if step == 30:
             line |= {"evaluation": {"a": {"loss": 4.0}, "b": {"loss": 5.0}}}
         if step == 37:

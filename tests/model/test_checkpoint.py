@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from base.errors import UserError
-from model import checkpoint, journal
+from model import journal
 from model.job import TrainJob, check, precision_of
-from model.train import train
 from tests.helpers.corpus import write_corpus
+from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, SOURCES, run_here, run_processes, run_with_kills, settings
+
+if RUNNING:
+    import torch
+
+    from model import checkpoint
+    from model.train import train
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,18 @@
+from __future__ import annotations
+
 import numpy as np
 import pytest
-import torch
 
 from base.errors import UserError
 from model.config import ModelConfig
-from model.generate import generate, score
-from model.neox import NeoX
+from tests.helpers.late import RUNNING
+
+if RUNNING:
+    import torch
+
+    from model.generate import generate, score
+    from model.neox import NeoX
+
 
 VOCAB = 120
 PROMPTS = [[5, 6, 7], [9], list(range(10, 31)), [44, 45], [1, 2, 3, 4, 5, 6, 7, 8]]

@@ -1,5 +1,7 @@
 """What only a GPU shows: fused optimizer, half-precision kernels, torch.compile there, copies to the host."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys
@@ -7,16 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from model import checkpoint, journal
+from model import journal
 from model.config import ModelConfig
-from model.loss import IGNORE, chunked_cross_entropy
-from model.neox import NeoX
 from tests.helpers.corpus import write_corpus
+from tests.helpers.late import RUNNING
 from tests.helpers.training import ROOT, SOURCES, run_here
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+if RUNNING:
+    import torch
+
+    from model import checkpoint
+    from model.loss import IGNORE, chunked_cross_entropy
+    from model.neox import NeoX
+
+
+pytestmark = pytest.mark.usefixtures("gpu")
 
 BOUNDS = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 5e-3}
 """How far a curve may be from that of float32 on a CPU."""
@@ -31,7 +39,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> str:
 def expected(manifest: str, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     """The curve of a CPU, in a process that sees no GPU."""
     run = tmp_path_factory.mktemp("cpu") / "run"
-    code = f"from training_runs import run_here; run_here({manifest!r}, {str(run)!r})"
+    code = f"from tests.helpers.training import run_here; run_here({manifest!r}, {str(run)!r})"
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": paths}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)
@@ -86,9 +94,10 @@ def test_a_checkpoint_holds_the_state_and_training_goes_on_from_it(
     assert all(not torch.equal(a[name], b[name]) for a, b in zip(states, states[1:], strict=False))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
 @pytest.mark.parametrize("compile", [False, True])
-def test_the_loss_and_its_gradients_are_those_of_float64(dtype: torch.dtype, compile: bool) -> None:
+def test_the_loss_and_its_gradients_are_those_of_float64(name: str, compile: bool) -> None:
+    dtype = getattr(torch, name)
     generator = torch.Generator("cuda").manual_seed(0)
     hidden = torch.randn(700, 256, generator=generator, device="cuda").to(dtype).requires_grad_()
     weight = (torch.randn(1024, 256, generator=generator, device="cuda") / 16).to(dtype).requires_grad_()
@@ -107,8 +116,9 @@ def test_the_loss_and_its_gradients_are_those_of_float64(dtype: torch.dtype, com
 
 
 @pytest.mark.parametrize("reset", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_logits_are_those_of_float32_on_a_cpu(reset: bool, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_logits_are_those_of_float32_on_a_cpu(reset: bool, name: str) -> None:
+    dtype = getattr(torch, name)
     settings = ModelConfig(
         hidden_size=256, num_layers=3, num_heads=2, max_sequence_length=256, attention_reset=reset
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from base.errors import UserError
-from model import checkpoint, journal
+from model import journal
 from model.config import GuardConfig
 from model.guard import Guard
 from tests.helpers import training
@@ -49,6 +49,8 @@ def test_a_flat_curve_has_no_spikes() -> None:
 
 
 def _same_weights(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    from model import checkpoint
+
     before, after = (checkpoint.consolidated_state(run["checkpoint_url"]) for run in (first, second))
     return set(before) == set(after) and all(before[name].equal(after[name]) for name in before)
 
@@ -74,6 +76,8 @@ def test_a_spike_is_skipped_and_changes_nothing(
 def test_bad_steps_lead_back_to_the_checkpoint_and_resume_exactly(
     manifest: str, tmp_path: Path, stage: int
 ) -> None:
+    from model import checkpoint
+
     shared: dict[str, Any] = {"zero_stage": stage, "guard": RULE, "steps": 24, "spikes": (13, 14, 15)}
     shared |= {"checkpoint": {"every": 5, "keep_last": 9}, "overflows": (4,)}
     result = run_here(manifest, str(tmp_path / "whole"), **shared)
@@ -103,6 +107,8 @@ def test_bad_steps_lead_back_to_the_checkpoint_and_resume_exactly(
 
 
 def test_a_return_on_a_step_of_evaluation_leaves_no_held_out_loss(manifest: str, tmp_path: Path) -> None:
+    from model import checkpoint
+
     shared: dict[str, Any] = {"guard": RULE, "checkpoint": {"every": 5, "keep_last": 9}}
     shared |= {"evaluate_every": 5, "evaluate_batches": 1}
     result = run_here(manifest, str(tmp_path / "run"), spikes=(12, 13, 14), steps=16, **shared)

@@ -1,12 +1,19 @@
+from __future__ import annotations
+
 import os
 
 import pytest
-import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from model.config import ModelConfig
-from model.loss import IGNORE
-from model.neox import NeoX, rotary_tables, weight_decay_groups
+from tests.helpers.late import RUNNING
+
+if RUNNING:
+    import torch
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    from model.loss import IGNORE
+    from model.neox import NeoX, rotary_tables, weight_decay_groups
+
 
 VOCAB = 300
 
@@ -33,8 +40,9 @@ def tokens(batch: int, length: int, seed: int = 0) -> torch.Tensor:
     ("parallel", "bias", "tied", "activation"),
     [(True, True, False, "gelu"), (False, True, True, "gelu_tanh"), (True, False, False, "gelu")],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_parameters_and_logits_equal_hugging_face(fraction, parallel, bias, tied, activation, dtype):
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_parameters_and_logits_equal_hugging_face(fraction, parallel, bias, tied, activation, name):
+    dtype = getattr(torch, name)
     settings = config(
         rotary_fraction=fraction,
         parallel_residual=parallel,

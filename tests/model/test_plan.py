@@ -1,14 +1,13 @@
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from base.errors import UserError
-from benchmarks.plan import compare
 from model.config import ModelConfig, TrainConfig
 from model.job import TrainJob
-from model.neox import NeoX
 from model.plan import (
     activation_bytes,
     flops_per_token,
@@ -19,10 +18,18 @@ from model.plan import (
     workers_for,
 )
 from model.roofline import GPUS
-from model.train import train
 from pipelines.config import load
 from tests.helpers.corpus import write_corpus
+from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, SOURCES, settings
+
+if RUNNING:
+    import torch
+
+    from benchmarks.plan import compare
+    from model.neox import NeoX
+    from model.train import train
+
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NEOX_20B_VOCAB = 50277
@@ -72,8 +79,9 @@ def test_flops_equal_those_that_torch_counts():
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("parallel", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_activations_kept_are_those_predicted(checkpointing, parallel, dtype):
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_activations_kept_are_those_predicted(checkpointing, parallel, name):
+    dtype = getattr(torch, name)
     config = ModelConfig(num_layers=6, hidden_size=128, num_heads=4, parallel_residual=parallel)
     model = NeoX(config, 300, activation_checkpointing=checkpointing).to(dtype)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}

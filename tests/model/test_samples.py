@@ -3,16 +3,20 @@ import logging
 from pathlib import Path
 
 import pytest
-import torch
 from tokenizers import Tokenizer, models
 
 from model import journal
 from model.job import TrainJob
 from model.loader import Corpus
-from model.neox import NeoX
-from model.samples import sampler
 from tests.helpers.corpus import write_corpus
+from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, SOURCES, run_here, settings
+
+if RUNNING:
+    import torch
+
+    from model.neox import NeoX
+    from model.samples import sampler
 
 
 @pytest.fixture

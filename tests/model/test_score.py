@@ -2,14 +2,19 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.config import ModelConfig
-from model.loss import IGNORE
-from model.neox import NeoX
-from model.score import document_nats, windows
+from tests.helpers.late import RUNNING
+
+if RUNNING:
+    import torch
+
+    from model.loss import IGNORE
+    from model.neox import NeoX
+    from model.score import document_nats, windows
+
 
 END = 0
 Documents = st.lists(st.lists(st.integers(1, 50), min_size=0, max_size=23), max_size=6)

@@ -7,16 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from base.errors import UserError
-from model import checkpoint, journal
+from model import journal
 from model.config import OptimizerConfig
-from model.convert import export_hf, import_hf
-from model.engine import learning_rate
 from model.job import TrainJob, check
 from tests.helpers.corpus import write_corpus
+from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, SOURCES, run_here, run_processes, settings, start
+
+if RUNNING:
+    import torch
+
+    from model import checkpoint
+    from model.convert import export_hf, import_hf
+    from model.engine import learning_rate
 
 
 @pytest.fixture(scope="module")

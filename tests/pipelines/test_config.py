@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from base.errors import UserError
-from pipelines.config import Config, SourceConfig, load, slug
+from pipelines.config import Config, load
+from pipelines.corpus.reading.settings import SourceConfig, slug
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 GOOD = """

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 
 from base.errors import UserError
-from pipelines.config import IngestConfig, SourceConfig
 from pipelines.corpus.reading import csvscan, decompress
 from pipelines.corpus.reading.records import (
     BOM,
@@ -22,12 +21,13 @@ from pipelines.corpus.reading.records import (
     string_array,
     too_long,
 )
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 
 DELIMITERS = ",\t;|"
 _ALL = 2**62
 
 
-def read_csv(url: str, source: SourceConfig, config: IngestConfig) -> Iterator[Batch]:
+def read(url: str, source: SourceConfig, config: IngestConfig) -> Iterator[Batch]:
     """Read a file whose first record names the columns; records count from 0 after it.
 
     The header is the first line that is not empty, its delimiter the one of `,`, tab, `;`, `|` that makes

@@ -5,14 +5,26 @@ over delimiters and line ends, two quotes standing for one; anywhere else a quot
 in LF or CRLF.
 """
 
-import numba
+import numpy as np
+
+from base.kernels import kernel
 
 FOUND, BLANK, BAD_QUOTE, BAD_COLUMNS = 0, 1, 2, 3
 _QUOTE, _LF, _CR = 34, 10, 13
 
 
-@numba.njit(cache=True)
-def _field(data, at, end, delimiter, final, until, out, put, keep):  # type: ignore[no-untyped-def]
+@kernel
+def _field(
+    data: np.ndarray,
+    at: int,
+    end: int,
+    delimiter: int,
+    final: bool,
+    until: int,
+    out: np.ndarray,
+    put: int,
+    keep: bool,
+) -> tuple[int, int, bool]:
     """Pass over one field from `at`, writing it to `out` from `put` if `keep`.
 
     A quote that is open at `until` is taken for one that nothing closes.
@@ -72,24 +84,24 @@ def _field(data, at, end, delimiter, final, until, out, put, keep):  # type: ign
     return at, put, True
 
 
-@numba.njit(cache=True, nogil=True)
-def scan(  # type: ignore[no-untyped-def]
-    data,
-    delimiter,
-    columns,
-    text_column,
-    name_column,
-    final,
-    most,
-    longest,
-    text,
-    names,
-    starts,
-    ends,
-    status,
-    text_offsets,
-    name_offsets,
-):
+@kernel
+def scan(
+    data: np.ndarray,
+    delimiter: int,
+    columns: int,
+    text_column: int,
+    name_column: int,
+    final: bool,
+    most: int,
+    longest: int,
+    text: np.ndarray,
+    names: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    status: np.ndarray,
+    text_offsets: np.ndarray,
+    name_offsets: np.ndarray,
+) -> tuple[int, int]:
     """Scan at most `most` records of `data` (uint8) from its start; `final`: nothing comes after it.
 
     A quote that is open `longest` bytes after the start of its record is taken for one that nothing closes.

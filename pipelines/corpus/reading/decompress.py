@@ -18,6 +18,13 @@ from base.errors import UserError
 
 STEP = 2**20
 SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".xz": "xz", ".bz2": "bz2"}
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+GZIP_MAGIC = b"\x1f\x8b"
+GZIP_DEFLATE_MAGIC = GZIP_MAGIC + b"\x08"
+"""The first bytes of a gzip member of the only method there is, less likely to stand elsewhere by chance."""
+_XZ_MAGIC = b"\xfd7zXZ\x00"
+_BZ2_BEGINS = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
+"""Level and the first block's digits of pi, or sqrt(pi) if there is none: text may begin with BZh too."""
 _FRAGMENT = 4096
 _CONTENT_ERRORS = (OSError, gzip.BadGzipFile)
 """What decompressors raise of the errors of the operating system, and then without an error number."""
@@ -65,15 +72,19 @@ def compression(url: str) -> str | None:
         start = file.read(10)
     if not start:
         return None
-    if start[:4] == b"\x28\xb5\x2f\xfd" or (start[1:4] == b"\x2a\x4d\x18" and start[0] >> 4 == 5):
+    if start.startswith(ZSTD_MAGIC) or is_skippable(start):
         return "zstd"
-    # Level and the first block's digits of pi, or sqrt(pi) if there is none: text may begin with BZh too.
-    if re.match(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)", start):
+    if _BZ2_BEGINS.match(start):
         return "bz2"
-    for magic, name in ((b"\x1f\x8b", "gzip"), (b"\xfd7zXZ\x00", "xz")):
+    for magic, name in ((GZIP_MAGIC, "gzip"), (_XZ_MAGIC, "xz")):
         if start.startswith(magic):
             return name
     return next((name for suffix, name in SUFFIXES.items() if file_name(url).endswith(suffix)), None)
+
+
+def is_skippable(start: bytes) -> bool:
+    """Whether these are the first bytes of a skippable zstd frame: one of 16 magic numbers."""
+    return start[1:4] == b"\x2a\x4d\x18" and start[0] >> 4 == 5
 
 
 def file_name(url: str) -> str:

@@ -3,14 +3,21 @@
 from collections.abc import Iterator
 
 import numpy as np
-from numba import njit
 
+from base.kernels import kernel
 from pipelines.corpus.reading import decompress
-from pipelines.corpus.reading.records import BOM
+from pipelines.corpus.reading.jsonlines import read_pieces
+from pipelines.corpus.reading.records import BOM, Batch
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 
 _SPACE, _TAB, _LINE_END, _RETURN, _QUOTE, _BACKSLASH, _COMMA = (ord(byte) for byte in ' \t\n\r"\\,')
 _OPEN, _CLOSE, _OPEN_OBJECT, _CLOSE_OBJECT = (ord(character) for character in "[]{}")
 _CONTROL = 31
+
+
+def read(url: str, source: SourceConfig, config: IngestConfig) -> Iterator[Batch]:
+    """Read the elements of JSON arrays and the values outside of them; records are their numbers."""
+    return read_pieces(url, array_lines(url), source, config, 0)
 
 
 def array_lines(url: str) -> Iterator[bytes]:
@@ -29,7 +36,7 @@ def array_lines(url: str) -> Iterator[bytes]:
         yield data.tobytes()
 
 
-@njit("void(uint8[::1], int64[::1])", cache=True, nogil=True)
+@kernel
 def _to_lines(data: np.ndarray, state: np.ndarray) -> None:
     """Rewrite a piece in place.
 

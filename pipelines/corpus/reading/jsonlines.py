@@ -11,9 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.config import IngestConfig, SourceConfig
 from pipelines.corpus.reading import decompress, jsonscan
-from pipelines.corpus.reading.jsonarray import array_lines
 from pipelines.corpus.reading.records import (
     BOM,
     DOCUMENTS,
@@ -26,6 +24,9 @@ from pipelines.corpus.reading.records import (
     string_array,
     too_long,
 )
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
+from pipelines.corpus.reading.splitting import nearest
+from pipelines.corpus.reading.zstdframes import frames
 
 
 def whole_lines(url: str, start: int, stop: int | None) -> Iterator[bytes]:
@@ -54,32 +55,36 @@ def whole_lines(url: str, start: int, stop: int | None) -> Iterator[bytes]:
             return
 
 
-def count_line_ends(url: str, start: int, stop: int) -> int:
-    """Line ends in a range of a file, decompressed, down to any damage."""
-    count = 0
+def count(url: str, source: SourceConfig, start: int, stop: int) -> int:
+    """Records, which are line ends, in a range of a file, decompressed, down to any damage."""
+    line_ends = 0
     try:
         for piece in decompress.pieces(url, start, stop):
-            count += int(np.count_nonzero(np.frombuffer(piece, np.uint8) == 10))
+            line_ends += int(np.count_nonzero(np.frombuffer(piece, np.uint8) == 10))
     except decompress.DamagedFile:
         pass
-    return count
+    return line_ends
 
 
-def read_lines(
+def cuts(url: str, size: int, wanted: list[int]) -> list[int]:
+    """Anywhere in a file that is not compressed, and between frames of one that is compressed by zstd."""
+    codec = decompress.compression(url)
+    if codec is None:
+        return [0, *wanted]
+    return nearest(frames(url, size), wanted) if codec == "zstd" else [0]
+
+
+def read(
     url: str, source: SourceConfig, config: IngestConfig, start: int, stop: int | None, first_record: int
 ) -> Iterator[Batch]:
     """Read the lines of a range (see whole_lines); `first_record` line ends lie before `start`."""
-    return _read(url, whole_lines(url, start, stop), source, config, first_record + 1 if start else 0)
+    return read_pieces(url, whole_lines(url, start, stop), source, config, first_record + 1 if start else 0)
 
 
-def read_array(url: str, source: SourceConfig, config: IngestConfig) -> Iterator[Batch]:
-    """Read the elements of JSON arrays and the values outside of them; records are their numbers."""
-    return _read(url, array_lines(url), source, config, 0)
-
-
-def _read(
+def read_pieces(
     url: str, pieces: Iterator[bytes], source: SourceConfig, config: IngestConfig, record: int
 ) -> Iterator[Batch]:
+    """Read lines in pieces of any size, the decompressed content of a file; `record`: number of the first."""
     parser = _LineParser(source, config, record)
     held: list[bytes] = []
     size = open_line = 0  # bytes held, and those of them after the last line end

@@ -5,73 +5,34 @@ ordinary, a key given twice, escapes in a key and the like are left to `json.loa
 the same text as `json.loads` gives.
 """
 
-import numba
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 
-from dedup.hashing import load64, string_buffers
+from base.kernels import (
+    EVERY_BYTE,
+    HIGH_BITS,
+    inlined,
+    kernel,
+    load64,
+    store64,
+    trailing_zeros,
+    utf8_length,
+)
+from dedup.hashing import string_buffers
 
 FOUND, BLANK, TROUBLE = 0, 1, 2
 _DEEPEST = 60
 _LONGEST_NUMBER = 300
-_ONES = np.uint64(0x0101010101010101)
-_HIGHS = np.uint64(0x8080808080808080)
+_TRUE, _FALSE, _NULL = (np.frombuffer(word, np.uint8) for word in (b"true", b"false", b"null"))
 _QUOTES = np.uint64(0x2222222222222222)
 _SLASHES = np.uint64(0x5C5C5C5C5C5C5C5C)
 _SPACES = np.uint64(0x2020202020202020)
 
 
-@intrinsic
-def _store64(typingctx, data, offset, value):  # type: ignore[no-untyped-def]
-    """Write a uint64 into a uint8 array at a byte offset, little-endian, aligned or not."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        array = cgutils.create_struct_proxy(signature.args[0])(context, builder, value=arguments[0])
-        address = builder.bitcast(builder.gep(array.data, [arguments[1]]), ir.IntType(64).as_pointer())
-        stored = builder.store(arguments[2], address)
-        stored.align = 1
-        return context.get_dummy_value()
-
-    return types.void(data, types.int64, types.uint64), generate
-
-
-@intrinsic
-def _trailing_zeros(typingctx, value):  # type: ignore[no-untyped-def]
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.uint64(types.uint64), generate
-
-
-@numba.njit(cache=True, inline="always")
-def utf8_length(data, at, end):  # type: ignore[no-untyped-def]
-    """Bytes of the well-formed UTF-8 sequence at `at` (Unicode 16, table 3-7), or 0 if it is not one."""
-    first = data[at]
-    if first < 0x80:
-        return 1
-    if first < 0xC2 or first > 0xF4:
-        return 0
-    if first < 0xE0:
-        return 2 if at + 1 < end and data[at + 1] & 0xC0 == 0x80 else 0
-    second = data[at + 1] if at + 1 < end else 0
-    if first < 0xF0:
-        if at + 2 >= end or second & 0xC0 != 0x80 or data[at + 2] & 0xC0 != 0x80:
-            return 0
-        if (first == 0xE0 and second < 0xA0) or (first == 0xED and second > 0x9F):
-            return 0
-        return 3
-    if at + 3 >= end or second & 0xC0 != 0x80 or data[at + 2] & 0xC0 != 0x80 or data[at + 3] & 0xC0 != 0x80:
-        return 0
-    if (first == 0xF0 and second < 0x90) or (first == 0xF4 and second > 0x8F):
-        return 0
-    return 4
-
-
-@numba.njit(cache=True, inline="always")
-def _hex4(data, at, end):  # type: ignore[no-untyped-def]
+@inlined
+def _hex4(data: np.ndarray, at: int, end: int) -> int:
     """The number of four hexadecimal digits, or -1."""
     if at + 4 > end:
         return -1
@@ -87,8 +48,8 @@ def _hex4(data, at, end):  # type: ignore[no-untyped-def]
     return value
 
 
-@numba.njit(cache=True)
-def _string(data, at, end, out, put):  # type: ignore[no-untyped-def]
+@kernel
+def _string(data: np.ndarray, at: int, end: int, out: np.ndarray, put: int) -> tuple[int, int]:
     """Unescape the string whose first character is at `at` into `out` from `put`.
 
     Returns (index after the closing quote, index after the last byte written); the first is -1 if the
@@ -97,19 +58,22 @@ def _string(data, at, end, out, put):  # type: ignore[no-untyped-def]
     while True:
         while at + 8 <= end:
             word = load64(data, at)
-            _store64(out, put, word)
+            store64(out, put, word)
             quote = word ^ _QUOTES
             slash = word ^ _SLASHES
             # The high bit of a byte is set where it is a quote, a backslash, a control character or not
             # ASCII; bytes above the first such byte may be flagged wrongly, which does not matter.
             stop = (
-                ((quote - _ONES) & ~quote) | ((slash - _ONES) & ~slash) | ((word - _SPACES) & ~word) | word
-            ) & _HIGHS
+                ((quote - EVERY_BYTE) & ~quote)
+                | ((slash - EVERY_BYTE) & ~slash)
+                | ((word - _SPACES) & ~word)
+                | word
+            ) & HIGH_BITS
             if stop == 0:
                 at += 8
                 put += 8
                 continue
-            step = np.int64(_trailing_zeros(stop) >> np.uint64(3))
+            step = trailing_zeros(stop) >> 3
             at += step
             put += step
             break
@@ -186,28 +150,30 @@ def _string(data, at, end, out, put):  # type: ignore[no-untyped-def]
                 at += 1
 
 
-@numba.njit(cache=True)
-def _scalar(data, at, end):  # type: ignore[no-untyped-def]
+@inlined
+def _equal(data: np.ndarray, at: int, other: np.ndarray, first: int, count: int) -> bool:
+    """Whether `count` bytes of `data` from `at` and of `other` from `first` are equal."""
+    for i in range(count):  # noqa: SIM110 (numba has no all())
+        if data[at + i] != other[first + i]:
+            return False
+    return True
+
+
+@inlined
+def _begins(data: np.ndarray, at: int, end: int, word: np.ndarray) -> Any:
+    return at + len(word) <= end and _equal(data, at, word, 0, len(word))
+
+
+@kernel
+def _scalar(data: np.ndarray, at: int, end: int) -> int:
     """The index after the number, true, false or null at `at`, or -1."""
     c = data[at]
-    if c == 116:
-        word = (114, 117, 101)
-        for i in range(3):
-            if at + 1 + i >= end or data[at + 1 + i] != word[i]:
-                return -1
-        return at + 4
-    if c == 110:
-        word = (117, 108, 108)
-        for i in range(3):
-            if at + 1 + i >= end or data[at + 1 + i] != word[i]:
-                return -1
-        return at + 4
-    if c == 102:
-        long_word = (97, 108, 115, 101)
-        for i in range(4):
-            if at + 1 + i >= end or data[at + 1 + i] != long_word[i]:
-                return -1
-        return at + 5
+    if c == _TRUE[0]:
+        return at + len(_TRUE) if _begins(data, at, end, _TRUE) else -1
+    if c == _NULL[0]:
+        return at + len(_NULL) if _begins(data, at, end, _NULL) else -1
+    if c == _FALSE[0]:
+        return at + len(_FALSE) if _begins(data, at, end, _FALSE) else -1
     start = at
     if c == 45:
         at += 1
@@ -235,41 +201,51 @@ def _scalar(data, at, end):  # type: ignore[no-untyped-def]
     return at if at - start <= _LONGEST_NUMBER else -1
 
 
-@numba.njit(cache=True, inline="always")
-def _space(data, at, end):  # type: ignore[no-untyped-def]
+@inlined
+def _space(data: np.ndarray, at: int, end: int) -> int:
     """The index of the next byte that is neither space, tab nor carriage return."""
     while at < end and (data[at] == 32 or data[at] == 9 or data[at] == 13):
         at += 1
     return at
 
 
-@numba.njit(cache=True)
-def _is_key(data, start, stop, keys, key_ends, number):  # type: ignore[no-untyped-def]
+@kernel
+def _is_key(
+    data: np.ndarray, start: int, stop: int, keys: np.ndarray, key_ends: np.ndarray, number: int
+) -> bool:
     """Whether data[start:stop] is the key `number` of a path."""
     if number >= len(key_ends):
         return False
     first = key_ends[number - 1] + 1 if number > 0 else 0
     if stop - start != key_ends[number] - first:
         return False
-    for i in range(stop - start):  # noqa: SIM110 (numba has no all())
-        if data[start + i] != keys[first + i]:
-            return False
-    return True
+    same: bool = _equal(data, start, keys, first, stop - start)
+    return same
 
 
-@numba.njit(cache=True)
-def _is_path(data, start, stop, keys, key_ends):  # type: ignore[no-untyped-def]
+@kernel
+def _is_path(data: np.ndarray, start: int, stop: int, keys: np.ndarray, key_ends: np.ndarray) -> bool:
     """Whether data[start:stop] is a path of several keys, dots and all."""
     if len(key_ends) < 2 or stop - start != key_ends[-1]:
         return False
-    for i in range(stop - start):  # noqa: SIM110 (numba has no all())
-        if data[start + i] != keys[i]:
-            return False
-    return True
+    same: bool = _equal(data, start, keys, 0, stop - start)
+    return same
 
 
-@numba.njit(cache=True)
-def _line(data, at, end, text_keys, text_ends, name_keys, name_ends, text, text_put, names, name_put):  # type: ignore[no-untyped-def]
+@kernel
+def _line(
+    data: np.ndarray,
+    at: int,
+    end: int,
+    text_keys: np.ndarray,
+    text_ends: np.ndarray,
+    name_keys: np.ndarray,
+    name_ends: np.ndarray,
+    text: np.ndarray,
+    text_put: int,
+    names: np.ndarray,
+    name_put: int,
+) -> tuple[int, int, int, bool]:
     """Scan one line from `at`.
 
     Returns (index of the line end, or -1 for trouble; index after the text, or -1 if it was not found;
@@ -403,22 +379,22 @@ def _line(data, at, end, text_keys, text_ends, name_keys, name_ends, text, text_
             name_matched = min(name_matched, max(depth - 1, 0))
 
 
-@numba.njit(cache=True, nogil=True)
-def scan(  # type: ignore[no-untyped-def]
-    data,
-    text_keys,
-    text_ends,
-    name_keys,
-    name_ends,
-    text,
-    names,
-    starts,
-    ends,
-    status,
-    text_offsets,
-    name_offsets,
-    named,
-):
+@kernel
+def scan(
+    data: np.ndarray,
+    text_keys: np.ndarray,
+    text_ends: np.ndarray,
+    name_keys: np.ndarray,
+    name_ends: np.ndarray,
+    text: np.ndarray,
+    names: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    status: np.ndarray,
+    text_offsets: np.ndarray,
+    name_offsets: np.ndarray,
+    named: np.ndarray,
+) -> int:
     """Scan all lines of `data` (uint8, whole lines; the last may lack its line end).
 
     text_keys, text_ends: the UTF-8 keys of the path to the text, joined by dots, and where each ends;
@@ -462,13 +438,13 @@ def scan(  # type: ignore[no-untyped-def]
     return line
 
 
-@numba.njit(cache=True, nogil=True)
-def _valid_utf8(data, offsets, valid):  # type: ignore[no-untyped-def]
+@kernel
+def _valid_utf8(data: np.ndarray, offsets: np.ndarray, valid: np.ndarray) -> None:
     for row in range(len(valid)):
         at, end = offsets[row], offsets[row + 1]
         valid[row] = True
         while at < end:
-            if at + 8 <= end and load64(data, at) & _HIGHS == 0:
+            if at + 8 <= end and load64(data, at) & HIGH_BITS == 0:
                 at += 8
                 continue
             length = utf8_length(data, at, end)

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from base.errors import UserError
-from pipelines.config import IngestConfig
 from pipelines.corpus.reading import jsonscan
 from pipelines.corpus.reading.decompress import DamagedFile
+from pipelines.corpus.reading.settings import IngestConfig
 
 DOCUMENTS = pa.schema(
     [("record", pa.int64()), ("text", pa.large_string()), ("raw_bytes", pa.int64()), ("name", pa.string())]

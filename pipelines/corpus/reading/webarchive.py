@@ -3,6 +3,7 @@
 import mmap
 import zlib
 from collections.abc import Iterator
+from typing import IO
 
 import brotli
 import numpy as np
@@ -12,8 +13,8 @@ from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5
 
 from base import files
-from pipelines.config import IngestConfig
 from pipelines.corpus.reading import decompress
+from pipelines.corpus.reading.formats import WARC_MAGIC
 from pipelines.corpus.reading.records import (
     SAMPLE_BYTES,
     Batch,
@@ -23,11 +24,14 @@ from pipelines.corpus.reading.records import (
     rejected,
     too_long,
 )
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
+from pipelines.corpus.reading.splitting import nearest
 
+_PROBE = 2**12
+"""Bytes of a gzip member that are enough for the first few of what it holds."""
 _HTML = ("text/html", "application/xhtml+xml")
 _LONGEST_HEADER = 2**20
-_BEGIN = b"WARC/"
-_NEXT = b"\nWARC/1."
+_NEXT = b"\n" + WARC_MAGIC + b"1."
 _ERRORS = (zlib.error, brotli.error, zstandard.ZstdError)
 
 
@@ -50,7 +54,7 @@ def record_starts(path: str, start: int, stop: int) -> list[int]:
         at = start
         while at < stop:
             end = data.find(b"\r\n\r\n", at, at + _LONGEST_HEADER)
-            fields = _fields(data[at:end]) if data[at : at + 5] == _BEGIN and end >= 0 else {}
+            fields = _fields(data[at:end]) if data[at : at + 5] == WARC_MAGIC and end >= 0 else {}
             length = _length(fields)
             if length is None:
                 return []
@@ -61,8 +65,8 @@ def record_starts(path: str, start: int, stop: int) -> list[int]:
     return starts
 
 
-def count_warc(url: str, start: int, stop: int) -> int:
-    """Records of a range, as many as `read_warc` numbers."""
+def count(url: str, source: SourceConfig, start: int, stop: int) -> int:
+    """Records of a range, as many as `read` numbers."""
     path = files.local_path(url)
     if path and decompress.compression(url) is None:
         return len(record_starts(path, start, stop))
@@ -83,8 +87,52 @@ def count_warc(url: str, start: int, stop: int) -> int:
         records += 1
 
 
-def read_warc(
-    url: str, config: IngestConfig, start: int, stop: int | None, first_record: int
+def cuts(url: str, size: int, wanted: list[int]) -> list[int]:
+    """Between records of a local file that is not compressed, and between gzip members of one record each."""
+    codec, local = decompress.compression(url), files.local_path(url)
+    if codec is None and local:
+        return nearest(record_starts(local, 0, size), wanted)
+    return _members(url, size, wanted) if codec == "gzip" else [0]
+
+
+def _members(url: str, size: int, wanted: list[int]) -> list[int]:
+    """0 and for each wanted place of a web archive the first gzip member from it on, before the next place.
+
+    A member is known by its magic number and by what it decompresses to, the beginning of a record. A file
+    whose first member is long has no others to look for.
+    """
+    with decompress.open_file(url) as file:
+        first = zlib.decompressobj(31)
+        try:
+            first.decompress(file.read(decompress.STEP), 16 * decompress.STEP)
+        except zlib.error:
+            return [0]
+        if not first.eof:
+            return [0]
+        ends = [*wanted[1:], size]
+        found = [_member(file, place, end) for place, end in zip(wanted, ends, strict=True)]
+    return [0, *(place for place in found if place is not None)]
+
+
+def _member(file: IO[bytes], start: int, stop: int) -> int | None:
+    """The first gzip member from `start` on and before `stop` that begins with a web archive's record."""
+    for begin in range(start, stop, decompress.STEP):
+        file.seek(begin)
+        data = file.read(decompress.STEP + _PROBE)
+        last = min(stop - begin, decompress.STEP) + len(decompress.GZIP_DEFLATE_MAGIC) - 1
+        at = data.find(decompress.GZIP_DEFLATE_MAGIC, 0, last)
+        while at >= 0:
+            try:
+                if zlib.decompressobj(31).decompress(data[at : at + _PROBE], 5) == WARC_MAGIC:
+                    return begin + at
+            except zlib.error:
+                pass
+            at = data.find(decompress.GZIP_DEFLATE_MAGIC, at + 1, last)
+    return None
+
+
+def read(
+    url: str, source: SourceConfig, config: IngestConfig, start: int, stop: int | None, first_record: int
 ) -> Iterator[Batch]:
     """Read a WARC or WET file, or a range of whole records of it, before which `first_record` lie.
 
@@ -211,12 +259,12 @@ class _Stream:
 
     def header(self) -> tuple[int, dict[bytes, bytes]]:
         """Size and fields of the header of the record that begins here; 0 and none where none does."""
-        header = self.peek_header() if self.peek(5) == _BEGIN else b""
+        header = self.peek_header() if self.peek(5) == WARC_MAGIC else b""
         return len(header), _fields(header)
 
     def ended_in_header(self) -> bool:
         """Whether a record begins here and the file ends before the next empty line."""
-        return self.peek(5) == _BEGIN and self.ended and not self.peek_header()
+        return self.peek(5) == WARC_MAGIC and self.ended and not self.peek_header()
 
     def skip(self, size: int) -> int:
         """Pass over `size` bytes; returns how many there were."""

@@ -4,23 +4,39 @@ Reads attributes only, never text, so that a changed threshold costs seconds.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from base import files
+from base.records import Record
 from dedup import hashing
-from pipelines.config import Kind, LanguageConfig, QualityConfig, ScoreConfig, SourceConfig
-from pipelines.corpus.ledger import Ledger
-from pipelines.corpus.stages.identical import ordinals_of
-from pipelines.corpus.stages.score import decide_score
+from pipelines.corpus.ledger import Ledger, add_counts
+from pipelines.corpus.reading.settings import Kind, SourceConfig
+from pipelines.corpus.settings import ScoreConfig
+from pipelines.corpus.stages.identical import Numbered, ordinals_of
+from pipelines.corpus.stages.measure import Measured
+from pipelines.corpus.stages.score import Scored, decide_score
 from pipelines.corpus.text import quality
+from pipelines.corpus.text.settings import LanguageConfig, QualityConfig
+from pipelines.runtime.executor import Executor
+from pipelines.runtime.progress import Progress, counter
 
 
-@dataclass(frozen=True)
-class Decide:
+class DecisionCounts(Record):
+    """What the decision about a part counted; written last."""
+
+    part: str
+    ledger: dict[str, list[dict[str, Any]]]
+    """Of the stage quality (`Ledger.to_json`)."""
+    languages: dict[str, dict[str, int]]
+    """Documents by source and language, before any is dropped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecidePart:
     """What the decision about one part needs."""
 
     part: str
@@ -40,14 +56,86 @@ class Decide:
     counts: str
 
 
-def decide_part(task: Decide) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Decided:
+    """The documents that are clean enough, by part in the order of the inputs."""
+
+    key: str
+    entries: list[str]
+    """Tables of the documents that stay, as dedup/ takes them."""
+    dropped: list[str]
+    """Tables of the others, with the reason."""
+    ledger: Ledger
+    """Of the stage quality."""
+    languages: dict[str, dict[str, int]]
+    """Documents by source and language, before any is dropped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decide:
+    """Apply the thresholds of quality, language and scores to the measured columns."""
+
+    name: ClassVar[str] = "decide"
+    measured: Measured
+    numbered: Numbered
+    scored: Scored
+    sources: dict[str, SourceConfig]
+    quality: QualityConfig
+    language: LanguageConfig
+    score: ScoreConfig
+
+    @property
+    def key(self) -> str:
+        """What the outputs depend on."""
+        policies = [
+            source.model_dump(mode="json", include={"name", "kind", "kinds", "priority"})
+            for source in self.sources.values()
+        ]
+        rules = [section.model_dump(mode="json") for section in (self.quality, self.language, self.score)]
+        return files.key_of(self.numbered.key, rules, self.scored.key, policies)
+
+    def run(self, executor: Executor, progress: Progress) -> Decided:
+        """Decide about the parts that are not decided."""
+        layout, attributes = self.measured.layout, self.measured.attributes
+        tasks = [
+            DecidePart(
+                part=item.part,
+                attributes=attributes[number],
+                number=number,
+                ordinals=self.numbered.ordinals[number],
+                source=self.sources[item.source],
+                quality=self.quality,
+                language=self.language,
+                score=self.score,
+                scores=self.scored.tables.get(item.part),
+                entries=layout.work(self.name, self.key, f"{item.part}.entries.parquet"),
+                dropped=layout.work(self.name, self.key, f"{item.part}.dropped.parquet"),
+                counts=layout.work(self.name, self.key, f"{item.part}.json"),
+            )
+            for number, item in enumerate(self.measured.inputs)
+        ]
+        ledger, languages = Ledger(), dict[str, dict[str, int]]()
+        count = counter(progress, self.name, 0, len(tasks))
+        for value in executor.run_tasks(decide_part, tasks, count):
+            counts = DecisionCounts.from_json(value, "the counts of a decision")
+            ledger.add(Ledger.from_json(counts.ledger))
+            add_counts(languages, counts.languages)
+        return Decided(
+            key=self.key,
+            entries=[task.entries for task in tasks],
+            dropped=[task.dropped for task in tasks],
+            ledger=ledger,
+            languages=languages,
+        )
+
+
+def decide_part(task: DecidePart) -> dict[str, Any]:
     """Write the entries (documents that stay) and the dropped documents of one part.
 
-    Returns {"part", "ledger"}; the counts file is written last and makes the task a no-op.
+    Returns the DecisionCounts as JSON; their file is written last and makes the task a no-op.
     """
     if files.exists(task.counts):
-        counts: dict[str, Any] = files.read_json(task.counts)
-        return counts
+        return DecisionCounts.read(task.counts).to_json()
     table = files.read_parquet(task.attributes)
     if task.scores is not None:
         scores = files.read_parquet(task.scores)
@@ -113,9 +201,9 @@ def decide_part(task: Decide) -> dict[str, Any]:
         stage.documents_out += row["bytes_count"]
         stage.bytes_out += row["bytes_sum"]
     count_dropped(ledger, "quality", dropped)
-    counts = {"part": task.part, "ledger": ledger.to_json(), "languages": count_languages(table)}
-    files.write_json(task.counts, counts)
-    return counts
+    counts = DecisionCounts(part=task.part, ledger=ledger.to_json(), languages=count_languages(table))
+    counts.write(task.counts)
+    return counts.to_json()
 
 
 def decide_language(

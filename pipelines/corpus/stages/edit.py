@@ -14,13 +14,11 @@ import pyarrow.compute as pc
 
 from dedup import lines, spans
 from dedup.config import LinesConfig
-from pipelines.config import DecontaminateConfig, RedactConfig
 from pipelines.corpus.ledger import Ledger
 from pipelines.corpus.text import decontaminate as contamination
 from pipelines.corpus.text import redact as redaction
+from pipelines.corpus.text.settings import DecontaminateConfig, RedactConfig
 
-EDIT_VERSION = 1
-"""Raised when the code changes what edited texts look like."""
 DROPS = pa.schema(
     [
         ("row", pa.uint32()),
@@ -44,10 +42,10 @@ CHANGES = pa.schema(
 EDIT_STAGES = ("spans", "lines", "decontaminate", "redact")
 """The stages of the ledger that happen here, in order."""
 SpanTable = tuple[str, int] | None
-"""(table of repeated spans, number of the part in it), as `deduplicate.find_repeated_spans` gives it."""
+"""(table of repeated spans, number of the part in it), as `repeated.find_repeated_spans` gives it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Edits:
     """Which edits are made, by what their outputs depend on."""
 

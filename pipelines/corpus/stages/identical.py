@@ -6,15 +6,18 @@ every task reads its own rows alone. Refs are as in dedup/catalog.py: number of 
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from base import files
-from dedup import exact, hashing, runs
+from dedup import hashing, runs
 from dedup.catalog import refs_of
-from pipelines.runtime.cluster import run_tasks
+from pipelines.corpus.stages.measure import Measured
+from pipelines.runtime.executor import Executor
+from pipelines.runtime.progress import Progress
 
 IDS_PER_TASK = 2**23
 """Ids that one task routes or numbers, about."""
@@ -22,7 +25,41 @@ READERS = 8
 """Files that a task which reads only a little of many opens at a time."""
 
 
-def number_identical(attributes: list[str], documents: list[int], work: str, workers: int) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class Numbered:
+    """Where the ordinals of identical documents are."""
+
+    key: str
+    ordinals: list[str]
+    """For each part, the file for `ordinals_of`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberIdentical:
+    """Number the documents that share their id."""
+
+    name: ClassVar[str] = "ordinals"
+    measured: Measured
+    parent: str | None
+    """Manifest hash of the version that the build adds to."""
+
+    @property
+    def key(self) -> str:
+        """What the outputs depend on."""
+        measured = self.measured
+        return files.key_of(
+            [(item.part, measured.keys[item.source]) for item in measured.inputs], self.parent
+        )
+
+    def run(self, executor: Executor, progress: Progress) -> Numbered:
+        """Route the ids, number equal ones, and route the numbers back."""
+        documents = [counts.documents for counts in self.measured.counts]
+        work = self.measured.layout.work(self.name, self.key)
+        ordinals = number_identical(self.measured.attributes, documents, work, executor)
+        return Numbered(key=self.key, ordinals=ordinals)
+
+
+def number_identical(attributes: list[str], documents: list[int], work: str, executor: Executor) -> list[str]:
     """Number the documents that share their id; gives the file for `ordinals_of` of each part.
 
     attributes: the attributes file of each part, in order of (source, file); rows are in order of record, so
@@ -40,7 +77,7 @@ def number_identical(attributes: list[str], documents: list[int], work: str, wor
             (function, *values, files.join(work, name, f"{number:05d}.parquet"))
             for number, values in enumerate(arguments)
         ]
-        return run_tasks(_run, tasks, workers)
+        return executor.run_tasks(_run, tasks)
 
     bounds = zip(firsts[:-1].tolist(), firsts[1:].tolist(), strict=True)
     routed = phase("routed", _route, [(attributes[first:end], first, bits) for first, end in bounds])
@@ -75,7 +112,7 @@ def _route(attributes: list[str], first: int, bits: int, output: str) -> None:
             high, low = hashing.id_words(table["document_id"])
             pieces.append(pa.table({"high": high, "low": low, "ref": refs_of(number, np.arange(len(high)))}))
     table = pa.concat_tables(pieces)
-    runs.write_run(output, [(table, exact.prefix(table["high"].to_numpy(), bits))], compression="none")
+    runs.write_run(output, [(table, hashing.prefix(table["high"].to_numpy(), bits))], compression="none")
 
 
 def _number(routed: list[str], prefix: int, firsts: np.ndarray, output: str) -> None:

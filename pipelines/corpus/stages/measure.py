@@ -7,7 +7,9 @@ duplicates and to tokenize.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,13 +17,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from base import files
+from base.layout import Layout, name_of
+from base.records import Record
 from dedup import hashing, minhash
 from dedup.config import MinHashConfig
-from pipelines.config import CorpusConfig, IngestConfig, LanguageConfig, RedactConfig, SourceConfig, slug
 from pipelines.corpus.inputs import Input
-from pipelines.corpus.ledger import Ledger
+from pipelines.corpus.ledger import Ledger, Stage
 from pipelines.corpus.reading import ingest, records
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig, slug
+from pipelines.corpus.settings import RejectsConfig
 from pipelines.corpus.text import language, normalise, quality, redact
+from pipelines.corpus.text.settings import LanguageConfig, RedactConfig
+from pipelines.runtime.executor import Executor
+from pipelines.runtime.progress import Progress, counter
 
 DOCUMENTS = pa.schema([("document_id", pa.binary(16)), ("record", pa.int64()), ("text", pa.large_string())])
 REJECTS = pa.schema(
@@ -37,28 +45,39 @@ REJECTS = pa.schema(
 )
 
 
-@dataclass(frozen=True)
-class Measure:
-    """What one measuring task needs; `corpus` is the corpus folder and `key` names the outputs."""
+class PartCounts(Record):
+    """What a part held; written last, so that the part is measured."""
 
-    corpus: str
+    part: str
+    documents: int
+    bytes: int
+    """Of the cleaned texts."""
+    ledger: dict[str, list[dict[str, Any]]]
+    """Of the stages read and normalise (`Ledger.to_json`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasurePart:
+    """What measuring one part needs; `key` names the outputs."""
+
+    layout: Layout
     key: str
     input: Input
     source: SourceConfig
     ingest: IngestConfig
     language: LanguageConfig
     minhash: MinHashConfig
-    rejects: CorpusConfig
+    rejects: RejectsConfig
     first_record: int = 0
     """Records of the file before the part."""
 
     def url(self, kind: str, suffix: str) -> str:
         """Where an output of this part goes."""
-        return part_url(self.corpus, kind, self.key, self.input.part, suffix)
+        return self.layout.part(kind, self.key, self.input.part, suffix)
 
 
-@dataclass(frozen=True)
-class Count:
+@dataclass(frozen=True, kw_only=True)
+class CountPart:
     """What counting the records of one part needs; `output` holds the number."""
 
     input: Input
@@ -66,7 +85,139 @@ class Count:
     output: str
 
 
-def count_part(task: Count) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The columns of every part, and what was read of every source."""
+
+    layout: Layout
+    inputs: tuple[Input, ...]
+    keys: dict[str, str]
+    """What the outputs of a source depend on."""
+    counts: tuple[PartCounts, ...]
+    """Of the inputs, in their order."""
+    ledger: Ledger
+    """Of the stages read and normalise."""
+    read: dict[str, Stage]
+    """What was read of the files of each configured source, whatever names its records have."""
+
+    def url(self, kind: str, item: Input, suffix: str) -> str:
+        """The file of one part below documents/, attributes/ or rejects/."""
+        return self.layout.part(kind, self.keys[item.source], item.part, suffix)
+
+    @property
+    def documents(self) -> dict[str, str]:
+        """The documents file of every part."""
+        return {item.part: self.url("documents", item, "arrow") for item in self.inputs}
+
+    @property
+    def attributes(self) -> list[str]:
+        """The table of measured columns of every part, in the order of the inputs."""
+        return [self.url("attributes", item, "parquet") for item in self.inputs]
+
+    @property
+    def rejects(self) -> list[str]:
+        """The table of rejected records of every part, in the order of the inputs."""
+        return [self.url("rejects", item, "parquet") for item in self.inputs]
+
+    @property
+    def sources_of(self) -> dict[str, set[str]]:
+        """The source names of the records of every part."""
+        return {counts.part: set(counts.ledger) for counts in self.counts}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """Read, clean, identify and measure every part."""
+
+    name: ClassVar[str] = "measure"
+    version: ClassVar[int] = 4
+    """Raised when the code changes what it writes."""
+    layout: Layout
+    inputs: tuple[Input, ...]
+    sources: dict[str, SourceConfig]
+    ingest: IngestConfig
+    language: LanguageConfig
+    minhash: MinHashConfig
+    rejects: RejectsConfig
+
+    def key(self, source: str) -> str:
+        """What documents, attributes, rejects and part counts of a source depend on."""
+        settings = self.sources[source]
+        return files.key_of(
+            self.version,
+            {name: getattr(settings, name) for name in ("name", "format", "text_field", "name_field")},
+            self.ingest.model_dump(mode="json"),
+            self.language.model_dump(mode="json", include={"enabled", "max_characters"}),
+            self.minhash.model_dump(mode="json"),
+            self.rejects.model_dump(mode="json"),
+        )
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """The key of every source that has inputs."""
+        return {source: self.key(source) for source in dict.fromkeys(item.source for item in self.inputs)}
+
+    def run(self, executor: Executor, progress: Progress) -> Measured:
+        """Measure the parts that are not measured."""
+        first_records = self._first_records(executor, progress)
+        tasks = [
+            MeasurePart(
+                layout=self.layout,
+                key=self.keys[item.source],
+                input=item,
+                source=self.sources[item.source],
+                ingest=self.ingest,
+                language=self.language,
+                minhash=self.minhash,
+                rejects=self.rejects,
+                first_record=first_records.get(item, 0),
+            )
+            for item in self.inputs
+        ]
+        sizes = [item.bytes for item in self.inputs]
+        values = executor.map_files(measure_part, tasks, sizes, counter(progress, self.name, 0, len(tasks)))
+        counts = tuple(PartCounts.from_json(value, "the counts of a part") for value in values)
+        ledger, read = Ledger(), dict[str, Stage]()
+        for item, entry in zip(self.inputs, counts, strict=True):
+            part = Ledger.from_json(entry.ledger)
+            ledger.add(part)
+            for stages in part.sources.values():
+                read.setdefault(item.source, Stage()).add(stages["read"])
+        return Measured(
+            layout=self.layout, inputs=self.inputs, keys=self.keys, counts=counts, ledger=ledger, read=read
+        )
+
+    def _first_records(self, executor: Executor, progress: Progress) -> dict[Input, int]:
+        """How many records of its file lie before each range of a file that is read in several."""
+        divided = {(item.source, item.file) for item in self.inputs if item.start}
+        folders = {self.layout.folder("parts", self.keys[source]) for source, _ in divided}
+        finished = {name_of(url) for folder in folders for url in files.list_files(folder)}
+        unread = {(item.source, item.file) for item in self.inputs if f"{item.part}.json" not in finished}
+        ranges = [item for item in self.inputs if (item.source, item.file) in divided & unread]
+        if not ranges:
+            return {}
+        # No range needs the number of records in the last one of a file.
+        counted = [item for item, after in pairwise(ranges) if after.start]
+        tasks = [
+            CountPart(
+                input=item,
+                source=self.sources[item.source],
+                output=self.layout.work("records", self.keys[item.source], f"{item.part}.json"),
+            )
+            for item in counted
+        ]
+        counts = executor.run_tasks(count_part, tasks, counter(progress, "count", 0, len(tasks)))
+        records = dict(zip(counted, counts, strict=True))
+        first: dict[Input, int] = {}
+        below = 0
+        for item in ranges:
+            below = below if item.start else 0
+            first[item] = below
+            below += records.get(item, 0)
+        return first
+
+
+def count_part(task: CountPart) -> int:
     """The number of records of a part, as first_record of the parts after it adds them up."""
     if not files.exists(task.output):
         item = task.input
@@ -74,24 +225,16 @@ def count_part(task: Count) -> int:
     return int(files.read_json(task.output))
 
 
-def part_url(corpus: str, kind: str, key: str, part: str, suffix: str) -> str:
-    """The file of one part below documents/, attributes/, rejects/ or parts/."""
-    return files.join(corpus, kind, key, f"{part}.{suffix}")
-
-
-def measure_part(task: Measure) -> dict[str, Any]:
+def measure_part(task: MeasurePart) -> dict[str, Any]:
     """Measure one part and write its documents, attributes, rejects and counts.
 
-    Returns {"part", "documents", "bytes", "ledger"}; the same value lies in parts/<key>/<part>.json,
-    written last, and is returned at once when it is already there.
+    Returns the PartCounts as JSON; the same value lies in parts/<key>/<part>.json, written last, and is
+    returned at once when it is already there.
     """
     done = task.url("parts", "json")
     if files.exists(done):
-        counts: dict[str, Any] = files.read_json(done)
-        return counts
-    ledger = Ledger()
-    reject_tables: list[pa.Table] = []
-    kept_rejects: dict[str, int] = {}
+        return PartCounts.read(done).to_json()
+    notes = _Notes(task)
     with (
         files.atomic_writer(task.url("documents", "arrow")) as documents_file,
         files.atomic_writer(task.url("attributes", "parquet")) as attributes_file,
@@ -102,8 +245,8 @@ def measure_part(task: Measure) -> dict[str, Any]:
         attributes: pq.ParquetWriter | None = None
         place = (task.input.start, task.input.stop, task.first_record)
         for batch in ingest.read(task.input.file, task.source, task.ingest, *place):
-            _count_rejects(batch, task, ledger, reject_tables, kept_rejects)
-            for table, measured in _measure_batch(batch, task, ledger, reject_tables, kept_rejects):
+            notes.count_rejects(batch)
+            for table, measured in _measure_batch(batch, task, notes):
                 documents.write_table(table)
                 if attributes is None:
                     attributes = pq.ParquetWriter(attributes_file, measured.schema, compression="zstd")
@@ -113,18 +256,17 @@ def measure_part(task: Measure) -> dict[str, Any]:
             attributes = pq.ParquetWriter(attributes_file, empty.schema, compression="zstd")
             attributes.write_table(empty)
         attributes.close()
-    rejects = pa.concat_tables([REJECTS.empty_table(), *reject_tables])
-    files.write_parquet(task.url("rejects", "parquet"), rejects)
-    ledger.check()
-    read = [stages["normalise"] for stages in ledger.sources.values() if "normalise" in stages]
-    counts = {
-        "part": task.input.part,
-        "documents": sum(stage.documents_out for stage in read),
-        "bytes": sum(stage.bytes_out for stage in read),
-        "ledger": ledger.to_json(),
-    }
-    files.write_json(done, counts)
-    return counts
+    files.write_parquet(task.url("rejects", "parquet"), pa.concat_tables(notes.rejects))
+    notes.ledger.check()
+    cleaned = [stages["normalise"] for stages in notes.ledger.sources.values() if "normalise" in stages]
+    counts = PartCounts(
+        part=task.input.part,
+        documents=sum(stage.documents_out for stage in cleaned),
+        bytes=sum(stage.bytes_out for stage in cleaned),
+        ledger=notes.ledger.to_json(),
+    )
+    counts.write(done)
+    return counts.to_json()
 
 
 def _names(column: pa.ChunkedArray, source: SourceConfig) -> pa.Array:
@@ -146,64 +288,22 @@ def _sizes(text: pa.LargeStringArray) -> np.ndarray:
 
 
 def _measure_batch(
-    batch: records.Batch,
-    task: Measure,
-    ledger: Ledger,
-    reject_tables: list[pa.Table],
-    kept_rejects: dict[str, int],
+    batch: records.Batch, task: MeasurePart, notes: "_Notes"
 ) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Yield (documents, attributes) of a batch, if it has documents with text."""
     documents = batch.documents
     if documents.num_rows == 0:
         return
     as_read: pa.LargeStringArray = documents["text"].combine_chunks()
     names = _names(documents["name"], task.source)
-    raw = _sizes(as_read)
-    record_bytes = documents["raw_bytes"].to_numpy()
     text, changes = normalise.normalise(as_read)
     clean = _sizes(text)
     alive = clean > 0
+    notes.count_documents(documents, names, _sizes(as_read), clean, changes)
     ids = np.zeros((len(as_read), 16), np.uint8)
     for name, mask in _by_source(names):
-        prefix = name.encode() + b"\0"
-        hashed = hashing.hash128(as_read.filter(pa.array(mask)), prefix)
+        hashed = hashing.hash128(as_read.filter(pa.array(mask)), name.encode() + b"\0")
         ids[mask] = hashing.id_bytes(hashed)
-        count = int(mask.sum())
-        size = int(raw[mask].sum())
-        read = ledger.stage(name, "read")
-        read.documents_in += count
-        read.bytes_in += int(record_bytes[mask].sum())
-        read.change("record_syntax", size - int(record_bytes[mask].sum()))
-        read.documents_out += count
-        read.bytes_out += size
-        cleaned = ledger.stage(name, "normalise")
-        cleaned.documents_in += count
-        cleaned.bytes_in += size
-        for reason, column in changes.items():
-            if reason.startswith("delta_"):
-                cleaned.change(reason.removeprefix("delta_"), int(column[mask].sum()))
-        empty = mask & ~alive
-        cleaned.drop("empty_text", int(empty.sum()), 0)
-        cleaned.documents_out += int((mask & alive).sum())
-        cleaned.bytes_out += int(clean[mask].sum())
-    if not alive.all():
-        dead = documents.filter(pa.array(~alive))
-        _keep_rejects(
-            pa.table(
-                {
-                    "source": names.cast(pa.string()).filter(pa.array(~alive)),
-                    "file": pa.repeat(task.input.name, dead.num_rows),
-                    "record": dead["record"],
-                    "reason": pa.repeat("empty_text", dead.num_rows),
-                    "detail": pa.repeat("no text is left after cleaning", dead.num_rows),
-                    "bytes": pa.array(raw[~alive]),
-                    "sample": pc.utf8_slice_codeunits(dead["text"], 0, 40).cast(pa.string()),
-                },
-                schema=REJECTS,
-            ),
-            task,
-            reject_tables,
-            kept_rejects,
-        )
     keep = pa.array(alive)
     text = text.filter(keep)
     if len(text) == 0:
@@ -219,7 +319,7 @@ def _measure_batch(
         **identity,
         "source": names.filter(keep).cast(pa.string()).dictionary_encode(),
         "bytes": pa.array(clean[alive]),
-        "raw_bytes": pa.array(raw[alive]),
+        "raw_bytes": pa.array(_sizes(as_read)[alive]),
         "text_hash": minhash.text_hash(text),
         "bands": pa.FixedSizeListArray.from_arrays(pa.array(bands.reshape(-1)), task.minhash.bands),
         "shingles": pa.array(shingles),
@@ -233,7 +333,7 @@ def _measure_batch(
     yield pa.table({**identity, "text": text}, schema=DOCUMENTS), pa.table(columns)
 
 
-def _empty_attributes(task: Measure) -> pa.Table:
+def _empty_attributes(task: MeasurePart) -> pa.Table:
     """Attributes of a file without documents: the columns of any other, and no row."""
     record = pa.table(
         {
@@ -244,36 +344,8 @@ def _empty_attributes(task: Measure) -> pa.Table:
         }
     )
     batch = records.Batch(documents=record, rejects=records.REJECTS.empty_table(), framing_bytes=0)
-    (_, measured), *_ = _measure_batch(batch, task, Ledger(), [], {})
+    (_, measured), *_ = _measure_batch(batch, task, _Notes(task))
     return measured.slice(0, 0)
-
-
-def _count_rejects(
-    batch: records.Batch,
-    task: Measure,
-    ledger: Ledger,
-    reject_tables: list[pa.Table],
-    kept_rejects: dict[str, int],
-) -> None:
-    stage = ledger.stage(task.source.name, "read")
-    stage.bytes_in += batch.framing_bytes
-    stage.change("framing", -batch.framing_bytes)
-    rejects = batch.rejects
-    if rejects.num_rows == 0:
-        return
-    stage.documents_in += rejects.num_rows
-    stage.bytes_in += pc.sum(rejects["bytes"]).as_py()
-    totals = rejects.group_by("reason").aggregate([("bytes", "sum"), ("bytes", "count")])
-    for row in totals.to_pylist():
-        stage.drop(row["reason"], row["bytes_count"], row["bytes_sum"])
-    table = pa.table(
-        {
-            **{name: rejects[name] for name in ("record", "reason", "detail", "bytes", "sample")},
-            "source": pa.repeat(task.source.name, rejects.num_rows),
-            "file": pa.repeat(task.input.name, rejects.num_rows),
-        }
-    ).select(REJECTS.names)
-    _keep_rejects(table.cast(REJECTS), task, reject_tables, kept_rejects)
 
 
 def _unescape(text: str) -> str:
@@ -285,19 +357,92 @@ def _unescape(text: str) -> str:
     )
 
 
-def _keep_rejects(
-    table: pa.Table, task: Measure, reject_tables: list[pa.Table], kept: dict[str, int]
-) -> None:
-    """Keep the first rejects of each reason, with a short sample of their text, without personal data.
+class _Notes:
+    """What is counted and kept of a part while it is measured."""
 
-    Escapes of JSON, in which such data may hide, are undone in it.
-    """
-    for reason in pc.unique(table["reason"]).to_pylist():
-        room = task.rejects.keep_rejects - kept.get(reason, 0)
-        chosen = table.filter(pc.field("reason") == reason).slice(0, max(room, 0))
-        kept[reason] = kept.get(reason, 0) + chosen.num_rows
-        if chosen.num_rows:
-            text = pa.array([_unescape(sample) for sample in chosen["sample"].to_pylist()], pa.large_string())
-            samples = redact.excerpts(text, task.rejects.reject_sample_characters, RedactConfig())
-            place = REJECTS.get_field_index("sample")
-            reject_tables.append(chosen.set_column(place, "sample", samples.cast(pa.string())))
+    def __init__(self, task: MeasurePart) -> None:
+        """Nothing is counted so far."""
+        self.task = task
+        self.ledger = Ledger()
+        self.rejects: list[pa.Table] = [REJECTS.empty_table()]
+        self._kept: dict[str, int] = {}
+
+    def count_documents(
+        self,
+        documents: pa.Table,
+        names: pa.DictionaryArray,
+        raw: np.ndarray,
+        clean: np.ndarray,
+        changes: dict[str, np.ndarray],
+    ) -> None:
+        """Count what a batch was and became (`raw` and `clean`: bytes of texts), and keep empty ones."""
+        record_bytes = documents["raw_bytes"].to_numpy()
+        alive = clean > 0
+        for name, mask in _by_source(names):
+            count, size, framed = int(mask.sum()), int(raw[mask].sum()), int(record_bytes[mask].sum())
+            read = self.ledger.stage(name, "read")
+            read.documents_in += count
+            read.bytes_in += framed
+            read.change("record_syntax", size - framed)
+            read.documents_out += count
+            read.bytes_out += size
+            cleaned = self.ledger.stage(name, "normalise")
+            cleaned.documents_in += count
+            cleaned.bytes_in += size
+            for reason, column in changes.items():
+                if reason.startswith("delta_"):
+                    cleaned.change(reason.removeprefix("delta_"), int(column[mask].sum()))
+            cleaned.drop("empty_text", int((mask & ~alive).sum()), 0)
+            cleaned.documents_out += int((mask & alive).sum())
+            cleaned.bytes_out += int(clean[mask].sum())
+        if not alive.all():
+            dead = pa.array(~alive)
+            empty = documents.filter(dead)
+            columns = {
+                "source": names.cast(pa.string()).filter(dead),
+                "file": pa.repeat(self.task.input.name, empty.num_rows),
+                "record": empty["record"],
+                "reason": pa.repeat("empty_text", empty.num_rows),
+                "detail": pa.repeat("no text is left after cleaning", empty.num_rows),
+                "bytes": pa.array(raw[~alive]),
+                "sample": pc.utf8_slice_codeunits(empty["text"], 0, 40).cast(pa.string()),
+            }
+            self._keep(pa.table(columns, schema=REJECTS))
+
+    def count_rejects(self, batch: records.Batch) -> None:
+        """Count the bytes around the records of a batch, and its rejected records; keep some of these."""
+        stage = self.ledger.stage(self.task.source.name, "read")
+        stage.bytes_in += batch.framing_bytes
+        stage.change("framing", -batch.framing_bytes)
+        rejects = batch.rejects
+        if rejects.num_rows == 0:
+            return
+        stage.documents_in += rejects.num_rows
+        stage.bytes_in += pc.sum(rejects["bytes"]).as_py()
+        totals = rejects.group_by("reason").aggregate([("bytes", "sum"), ("bytes", "count")])
+        for row in totals.to_pylist():
+            stage.drop(row["reason"], row["bytes_count"], row["bytes_sum"])
+        table = pa.table(
+            {
+                **{name: rejects[name] for name in ("record", "reason", "detail", "bytes", "sample")},
+                "source": pa.repeat(self.task.source.name, rejects.num_rows),
+                "file": pa.repeat(self.task.input.name, rejects.num_rows),
+            }
+        ).select(REJECTS.names)
+        self._keep(table.cast(REJECTS))
+
+    def _keep(self, table: pa.Table) -> None:
+        """Keep the first rejects of each reason, with a short sample of their text, without personal data.
+
+        Escapes of JSON, in which such data may hide, are undone in it.
+        """
+        for reason in pc.unique(table["reason"]).to_pylist():
+            room = self.task.rejects.keep_rejects - self._kept.get(reason, 0)
+            chosen = table.filter(pc.field("reason") == reason).slice(0, max(room, 0))
+            self._kept[reason] = self._kept.get(reason, 0) + chosen.num_rows
+            if chosen.num_rows:
+                plain = [_unescape(sample) for sample in chosen["sample"].to_pylist()]
+                text = pa.array(plain, pa.large_string())
+                samples = redact.excerpts(text, self.task.rejects.reject_sample_characters, RedactConfig())
+                place = REJECTS.get_field_index("sample")
+                self.rejects.append(chosen.set_column(place, "sample", samples.cast(pa.string())))

@@ -8,7 +8,9 @@ DataComp-LM, arXiv 2406.11794; one whose threshold is drawn by chance: Brown et 
 
 import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +19,14 @@ import pyarrow.compute as pc
 from base import files
 from base.errors import UserError
 from dedup import hashing
-from pipelines.config import Kind, ScoreConfig
+from pipelines.corpus.reading.settings import Kind
+from pipelines.corpus.settings import ScoreConfig
+from pipelines.corpus.stages.measure import Measured
 from pipelines.corpus.text.quality import Limit
 from pipelines.corpus.text.tokenizer import Tokenizer
-from pipelines.inference import trained
+from pipelines.inference import models
+from pipelines.runtime.executor import Executor
+from pipelines.runtime.progress import Progress, counter
 
 RULES = {"max_perplexity", "min_fasttext", "pareto_alpha"}
 """Settings that act on scores and change none."""
@@ -28,8 +34,59 @@ BATCH_ROWS = 16
 """Windows in one forward pass."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """The scores of every part; none without models."""
+
+    key: str | None
+    tables: dict[str, str]
+    """By part, the table of scores, row-aligned with the attributes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Score:
+    """Score the documents of every part by the configured models."""
+
+    name: ClassVar[str] = "scores"
+    measured: Measured
+    settings: ScoreConfig
+    storage: str
+    """Where the training run lies that `settings.model` may name."""
+
+    @cached_property
+    def key(self) -> str | None:
+        """What the scores of a text depend on; None where no model is configured."""
+        settings = self.settings
+        if settings.model is None and settings.fasttext is None:
+            return None
+        model = models.find(self.storage, settings.model) if settings.model else None
+        return files.key_of(
+            settings.model_dump(mode="json", exclude=RULES),
+            models.model_key(model) if model else None,
+            files.digest(settings.fasttext) if settings.fasttext else None,
+        )
+
+    def run(self, executor: Executor, progress: Progress) -> Scored:
+        """Score the parts that are not scored."""
+        if self.key is None:
+            return Scored(key=None, tables={})
+        measured = self.measured
+        tables = {}
+        for item in measured.inputs:
+            key = files.key_of(self.key, measured.keys[item.source])
+            tables[item.part] = measured.layout.work(self.name, key, f"{item.part}.parquet")
+        missing = [
+            ScorePart(documents=measured.documents[item.part], output=tables[item.part])
+            for item in measured.inputs
+            if not files.exists(tables[item.part])
+        ]
+        arguments = {"config": self.settings, "storage": self.storage}
+        executor.map_actors(Scorer, arguments, missing, counter(progress, "score", 0, len(missing)))
+        return Scored(key=self.key, tables=tables)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorePart:
     """One part to score: its documents file, and the table to write (row-aligned with it)."""
 
     documents: str
@@ -42,10 +99,10 @@ class Scorer:
     def __init__(self, config: ScoreConfig, storage: str) -> None:
         """Load the models once."""
         self.config = config
-        self.perplexity = Perplexity(trained.find(storage, config.model).url) if config.model else None
+        self.perplexity = Perplexity(models.find(storage, config.model).url) if config.model else None
         self.classifier = Classifier(config.fasttext, config.fasttext_label) if config.fasttext else None
 
-    def __call__(self, task: Score) -> None:
+    def __call__(self, task: ScorePart) -> None:
         """Score one part: q_perplexity and q_fasttext, float32."""
         names = [name for name in ("perplexity", "classifier") if getattr(self, name)]
         columns: dict[str, list[np.ndarray]] = {COLUMNS[name]: [np.zeros(0, np.float32)] for name in names}
@@ -70,7 +127,7 @@ class Perplexity:
         """Load the Hugging Face folder; raises UserError if it holds no GPT-NeoX model or no tokenizer."""
         import torch
 
-        self.model = trained.load(url, "cuda" if torch.cuda.is_available() else "cpu")
+        self.model = models.load(url, "cuda" if torch.cuda.is_available() else "cpu")
         settings = files.join(url, "tokenizer_config.json")
         if not files.exists(settings):
             raise UserError(f"score.model = {url!r}: the folder holds no tokenizer_config.json")
@@ -132,7 +189,7 @@ def check(config: ScoreConfig, storage: str) -> None:
     """Raise UserError if a configured model does not exist, or lacks the label."""
     if config.model:
         try:
-            trained.check_fits(trained.find(storage, config.model))
+            models.check_fits(models.find(storage, config.model))
         except UserError as error:
             raise UserError(f"score.model = {config.model!r}: {error}") from None
     if config.fasttext:

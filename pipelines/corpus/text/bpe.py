@@ -1,5 +1,3 @@
-# mypy: disable-error-code="return-value,no-any-return,assignment"
-# (numba, not mypy, types the kernels: numpy and Python integers mix in them)
 r"""Byte-level BPE over Arrow buffers: the ids that Hugging Face `tokenizers` gives.
 
 A document passes four steps, the first three the same as in `tokenizers`:
@@ -11,17 +9,13 @@ A document passes four steps, the first three the same as in `tokenizers`:
 3. The bytes of each word are merged, the pair of lowest rank first and of those the leftmost (Sennrich et al.
    2016).
 4. Before step 3 the word is looked up in a cache of fixed size, which changes the time and never the ids.
-
-All kernels are in this one file because numba's cache notices changes only in the file of the outer function.
 """
 
 from typing import Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba import njit, types
-from numba.extending import intrinsic
 
+from base.kernels import EVERY_BYTE, GOLDEN, HIGH_BITS, decode, kernel, load64, trailing_zeros
 from pipelines.corpus.text.pretokenize import code_point_classes
 
 CACHE_SLOTS = 2**17
@@ -174,41 +168,18 @@ def _trie(tokens: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
     return table, np.array(ids, dtype=np.int64)
 
 
-@intrinsic  # type: ignore[misc]
-def _load(typingctx: Any, data: Any, index: Any) -> Any:
-    """The eight bytes at data[index] as a little-endian uint64, at any alignment."""
-    signature = types.uint64(data, index)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        pointer = builder.bitcast(builder.gep(array.data, [arguments[1]]), ir.IntType(64).as_pointer())
-        return builder.load(pointer, align=1)
-
-    return signature, generate
-
-
-@intrinsic  # type: ignore[misc]
-def _trailing_zeros(typingctx: Any, value: Any) -> Any:
-    """How many low bits of a uint64 are zero; 64 for zero."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
-
-    return types.int64(types.uint64), generate
-
-
-@njit(cache=True, nogil=True)
-def _pair_slot(pairs: np.ndarray, key: np.uint64) -> int:
+@kernel
+def _pair_slot(pairs: np.ndarray, key: np.uint64) -> Any:
     """Slot of a pair in the open-addressing table (key, rank << 32 | merged id), or the free one for it."""
     mask = np.uint64(len(pairs) // 2 - 1)
-    mixed = key * np.uint64(0x9E3779B97F4A7C15)
+    mixed = key * GOLDEN
     slot = (mixed ^ (mixed >> np.uint64(29))) >> np.uint64(7) & mask
     while pairs[2 * slot] != key and pairs[2 * slot] != _NONE:
         slot = (slot + np.uint64(1)) & mask
     return 2 * slot
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _fill_pairs(pairs: np.ndarray, left: np.ndarray, right: np.ndarray, merged: np.ndarray) -> None:
     for rank in range(len(left)):
         key = left[rank] << _32 | right[rank]
@@ -217,13 +188,13 @@ def _fill_pairs(pairs: np.ndarray, left: np.ndarray, right: np.ndarray, merged: 
         pairs[slot + 1] = np.uint64(rank) << _32 | merged[rank]
 
 
-@njit(cache=True, nogil=True)
-def _merge_of(pairs: np.ndarray, left: np.uint64, right: np.uint64) -> np.uint64:
+@kernel
+def _merge_of(pairs: np.ndarray, left: np.uint64, right: np.uint64) -> Any:
     """Rank << 32 | merged id of a pair of ids; all ones if they do not merge."""
     return pairs[_pair_slot(pairs, left << _32 | right) + 1]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _merge_short(pairs: np.ndarray, symbols: np.ndarray, merges: np.ndarray, count: int) -> int:
     """Merge symbols[:count] in place and return how many are left; quadratic, but fast for words."""
     for i in range(count - 1):
@@ -249,7 +220,7 @@ def _merge_short(pairs: np.ndarray, symbols: np.ndarray, merges: np.ndarray, cou
     return count
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _sift_down(heap: np.ndarray, start: int, size: int) -> None:
     value = heap[start]
     at = start
@@ -266,7 +237,7 @@ def _sift_down(heap: np.ndarray, start: int, size: int) -> None:
     heap[at] = value
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _sift_up(heap: np.ndarray, start: int) -> None:
     value = heap[start]
     at = start
@@ -279,7 +250,7 @@ def _sift_up(heap: np.ndarray, start: int) -> None:
     heap[at] = value
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _merge_long(pairs: np.ndarray, symbols: np.ndarray) -> int:
     """As _merge_short by a linked list and a heap of (rank, position): n log n for a word of n bytes."""
     count = len(symbols)
@@ -334,43 +305,28 @@ def _merge_long(pairs: np.ndarray, symbols: np.ndarray) -> int:
     return left
 
 
-@njit(cache=True, nogil=True)
-def _code_point(data: np.ndarray, at: int) -> tuple[int, int]:
-    """The code point at a non-ASCII lead byte and its length in bytes."""
-    first = np.int64(data[at])
-    second = np.int64(data[at + 1]) & 0x3F
-    if first < 0xE0:
-        return (first & 0x1F) << 6 | second, 2
-    third = np.int64(data[at + 2]) & 0x3F
-    if first < 0xF0:
-        return (first & 0x0F) << 12 | second << 6 | third, 3
-    return (first & 0x07) << 18 | second << 12 | third << 6 | np.int64(data[at + 3]) & 0x3F, 4
-
-
-@njit(cache=True, nogil=True)
-def _class(data: np.ndarray, at: int, classes: np.ndarray) -> tuple[int, int]:
+@kernel
+def _class(data: np.ndarray, at: int, classes: np.ndarray) -> tuple[np.int64, int]:
     """Class (pretokenize.SPACE ... OTHER) of the code point at `at` and its length in bytes."""
     if data[at] < 0x80:
         return np.int64(classes[data[at]]), 1
-    point, length = _code_point(data, at)
+    point, length = decode(data, at)
     return np.int64(classes[point]) & 3, length
 
 
-@njit(cache=True, nogil=True)
-def _ascii_letters(data: np.ndarray, at: int) -> int:
+@kernel
+def _ascii_letters(data: np.ndarray, at: int) -> Any:
     """How many of the eight bytes at `at` are ASCII letters before the first that is not."""
-    every = np.uint64(0x0101010101010101)
-    high = every * np.uint64(0x80)
-    eight = _load(data, at)
+    eight = load64(data, at)
     # Adding to seven bits carries into the eighth, and never into the next byte.
-    lower = (eight | every * np.uint64(0x20)) & ~high
-    from_a = lower + every * np.uint64(0x80 - 0x61)
-    above_z = lower + every * np.uint64(0x80 - 0x7B)
-    others = ~(from_a & ~above_z & ~eight) & high
-    return _trailing_zeros(others) >> 3
+    lower = (eight | EVERY_BYTE * np.uint64(0x20)) & ~HIGH_BITS
+    from_a = lower + EVERY_BYTE * np.uint64(0x80 - 0x61)
+    above_z = lower + EVERY_BYTE * np.uint64(0x80 - 0x7B)
+    others = ~(from_a & ~above_z & ~eight) & HIGH_BITS
+    return trailing_zeros(others) >> 3
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _space_end(data: np.ndarray, start: int, stop: int, classes: np.ndarray) -> int:
     r"""End of the white space at `start`: it leaves its last character to a word that follows (\s+(?!\S))."""
     at = start
@@ -384,8 +340,8 @@ def _space_end(data: np.ndarray, start: int, stop: int, classes: np.ndarray) -> 
     return at
 
 
-@njit(cache=True, nogil=True)
-def _word_end(data: np.ndarray, start: int, stop: int, classes: np.ndarray) -> int:
+@kernel
+def _word_end(data: np.ndarray, start: int, stop: int, classes: np.ndarray) -> Any:
     """End of the word that starts at `start` in the piece that ends at `stop`."""
     at = start
     if data[at] == 39 and at + 1 < stop:  # 's 't 'm 'd 're 've 'll
@@ -422,10 +378,10 @@ def _word_end(data: np.ndarray, start: int, stop: int, classes: np.ndarray) -> i
     return at
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _next_match(
     data: np.ndarray, start: int, stop: int, trie: np.ndarray, ids: np.ndarray
-) -> tuple[int, int, int]:
+) -> tuple[int, int, np.int64]:
     """Start, end and id of the leftmost-longest token in data[start:stop]; (stop, stop, -1) without one."""
     for first in range(start, stop):
         node = trie[0, data[first]]
@@ -449,7 +405,7 @@ def _next_match(
     return stop, stop, np.int64(-1)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _flags(data: np.ndarray, offsets: np.ndarray, classes: np.ndarray, found: np.ndarray) -> None:
     for document in range(len(offsets) - 1):
         at = offsets[document]
@@ -458,13 +414,13 @@ def _flags(data: np.ndarray, offsets: np.ndarray, classes: np.ndarray, found: np
             if data[at] < 0xCC:  # below U+0300 no code point has a flag; continuation bytes are passed over
                 at += 1
                 continue
-            point, length = _code_point(data, at)
+            point, length = decode(data, at)
             every |= classes[point]
             at += length
         found[document] = every & np.uint8(12)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _encode_words(
     data: np.ndarray,
     start: int,
@@ -476,8 +432,8 @@ def _encode_words(
     symbols: np.ndarray,
     merges: np.ndarray,
     ids: np.ndarray,
-    position: int,
-) -> int:
+    position: np.int64,
+) -> np.int64:
     """Append the ids of a piece without added tokens to ids[position:]; returns the new position."""
     slots = np.uint64(len(cache) // 8 - 1)
     one = np.uint64(1)
@@ -496,21 +452,21 @@ def _encode_words(
         if cached:
             rest = np.uint64(8 * (length & 7))
             mask = (one << rest) - one
-            key0 = _load(data, at)
+            key0 = load64(data, at)
             if length < 8:
                 key0 &= mask
             else:
-                key1 = _load(data, at + 8)
+                key1 = load64(data, at + 8)
                 if length < 16:
                     key1 &= mask
                 else:
-                    key2 = _load(data, at + 16)
+                    key2 = load64(data, at + 16)
                     if length < 24:
                         key2 &= mask
                     else:
-                        key3 = _load(data, at + 24) & mask
+                        key3 = load64(data, at + 24) & mask
             key3 |= np.uint64(length) << np.uint64(56)
-            mixed = key0 * np.uint64(0x9E3779B97F4A7C15)
+            mixed = key0 * GOLDEN
             mixed ^= mixed >> _32
             mixed ^= key1 * np.uint64(0xC2B2AE3D27D4EB4F)
             mixed ^= key2 * np.uint64(0x165667B19E3779F9)
@@ -524,13 +480,13 @@ def _encode_words(
                 if same_tail and cache[base] == key0 and cache[base + 1] == key1:
                     hit = True
                     entry = cache[base + 4]
-                    count = np.int64(entry & _LOW)
+                    known = np.int64(entry & _LOW)
                     # Most words have one or two ids: no branch to guess wrong. The buffer has a spare place.
                     ids[position] = entry >> _32
                     ids[position + 1] = cache[base + 5]
-                    for i in range(2, count):
+                    for i in range(2, known):
                         ids[position + i] = cache[base + 4 + (i + 1) // 2] >> np.uint64(32 * ((i + 1) & 1))
-                    position += count
+                    position += known
                     break
                 if cache[base + 3] == 0:
                     home ^= np.uint64(way)
@@ -574,7 +530,7 @@ def _encode_words(
     return position
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _encode(
     data: np.ndarray,
     offsets: np.ndarray,

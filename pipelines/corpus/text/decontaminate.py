@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +25,7 @@ import xxhash
 
 from base import files
 from base.errors import UserError
+from base.kernels import decode, inlined, kernel
 from dedup.hashing import mix64, string_buffers
 from dedup.words import (
     DOTTED_I,
@@ -37,12 +37,12 @@ from dedup.words import (
     WORD_PRIME,
     WORD_SEED,
     code_points,
-    decode,
     sigma_is_final,
 )
-from pipelines.config import BenchmarkConfig, DecontaminateConfig, SourceConfig
 from pipelines.corpus.reading import decompress
 from pipelines.corpus.reading.ingest import file_format
+from pipelines.corpus.reading.settings import SourceConfig
+from pipelines.corpus.text.settings import BenchmarkConfig, DecontaminateConfig
 from pipelines.corpus.text.splice import splice
 
 _CHUNK_WORDS = 4096
@@ -152,7 +152,7 @@ def _records(benchmark: BenchmarkConfig) -> Iterator[Any]:
     if not urls:
         raise UserError(f"benchmark {benchmark.name} has no files at {', '.join(benchmark.urls)}")
     for url in urls:
-        kind = file_format(url, SourceConfig(name="benchmark", urls=[url]))
+        kind = file_format(url, SourceConfig(name="benchmark", urls=[url])).name
         if kind == "parquet":
             with decompress.open_file(url) as file:
                 yield from pq.read_table(file).to_pylist()
@@ -277,14 +277,14 @@ def _index(passages: pa.Table) -> Benchmarks:
     )
 
 
-@numba.njit(cache=True, inline="always")
-def _bloom_mask(h):  # type: ignore[no-untyped-def]
+@inlined
+def _bloom_mask(h: np.uint64) -> np.uint64:
     """Two of the 64 bits of a hash's word."""
     return (np.uint64(1) << (h & np.uint64(63))) | (np.uint64(1) << ((h >> np.uint64(6)) & np.uint64(63)))
 
 
-@numba.njit(cache=True)
-def _fill_bloom(bloom, hashes):  # type: ignore[no-untyped-def]
+@kernel
+def _fill_bloom(bloom: np.ndarray, hashes: np.ndarray) -> None:
     last = np.uint64(len(bloom) - 1)
     for h in hashes:
         bloom[(h >> np.uint64(12)) & last] |= _bloom_mask(h)
@@ -298,26 +298,37 @@ def _bloom(hashes: np.ndarray) -> np.ndarray:
     return bloom
 
 
-@numba.njit(cache=True, inline="always")
-def _may_have(bloom, h):  # type: ignore[no-untyped-def]
+@inlined
+def _may_have(bloom: np.ndarray, h: np.uint64) -> Any:
     mask = _bloom_mask(h)
     return bloom[(h >> np.uint64(12)) & np.uint64(len(bloom) - 1)] & mask == mask
 
 
-@numba.njit(cache=True)
-def _position(hashes, h):  # type: ignore[no-untyped-def]
+@kernel
+def _position(hashes: np.ndarray, h: np.uint64) -> Any:
     """Index of h in sorted hashes, or -1."""
     at = np.searchsorted(hashes, h)
     return at if at < len(hashes) and hashes[at] == h else -1
 
 
-@numba.njit(cache=True, inline="always")
-def _pair(first, second):  # type: ignore[no-untyped-def]
+@inlined
+def _pair(first: np.uint64, second: np.uint64) -> Any:
     return mix64(first * POLYNOMIAL_BASE + second)
 
 
-@numba.njit(cache=True)
-def _words(data, start, p, end, table, ascii_words, hashes, starts, ends, filled):  # type: ignore[no-untyped-def]
+@kernel
+def _words(
+    data: np.ndarray,
+    start: int,
+    p: int,
+    end: int,
+    table: np.ndarray,
+    ascii_words: np.ndarray,
+    hashes: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    filled: int,
+) -> tuple[int, int]:
     """Append words from byte p on until the arrays are full or the text ends; returns (next byte, words).
 
     A word's hash, and its first and last byte + 1.
@@ -365,8 +376,8 @@ def _words(data, start, p, end, table, ascii_words, hashes, starts, ends, filled
     return p, filled
 
 
-@numba.njit(cache=True)
-def _roll(words, letters, n):  # type: ignore[no-untyped-def]
+@kernel
+def _roll(words: np.ndarray, letters: np.ndarray, n: int) -> np.ndarray:
     """The hash of every run of n words with a letter: a polynomial over word hashes, mixed."""
     out = np.empty(max(0, len(words) - n + 1), np.uint64)
     count = 0
@@ -380,8 +391,8 @@ def _roll(words, letters, n):  # type: ignore[no-untyped-def]
     return out[:count]
 
 
-@numba.njit(cache=True)
-def _put(out, found, row, start, end, which):  # type: ignore[no-untyped-def]
+@kernel
+def _put(out: np.ndarray, found: int, row: int, start: int, end: int, which: int) -> np.ndarray:
     """`out` with one more row, twice as long if it was full."""
     if found == len(out):
         grown = np.empty((2 * found, 4), np.int64)
@@ -391,8 +402,17 @@ def _put(out, found, row, start, end, which):  # type: ignore[no-untyped-def]
     return out
 
 
-@numba.njit(cache=True, nogil=True)
-def _find(data, offsets, lengths, table, ascii_words, bloom, gate, hashes):  # type: ignore[no-untyped-def]
+@kernel
+def _find(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    lengths: np.ndarray,
+    table: np.ndarray,
+    ascii_words: np.ndarray,
+    bloom: np.ndarray,
+    gate: np.ndarray,
+    hashes: np.ndarray,
+) -> np.ndarray:
     """(row, first byte, last byte + 1, index of hash) of every n-gram of a document that is in `hashes`."""
     n = lengths[0]
     words = np.empty(_CHUNK_WORDS + n, np.uint64)

@@ -13,14 +13,15 @@ import functools
 import struct
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
-import numba
 import numpy as np
 import pyarrow as pa
 
 from base.errors import UserError
+from base.kernels import inlined, kernel
 from dedup.hashing import string_buffers
-from pipelines.config import LanguageConfig
+from pipelines.corpus.text.settings import LanguageConfig
 
 _MAGIC, _VERSION = 793712314, 12
 _HIERARCHICAL_SOFTMAX = 1
@@ -151,15 +152,15 @@ def _huffman(counts: list[int]) -> np.ndarray:
     return children
 
 
-@numba.njit(cache=True, inline="always")
-def _fnv(h, byte):  # type: ignore[no-untyped-def]
+@inlined
+def _fnv(h: np.uint32, byte: np.uint8) -> np.uint32:
     """FNV-1a with bytes as signed numbers, as fastText has it."""
     signed = np.uint32(byte) | (np.uint32(0xFFFFFF00) if byte > 127 else np.uint32(0))
     return np.uint32((h ^ signed) * _FNV_PRIME)
 
 
-@numba.njit(cache=True)
-def _word_table(word_bytes, word_offsets, size):  # type: ignore[no-untyped-def]
+@kernel
+def _word_table(word_bytes: np.ndarray, word_offsets: np.ndarray, size: int) -> np.ndarray:
     table = np.full(size, -1, np.int32)
     for word in range(len(word_offsets) - 1):
         h = _FNV_START
@@ -172,8 +173,10 @@ def _word_table(word_bytes, word_offsets, size):  # type: ignore[no-untyped-def]
     return table
 
 
-@numba.njit(cache=True)
-def _find_word(token, size, table, word_bytes, word_offsets):  # type: ignore[no-untyped-def]
+@kernel
+def _find_word(
+    token: np.ndarray, size: int, table: np.ndarray, word_bytes: np.ndarray, word_offsets: np.ndarray
+) -> Any:
     """Number of the word token[1:size + 1], or -1."""
     h = _FNV_START
     for i in range(1, size + 1):
@@ -192,14 +195,16 @@ def _find_word(token, size, table, word_bytes, word_offsets):  # type: ignore[no
     return -1
 
 
-@numba.njit(cache=True, inline="always")
-def _add(total, rows, row):  # type: ignore[no-untyped-def]
+@inlined
+def _add(total: np.ndarray, rows: np.ndarray, row: int) -> None:
     for k in range(16):
         total[k] += rows[row, k]
 
 
-@numba.njit(cache=True)
-def _descend(hidden, output, children, stack, scores):  # type: ignore[no-untyped-def]
+@kernel
+def _descend(
+    hidden: np.ndarray, output: np.ndarray, children: np.ndarray, stack: np.ndarray, scores: np.ndarray
+) -> tuple[int, np.float32]:
     """(label, log probability) of the most probable leaf, depth first, cutting what cannot win."""
     labels = len(output)
     best = -1
@@ -230,22 +235,22 @@ def _descend(hidden, output, children, stack, scores):  # type: ignore[no-untype
     return best, most
 
 
-@numba.njit(cache=True, nogil=True)
-def _identify(  # type: ignore[no-untyped-def]
-    data,
-    offsets,
-    most,
-    rows,
-    table,
-    word_bytes,
-    word_offsets,
-    kept,
-    bucket_rows,
-    output,
-    children,
-    codes,
-    scores,
-):
+@kernel
+def _identify(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    most: int,
+    rows: np.ndarray,
+    table: np.ndarray,
+    word_bytes: np.ndarray,
+    word_offsets: np.ndarray,
+    kept: np.ndarray,
+    bucket_rows: np.ndarray,
+    output: np.ndarray,
+    children: np.ndarray,
+    codes: np.ndarray,
+    scores: np.ndarray,
+) -> None:
     words = len(word_offsets) - 1
     token = np.empty(4 * most + 2, np.uint8)
     hidden = np.empty(16, np.float32)

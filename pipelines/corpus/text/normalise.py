@@ -21,24 +21,22 @@ U+FFFD stays and is counted as n_replacement.
 
 import functools
 import unicodedata
+from typing import Any
 
 import ftfy
-import numba
 import numpy as np
 import pyarrow as pa
 
-from dedup.hashing import load64, string_buffers
-from pipelines.corpus.reading.jsonscan import utf8_length
+from base.kernels import EVERY_BYTE, HIGH_BITS, decode, inlined, kernel, load64, utf8_length
+from dedup.hashing import string_buffers
 
 REASONS = ("mojibake", "newline", "nul", "control", "zero_width", "whitespace", "nfc")
 _NEWLINE, _NUL, _CONTROL, _ZERO_WIDTH, _WHITESPACE, _REPLACEMENT = range(6)
 _EDIT, _NFC, _MOJIBAKE = np.uint8(1), np.uint8(2), np.uint8(4)
-_HIGHS = np.uint64(0x8080808080808080)
 _SPACES = np.uint64(0x6060606060606060)
 _LINE_ENDS = np.uint64(0x0A0A0A0A0A0A0A0A)
 _TABS = np.uint64(0x0909090909090909)
 _MOST = np.uint64(0x7F7F7F7F7F7F7F7F)
-_ONES = np.uint64(0x0101010101010101)
 _NFC_LIMIT = 0x30000
 
 # Class of each byte: 0 ordinary, 1 to edit, 2 not ASCII.
@@ -170,29 +168,13 @@ def _examine(text: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
     return flags, sequences
 
 
-@numba.njit(cache=True, inline="always")
-def _blank(byte):  # type: ignore[no-untyped-def]
+@inlined
+def _blank(byte: int) -> bool:
     return byte == 32 or byte == 10 or byte == 9
 
 
-@numba.njit(cache=True, inline="always")
-def _code_point(data, at):  # type: ignore[no-untyped-def]
-    """(code point, bytes) of the character at `at` of well-formed UTF-8."""
-    first = np.int64(data[at])
-    if first < 0x80:
-        return first, 1
-    if first < 0xE0:
-        return (first & 0x1F) << 6 | (data[at + 1] & 0x3F), 2
-    if first < 0xF0:
-        return (first & 0xF) << 12 | (data[at + 1] & 0x3F) << 6 | (data[at + 2] & 0x3F), 3
-    return (
-        (first & 7) << 18 | (data[at + 1] & 0x3F) << 12 | (data[at + 2] & 0x3F) << 6 | (data[at + 3] & 0x3F),
-        4,
-    )
-
-
-@numba.njit(cache=True)
-def _ends_untidily(data, start, end):  # type: ignore[no-untyped-def]
+@kernel
+def _ends_untidily(data: np.ndarray, start: int, end: int) -> Any:
     """Whether the whitespace rule changes data[start:end]."""
     if start == end:
         return False
@@ -208,19 +190,19 @@ def _ends_untidily(data, start, end):  # type: ignore[no-untyped-def]
     return data[end - 1] != 10 or _blank(data[end - 2])
 
 
-@numba.njit(cache=True)
-def _classes_in(data, start, end, classes):  # type: ignore[no-untyped-def]
+@kernel
+def _classes_in(data: np.ndarray, start: int, end: int, classes: np.ndarray) -> np.uint8:
     """The classes of all bytes of data[start:end], joined by or."""
     seen = np.uint8(0)
     at = start
     while at < end:
         if at + 8 <= end:
             word = load64(data, at)
-            if word & _HIGHS == 0:
+            if word & HIGH_BITS == 0:
                 # In each byte, which is below 0x80, the high bit of a sum says: at least a space, not LF,
                 # not a tab, not below DEL.
                 control = ~(word + _SPACES) & ((word ^ _LINE_ENDS) + _MOST) & ((word ^ _TABS) + _MOST)
-                if (control | (word + _ONES)) & _HIGHS:
+                if (control | (word + EVERY_BYTE)) & HIGH_BITS:
                     seen |= np.uint8(1)
                 at += 8
                 continue
@@ -233,8 +215,16 @@ def _classes_in(data, start, end, classes):  # type: ignore[no-untyped-def]
     return seen
 
 
-@numba.njit(cache=True, nogil=True)
-def _flag(data, offsets, classes, cp1252, suspects, flags, sequences):  # type: ignore[no-untyped-def]
+@kernel
+def _flag(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    classes: np.ndarray,
+    cp1252: np.ndarray,
+    suspects: np.ndarray,
+    flags: np.ndarray,
+    sequences: np.ndarray,
+) -> None:
     for row in range(len(flags)):
         start, end = offsets[row], offsets[row + 1]
         seen = _classes_in(data, start, end, classes)
@@ -250,12 +240,12 @@ def _flag(data, offsets, classes, cp1252, suspects, flags, sequences):  # type: 
         while at < end:
             if data[at] < 0x80:
                 expected = 0
-                if at + 8 <= end and load64(data, at) & _HIGHS == 0:
+                if at + 8 <= end and load64(data, at) & HIGH_BITS == 0:
                     at += 8
                 else:
                     at += 1
                 continue
-            code, size = _code_point(data, at)
+            code, size = decode(data, at)
             at += size
             foreign += 1
             if code < 0xA0 or code == 0x200B or code == 0x2060 or code == 0xFEFF or code == 0xFFFD:
@@ -277,8 +267,16 @@ def _flag(data, offsets, classes, cp1252, suspects, flags, sequences):  # type: 
             flags[row] |= _MOJIBAKE
 
 
-@numba.njit(cache=True, nogil=True)
-def _edit(data, offsets, flags, out, out_offsets, counts, deltas):  # type: ignore[no-untyped-def]
+@kernel
+def _edit(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    flags: np.ndarray,
+    out: np.ndarray,
+    out_offsets: np.ndarray,
+    counts: np.ndarray,
+    deltas: np.ndarray,
+) -> None:
     """Apply the rules newline, control, zero_width and whitespace to the flagged rows; copy the others."""
     put = 0
     for row in range(len(flags)):

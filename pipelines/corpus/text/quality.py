@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from dedup.hashing import string_buffers
-from pipelines.config import QualityConfig, SourceConfig
+from pipelines.corpus.reading.settings import SourceConfig
 from pipelines.corpus.text import textscan
+from pipelines.corpus.text.settings import QualityConfig, Rule
 
 # Measured column: (numerator, denominator) of the kernel's counts. Without denominator it is the count.
 _FRACTIONS = {
@@ -51,13 +52,6 @@ _COUNTS = (
 Limit = tuple[str, float]
 """A threshold: "min" or "max", and the value."""
 
-# The measured column that a threshold acts on, where it is not the field's name without min_ or max_.
-_ACTS_ON = {
-    "sentences": "c4_sentences",
-    "lorem_ipsum_lines": "c4_lorem_ipsum",
-    "curly_bracket_lines": "c4_curly_bracket",
-}
-
 
 def measure(text: pa.LargeStringArray) -> pa.Table:
     """The measured columns of each document, names beginning with q_.
@@ -86,37 +80,33 @@ def decide(attributes: pa.Table, source: SourceConfig, config: QualityConfig) ->
     reason = np.full(attributes.num_rows, None, object)
     value = np.full(attributes.num_rows, np.nan)
     undecided = np.ones(attributes.num_rows, np.bool_)
-    for rules in config.rule_sets.get(source.kind, ["basic"]) if config.enabled else []:
-        for field, threshold in getattr(config, rules):
-            measured, broken = breaks(attributes, field, threshold)
-            broken &= undecided
-            reason[broken] = f"{rules}.{field}"
-            value[broken] = measured[broken]
-            undecided &= ~broken
+    for rule in config.rules_of(source.kind):
+        measured, broken = breaks(attributes, rule)
+        broken &= undecided
+        reason[broken] = rule.name
+        value[broken] = measured[broken]
+        undecided &= ~broken
     return pa.array(reason, pa.string()), pa.array(value)
 
 
-def breaks(attributes: pa.Table, field: str, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """(measured values, which documents break the rule) of one rule, named min_ or max_ and the column."""
-    measured = _measured(attributes, field)
+def breaks(attributes: pa.Table, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
+    """(measured values, which documents break the rule)."""
+    if rule.column == "q_control_fraction":
+        measured = control_fraction(attributes)
+    else:
+        measured = attributes[rule.column].to_numpy()
     # Thresholds are compared as the columns store them, so that equality is equality.
-    limit = np.float32(threshold)
-    return measured, measured < limit if field.startswith("min_") else measured > limit
+    limit = np.float32(rule.threshold)
+    return measured, measured < limit if rule.limit == "min" else measured > limit
 
 
 def thresholds(kinds: list[str], config: QualityConfig) -> dict[str, list[Limit]]:
     """The thresholds that the rule sets of these kinds put on each measured column, for pictures."""
-    found: dict[str, set[Limit]] = {}
-    for kind in kinds if config.enabled else []:
-        for rules in config.rule_sets.get(kind, ["basic"]):  # type: ignore[call-overload]
-            for field, threshold in getattr(config, rules):
-                found.setdefault(column_of(field), set()).add((field[:3], threshold))
-    return {column: sorted(limits, key=lambda limit: limit[1]) for column, limits in found.items()}
-
-
-def column_of(field: str) -> str:
-    """The measured column that a threshold acts on; q_control_fraction is none of them (control_fraction)."""
-    return f"q_{_ACTS_ON.get(field[4:], field[4:])}"
+    limits: dict[str, set[Limit]] = {}
+    for kind in kinds:
+        for rule in config.rules_of(kind):
+            limits.setdefault(rule.column, set()).add((rule.limit, rule.threshold))
+    return {column: sorted(of_one, key=lambda limit: limit[1]) for column, of_one in limits.items()}
 
 
 def control_fraction(attributes: pa.Table) -> np.ndarray:
@@ -124,11 +114,3 @@ def control_fraction(attributes: pa.Table) -> np.ndarray:
     control = attributes["n_control"].to_numpy()
     share: np.ndarray = control / np.maximum(attributes["q_characters"].to_numpy() + control, 1)
     return share
-
-
-def _measured(attributes: pa.Table, field: str) -> np.ndarray:
-    name = column_of(field)
-    if name == "q_control_fraction":
-        return control_fraction(attributes)
-    column: np.ndarray = attributes[name].to_numpy()
-    return column

@@ -28,7 +28,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import numba
 import numpy as np
 import phonenumbers
 import pyarrow as pa
@@ -54,8 +53,9 @@ from detect_secrets.plugins import (
 )
 
 from base.errors import UserError
+from base.kernels import kernel
 from dedup.hashing import string_buffers
-from pipelines.config import RedactConfig
+from pipelines.corpus.text.settings import RedactConfig
 from pipelines.corpus.text.splice import splice
 
 KINDS = ("secret", "email", "ipv4", "ipv6", "phone")
@@ -190,8 +190,8 @@ def _anchor_tables() -> tuple[np.ndarray, ...]:
     return pairs, firsts, np.frombuffer(b"".join(encoded), np.uint8), offsets, runs, sets
 
 
-@numba.njit(cache=True)
-def _digits(data, p, end, classes, most):  # type: ignore[no-untyped-def]
+@kernel
+def _digits(data: np.ndarray, p: int, end: int, classes: np.ndarray, most: int) -> int:
     """Number of digits at p, counting no further than most + 1."""
     count = 0
     while count <= most and p + count < end and classes[data[p + count]] & _DIGIT:
@@ -199,8 +199,8 @@ def _digits(data, p, end, classes, most):  # type: ignore[no-untyped-def]
     return count
 
 
-@numba.njit(cache=True)
-def _ipv4(data, p, end, classes):  # type: ignore[no-untyped-def]
+@kernel
+def _ipv4(data: np.ndarray, p: int, end: int, classes: np.ndarray) -> int:
     """End of the dotted quad of more than five digits at p, or 0."""
     digits = 0
     for part in range(4):
@@ -220,8 +220,8 @@ def _ipv4(data, p, end, classes):  # type: ignore[no-untyped-def]
     return p
 
 
-@numba.njit(cache=True)
-def _ipv6(data, p, end, classes):  # type: ignore[no-untyped-def]
+@kernel
+def _ipv6(data: np.ndarray, p: int, end: int, classes: np.ndarray) -> int:
     """End of what may be an IPv6 address of 2000::/3 at p, or 0."""
     if p + 5 >= end or data[p + 4] != 58 or (data[p] != 50 and data[p] != 51):
         return 0
@@ -243,8 +243,8 @@ def _ipv6(data, p, end, classes):  # type: ignore[no-untyped-def]
     return at - 1 if data[at - 1] == 58 else at
 
 
-@numba.njit(cache=True)
-def _international(data, p, end, classes):  # type: ignore[no-untyped-def]
+@kernel
+def _international(data: np.ndarray, p: int, end: int, classes: np.ndarray) -> int:
     """End of the longest run of digit groups at p with single separators (") " and " (" too), or 0."""
     digits = 0
     last = 0
@@ -264,8 +264,8 @@ def _international(data, p, end, classes):  # type: ignore[no-untyped-def]
     return last if digits >= 8 else 0
 
 
-@numba.njit(cache=True)
-def _north_american(data, p, end, classes, open_bracket):  # type: ignore[no-untyped-def]
+@kernel
+def _north_american(data: np.ndarray, p: int, end: int, classes: np.ndarray, open_bracket: bool) -> int:
     """End of ddd-ddd-dddd, ddd.ddd.dddd or (ddd) ddd-dddd whose first digit is at p, or 0."""
     if p + 12 > end or _digits(data, p, end, classes, 3) != 3 or data[p] < 50:
         return 0
@@ -298,8 +298,8 @@ def _north_american(data, p, end, classes, open_bracket):  # type: ignore[no-unt
     return at
 
 
-@numba.njit(cache=True)
-def _email(data, at, start, end, classes):  # type: ignore[no-untyped-def]
+@kernel
+def _email(data: np.ndarray, at: int, start: int, end: int, classes: np.ndarray) -> tuple[int, int]:
     """(first byte, end) of the address whose "@" is at `at`; end is 0 if it is none."""
     first = at
     while first > start and classes[data[first - 1]] & _LOCAL and at - first < 64:
@@ -330,8 +330,8 @@ def _email(data, at, start, end, classes):  # type: ignore[no-untyped-def]
     return first, last
 
 
-@numba.njit(cache=True)
-def _password(data, at, start, classes):  # type: ignore[no-untyped-def]
+@kernel
+def _password(data: np.ndarray, at: int, start: int, classes: np.ndarray) -> int:
     """First byte of the password of ://user:password@, whose "@" is at `at`; `at` if there is none."""
     p = at
     while p > start and classes[data[p - 1]] & _USER:
@@ -348,8 +348,10 @@ def _password(data, at, start, classes):  # type: ignore[no-untyped-def]
     return first
 
 
-@numba.njit(cache=True)
-def _number(data, p, start, end, classes, kinds):  # type: ignore[no-untyped-def]
+@kernel
+def _number(
+    data: np.ndarray, p: int, start: int, end: int, classes: np.ndarray, kinds: np.ndarray
+) -> tuple[int, int, int]:
     """(kind, first byte, end) of the candidate whose first digit is at p; end 0 if it is none."""
     before = data[p - 1] if p > start else 10
     if before == 43:
@@ -381,15 +383,26 @@ def _number(data, p, start, end, classes, kinds):  # type: ignore[no-untyped-def
     return _PHONE, p, 0
 
 
-@numba.njit(cache=True)
-def _grow(array):  # type: ignore[no-untyped-def]
+@kernel
+def _grow(array: np.ndarray) -> np.ndarray:
     grown = np.empty((2 * len(array), array.shape[1]), array.dtype)
     grown[: len(array)] = array
     return grown
 
 
-@numba.njit(cache=True, nogil=True)
-def _candidates(data, offsets, classes, pairs, firsts, literals, literal_offsets, runs, sets, kinds):  # type: ignore[no-untyped-def]
+@kernel
+def _candidates(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    classes: np.ndarray,
+    pairs: np.ndarray,
+    firsts: np.ndarray,
+    literals: np.ndarray,
+    literal_offsets: np.ndarray,
+    runs: np.ndarray,
+    sets: np.ndarray,
+    kinds: np.ndarray,
+) -> np.ndarray:
     """(row, kind, first byte, end) of every candidate, bytes counted within `data`, as found."""
     out = np.empty((4 * _MOST, 4), np.int64)
     found = 0

@@ -1,14 +1,25 @@
 """Replacing spans of bytes in a string column."""
 
-import numba
 import numpy as np
 import pyarrow as pa
 
+from base.kernels import kernel
 from dedup.hashing import string_buffers
 
 
-@numba.njit(cache=True, nogil=True)
-def _splice(data, offsets, rows, starts, ends, choices, pieces, piece_offsets, out, out_offsets):  # type: ignore[no-untyped-def]
+@kernel
+def _splice(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    rows: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    choices: np.ndarray,
+    pieces: np.ndarray,
+    piece_offsets: np.ndarray,
+    out: np.ndarray,
+    out_offsets: np.ndarray,
+) -> int:
     put = 0
     span = 0
     for row in range(len(offsets) - 1):

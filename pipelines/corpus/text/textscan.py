@@ -7,13 +7,14 @@ quality, C4).
 """
 
 import threading
+from typing import Any
 
-import numba
 import numpy as np
 from numba.core import cgutils
 from numba.core.imputils import impl_ret_untracked
 from numba.extending import intrinsic
 
+from base.kernels import decode, kernel
 from dedup.hashing import mix64, secret_words, xxh3_128
 from pipelines.corpus.text import words
 from pipelines.corpus.text.words import (
@@ -147,8 +148,8 @@ def _state() -> tuple[np.ndarray, ...]:
     return state
 
 
-@numba.njit(cache=True)
-def _matches(data, at, end, word, any_case):  # type: ignore[no-untyped-def]
+@kernel
+def _matches(data: np.ndarray, at: int, end: int, word: np.ndarray, any_case: bool) -> bool:
     """Whether data[at:end] begins with a lower-case ASCII word."""
     if at < 0 or at + len(word) > end:
         return False
@@ -161,18 +162,18 @@ def _matches(data, at, end, word, any_case):  # type: ignore[no-untyped-def]
     return True
 
 
-@numba.njit(cache=True)
-def _begins(data, start, stop, word):  # type: ignore[no-untyped-def]
+@kernel
+def _begins(data: np.ndarray, start: int, stop: int, word: np.ndarray) -> Any:
     return _matches(data, start, stop, word, True)
 
 
-@numba.njit(cache=True)
-def _ends(data, start, stop, word):  # type: ignore[no-untyped-def]
+@kernel
+def _ends(data: np.ndarray, start: int, stop: int, word: np.ndarray) -> Any:
     return stop - len(word) >= start and _matches(data, stop - len(word), stop, word, True)
 
 
-@numba.njit(cache=True)
-def _citation(data, at, end):  # type: ignore[no-untyped-def]
+@kernel
+def _citation(data: np.ndarray, at: int, end: int) -> int:
     """Length of the citation mark at `at`: [12], [], [edit] or [citation needed]; 0 if there is none."""
     stop = at + 1
     while stop < end and 48 <= data[stop] <= 57:
@@ -184,8 +185,8 @@ def _citation(data, at, end):  # type: ignore[no-untyped-def]
     return len(_CITATION_NEEDED) if _matches(data, at, end, _CITATION_NEEDED, False) else 0
 
 
-@numba.njit(cache=True)
-def _flags_of(data, start, stop, work, count):  # type: ignore[no-untyped-def]
+@kernel
+def _flags_of(data: np.ndarray, start: int, stop: int, work: np.ndarray, count: int) -> int:
     """The flags of a piece that `words.split` has just cut; count is its number of characters."""
     flags = 0
     first, last = work[CODES, 0], work[CODES, count - 1]
@@ -242,8 +243,17 @@ def _flags_of(data, start, stop, work, count):  # type: ignore[no-untyped-def]
     return flags
 
 
-@numba.njit(cache=True)
-def _measure_piece(data, start, stop, classes, special, work, sums, found):  # type: ignore[no-untyped-def]
+@kernel
+def _measure_piece(
+    data: np.ndarray,
+    start: int,
+    stop: int,
+    classes: np.ndarray,
+    special: np.ndarray,
+    work: np.ndarray,
+    sums: np.ndarray,
+    found: np.ndarray,
+) -> None:
     """Split data[start:stop] and fill `found` with the fields of the piece."""
     tokens, count = words.split(data, start, stop, classes, special, work, sums)
     for i in range(_P_FIELDS):
@@ -292,8 +302,21 @@ def _measure_piece(data, start, stop, classes, special, work, sums, found):  # t
     found[_P_FLAGS] = _flags_of(data, start, stop, work, count)
 
 
-@numba.njit(cache=True)
-def _keep_piece(data, start, stop, low, high, slot, classes, special, work, sums, cache, found):  # type: ignore[no-untyped-def]
+@kernel
+def _keep_piece(
+    data: np.ndarray,
+    start: int,
+    stop: int,
+    low: np.int64,
+    high: np.int64,
+    slot: np.int64,
+    classes: np.ndarray,
+    special: np.ndarray,
+    work: np.ndarray,
+    sums: np.ndarray,
+    cache: np.ndarray,
+    found: np.ndarray,
+) -> Any:
     """Measure a piece and keep it in `slot`; returns -1 if the cache does not take it."""
     _measure_piece(data, start, stop, classes, special, work, sums, found)
     tokens = found[_P_TOKENS]
@@ -316,8 +339,20 @@ def _keep_piece(data, start, stop, low, high, slot, classes, special, work, sums
     return slot
 
 
-@numba.njit(cache=True)
-def _find_piece(data, start, stop, low, high, classes, special, work, sums, cache, found):  # type: ignore[no-untyped-def]
+@kernel
+def _find_piece(
+    data: np.ndarray,
+    start: int,
+    stop: int,
+    low: np.int64,
+    high: np.int64,
+    classes: np.ndarray,
+    special: np.ndarray,
+    work: np.ndarray,
+    sums: np.ndarray,
+    cache: np.ndarray,
+    found: np.ndarray,
+) -> Any:
     """Fill `found` with the fields of the piece data[start:stop], whose first 16 bytes are `low` and `high`.
 
     Returns its row of the cache, or -1 if the cache does not take it; its words are then in `work`.
@@ -338,8 +373,8 @@ def _find_piece(data, start, stop, low, high, classes, special, work, sums, cach
     return slot
 
 
-@numba.njit(cache=True)
-def _white_space(data, at, classes):  # type: ignore[no-untyped-def]
+@kernel
+def _white_space(data: np.ndarray, at: int, classes: np.ndarray) -> tuple[np.uint32, int]:
     """(class, bytes) of the character at `at`; the class is 0 unless it is white space."""
     byte = data[at]
     sort = _SPACES[byte]
@@ -347,13 +382,13 @@ def _white_space(data, at, classes):  # type: ignore[no-untyped-def]
         return np.uint32(0), 1
     if sort == 1:
         return classes[byte], 1
-    code, size = words.character(data, at)
+    code, size = decode(data, at)
     kind = words.class_of(classes, code)
     return (kind, size) if kind & SPACE else (np.uint32(0), 1)
 
 
-@numba.njit(cache=True)
-def _piece_end(data, at, end, classes):  # type: ignore[no-untyped-def]
+@kernel
+def _piece_end(data: np.ndarray, at: int, end: int, classes: np.ndarray) -> tuple[int, np.int64, np.int64]:
     """(end of the piece that begins at `at`, its first 8 bytes, the next 8)."""
     limit = min(end, at + PIECE_BYTES)
     low = high = np.int64(0)
@@ -379,8 +414,8 @@ def _piece_end(data, at, end, classes):  # type: ignore[no-untyped-def]
 _L_PIECES, _L_FIRST, _L_LAST, _L_JOINED, _L_BEFORE, _L_ANY, _L_SENTENCES, _L_ENDED, _L_FIELDS = range(9)
 
 
-@numba.njit(cache=True)
-def _add_to_line(line, found, one_space):  # type: ignore[no-untyped-def]
+@kernel
+def _add_to_line(line: np.ndarray, found: np.ndarray, one_space: bool) -> None:
     """Continue a line with a piece; one_space: one space stands between it and the last piece."""
     flags = found[_P_FLAGS]
     if line[_L_PIECES] == 0:
@@ -416,8 +451,19 @@ def _add_to_line(line, found, one_space):  # type: ignore[no-untyped-def]
     line[_L_ENDED] = sentences & 1
 
 
-@numba.njit(cache=True)
-def _without_citations(data, start, stop, line, classes, special, work, sums, cache, found):  # type: ignore[no-untyped-def]
+@kernel
+def _without_citations(
+    data: np.ndarray,
+    start: int,
+    stop: int,
+    line: np.ndarray,
+    classes: np.ndarray,
+    special: np.ndarray,
+    work: np.ndarray,
+    sums: np.ndarray,
+    cache: np.ndarray,
+    found: np.ndarray,
+) -> None:
     """Make `line` the state of data[start:stop] without its citation marks, its number of pieces kept."""
     pieces = line[_L_PIECES]
     for i in range(_L_FIELDS):
@@ -451,8 +497,20 @@ def _without_citations(data, start, stop, line, classes, special, work, sums, ca
     line[_L_PIECES] = pieces
 
 
-@numba.njit(cache=True)
-def _end_line(data, start, stop, line, classes, special, work, sums, cache, found, row):  # type: ignore[no-untyped-def]
+@kernel
+def _end_line(
+    data: np.ndarray,
+    start: int,
+    stop: int,
+    line: np.ndarray,
+    classes: np.ndarray,
+    special: np.ndarray,
+    work: np.ndarray,
+    sums: np.ndarray,
+    cache: np.ndarray,
+    found: np.ndarray,
+    row: np.ndarray,
+) -> None:
     """Count one of Python's lines, whose pieces are data[start:stop], and clear its state.
 
     C4's rules are asked in datatrove's order: a line is judged by the first that it meets.
@@ -479,10 +537,10 @@ def _end_line(data, start, stop, line, classes, special, work, sums, cache, foun
 
 
 @intrinsic
-def borrowed(typingctx, array):  # type: ignore[no-untyped-def]
+def borrowed(typingctx: Any, array: Any) -> Any:
     """The array without its owner, which must outlive it: counting references took a fifth of the time."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         view = context.make_array(array)(context, builder, value=args[0])
         view.meminfo = cgutils.get_null_value(view.meminfo.type)
         view.parent = cgutils.get_null_value(view.parent.type)
@@ -496,16 +554,25 @@ def borrowed(typingctx, array):  # type: ignore[no-untyped-def]
 _RUNS, _FULL, _PARTS = 0, 2, 4
 
 
-@numba.njit(cache=True)
-def _add_element(elements, sort, count, data, start, stop, characters, secret):  # type: ignore[no-untyped-def]
+@kernel
+def _add_element(
+    elements: np.ndarray,
+    sort: int,
+    count: int,
+    data: np.ndarray,
+    start: int,
+    stop: int,
+    characters: int,
+    secret: np.ndarray,
+) -> None:
     """Make data[start:stop] the element `count` of a sort."""
     hashed = xxh3_128(data, start, stop - start, secret)[0] if stop > start else np.uint64(0)
     elements[sort, count] = np.int64(hashed)
     elements[sort + 1, count] = characters
 
 
-@numba.njit(cache=True)
-def _find(keys, seen, mask, key):  # type: ignore[no-untyped-def]
+@kernel
+def _find(keys: np.ndarray, seen: np.ndarray, mask: int, key: np.uint64) -> bool:
     """Whether `key` is in the set; it is afterwards. `seen` holds positions in keys plus one, 0 if free.
 
     keys[0] is the number of keys that are there, the keys follow.
@@ -522,8 +589,8 @@ def _find(keys, seen, mask, key):  # type: ignore[no-untyped-def]
     return False
 
 
-@numba.njit(cache=True)
-def _duplicates(elements, sort, count):  # type: ignore[no-untyped-def]
+@kernel
+def _duplicates(elements: np.ndarray, sort: int, count: int) -> tuple[int, int]:
     """(elements, characters) of a sort that repeat an earlier element."""
     size = 8
     while size < 2 * count:
@@ -539,16 +606,16 @@ def _duplicates(elements, sort, count):  # type: ignore[no-untyped-def]
     return repeats, characters
 
 
-@numba.njit(cache=True)
-def _gram(hashes, at, n):  # type: ignore[no-untyped-def]
+@kernel
+def _gram(hashes: np.ndarray, at: int, n: int) -> Any:
     value = hashes[at]
     for i in range(at + 1, at + n):
         value = mix64(value) + hashes[i] * PRIME
     return value
 
 
-@numba.njit(cache=True)
-def _ngrams(hashes, ends, count, row):  # type: ignore[no-untyped-def]
+@kernel
+def _ngrams(hashes: np.ndarray, ends: np.ndarray, count: int, row: np.ndarray) -> None:
     """Write the n-gram measures of a document's tokens into its output row.
 
     `ends` counts characters up to and including each token (tokens alone, without what is between).
@@ -630,8 +697,22 @@ def _ngrams(hashes, ends, count, row):  # type: ignore[no-untyped-def]
         row[_DUPLICATE_5GRAM + n - 5] = characters
 
 
-@numba.njit(cache=True)
-def _scan(data, start, end, classes, special, work, sums, cache, secret, hashes, ends, elements, row):  # type: ignore[no-untyped-def]
+@kernel
+def _scan(
+    data: np.ndarray,
+    start: int,
+    end: int,
+    classes: np.ndarray,
+    special: np.ndarray,
+    work: np.ndarray,
+    sums: np.ndarray,
+    cache: np.ndarray,
+    secret: np.ndarray,
+    hashes: np.ndarray,
+    ends: np.ndarray,
+    elements: np.ndarray,
+    row: np.ndarray,
+) -> tuple[int, int, int]:
     """Count in `row` all but the repeats of a document; returns (lines between runs, full lines, paragraphs).
 
     Its words' hashes and ends are written to `hashes` and `ends`, its lines and paragraphs to `elements`.
@@ -746,8 +827,21 @@ def _scan(data, start, end, classes, special, work, sums, cache, secret, hashes,
     return runs, full, last_paragraph + 1
 
 
-@numba.njit(cache=True)
-def _measure_into(data, offsets, classes, special, work, sums, cache, secret, hashes, ends, elements, out):  # type: ignore[no-untyped-def]
+@kernel
+def _measure_into(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    classes: np.ndarray,
+    special: np.ndarray,
+    work: np.ndarray,
+    sums: np.ndarray,
+    cache: np.ndarray,
+    secret: np.ndarray,
+    hashes: np.ndarray,
+    ends: np.ndarray,
+    elements: np.ndarray,
+    out: np.ndarray,
+) -> None:
     data, classes, special = borrowed(data), borrowed(classes), borrowed(special)
     work, sums, cache = borrowed(work), borrowed(sums), borrowed(cache)
     hashes, ends, elements = borrowed(hashes), borrowed(ends), borrowed(elements)
@@ -768,8 +862,18 @@ def _measure_into(data, offsets, classes, special, work, sums, cache, secret, ha
         _ngrams(hashes, ends, row[_TOKENS], row)
 
 
-@numba.njit(cache=True, nogil=True)
-def measure_all(data, offsets, classes, special, work, sums, cache, secret, out):  # type: ignore[no-untyped-def]
+@kernel
+def measure_all(
+    data: np.ndarray,
+    offsets: np.ndarray,
+    classes: np.ndarray,
+    special: np.ndarray,
+    work: np.ndarray,
+    sums: np.ndarray,
+    cache: np.ndarray,
+    secret: np.ndarray,
+    out: np.ndarray,
+) -> None:
     """Fill out (int64, documents × COLUMNS, zeros) with the counts of every document."""
     most_bytes = most_lines = 0
     for document in range(len(out)):

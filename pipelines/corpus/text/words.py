@@ -12,11 +12,13 @@ piece of at most 16 bytes, compared byte for byte, so that what the cache holds 
 
 import functools
 import unicodedata
+from typing import Any
 
-import numba
 import numpy as np
 
-PRIME = np.uint64(0x9E3779B97F4A7C15)
+from base.kernels import GOLDEN, decode, kernel
+
+PRIME = GOLDEN
 PIECE_BYTES = 2**16
 """Longer pieces are cut into pieces of this many bytes, so that memory does not follow them."""
 
@@ -260,36 +262,20 @@ def new_work() -> tuple[np.ndarray, np.ndarray]:
     return np.empty((6, size), np.int64), sums
 
 
-@numba.njit(cache=True)
-def character(data, at):  # type: ignore[no-untyped-def]
-    """(code point, bytes) of the character at `at` of well-formed UTF-8."""
-    first = np.int64(data[at])
-    if first < 0x80:
-        return first, 1
-    if first < 0xE0:
-        return (first & 0x1F) << 6 | (data[at + 1] & 0x3F), 2
-    if first < 0xF0:
-        return (first & 0xF) << 12 | (data[at + 1] & 0x3F) << 6 | (data[at + 2] & 0x3F), 3
-    return (
-        (first & 7) << 18 | (data[at + 1] & 0x3F) << 12 | (data[at + 2] & 0x3F) << 6 | (data[at + 3] & 0x3F),
-        4,
-    )
-
-
-@numba.njit(cache=True)
-def class_of(classes, code):  # type: ignore[no-untyped-def]
+@kernel
+def class_of(classes: np.ndarray, code: int) -> Any:
     """The bits of a code point."""
     return classes[code] if code < len(classes) else _BEYOND
 
 
-@numba.njit(cache=True)
-def span_hash(sums, left, right):  # type: ignore[no-untyped-def]
+@kernel
+def span_hash(sums: np.ndarray, left: int, right: int) -> Any:
     """The hash of the characters left to right of the piece, as `hash_word` gives it."""
     return sums[_BEFORE, right] - sums[_BEFORE, left] * sums[_POWERS, right - left]
 
 
-@numba.njit(cache=True)
-def _special(special, sums, left, right):  # type: ignore[no-untyped-def]
+@kernel
+def _special(special: np.ndarray, sums: np.ndarray, left: int, right: int) -> Any:
     """The cut of characters left to right as a special case, 0 if they are none."""
     if right - left > _LONGEST_SPECIAL or right <= left:
         return np.uint64(0)
@@ -302,8 +288,8 @@ def _special(special, sums, left, right):  # type: ignore[no-untyped-def]
     return np.uint64(0)
 
 
-@numba.njit(cache=True)
-def _prefix(work, left, right):  # type: ignore[no-untyped-def]
+@kernel
+def _prefix(work: np.ndarray, left: int, right: int) -> int:
     """Length of the mark that begins characters left to right, 0 if none does."""
     code = work[CODES, left]
     if work[KINDS, left] & _PREFIX:
@@ -322,8 +308,8 @@ def _prefix(work, left, right):  # type: ignore[no-untyped-def]
     return 0
 
 
-@numba.njit(cache=True)
-def _suffix(work, special, sums, left, right):  # type: ignore[no-untyped-def]
+@kernel
+def _suffix(work: np.ndarray, special: np.ndarray, sums: np.ndarray, left: int, right: int) -> int:
     """Length of the mark, possessive or unit that ends characters left to right, 0 if none does."""
     if right <= left:
         return 0
@@ -372,8 +358,8 @@ def _suffix(work, special, sums, left, right):  # type: ignore[no-untyped-def]
     return found
 
 
-@numba.njit(cache=True)
-def _infix(work, left, right, at):  # type: ignore[no-untyped-def]
+@kernel
+def _infix(work: np.ndarray, left: int, right: int, at: int) -> int:
     """Length of the mark at `at` that cuts characters left to right, 0 if there is none."""
     code = work[CODES, at]
     kind = work[KINDS, at]
@@ -410,8 +396,8 @@ def _infix(work, left, right, at):  # type: ignore[no-untyped-def]
     return 0
 
 
-@numba.njit(cache=True)
-def _host(work, at, right):  # type: ignore[no-untyped-def]
+@kernel
+def _host(work: np.ndarray, at: int, right: int) -> bool:
     """Whether characters at to right are a host name or number, then perhaps a port and a path."""
     labels = 0
     numbers = 0
@@ -452,8 +438,8 @@ def _host(work, at, right):  # type: ignore[no-untyped-def]
     return False
 
 
-@numba.njit(cache=True)
-def _address(work, left, right):  # type: ignore[no-untyped-def]
+@kernel
+def _address(work: np.ndarray, left: int, right: int) -> bool:
     """Whether characters left to right are a web or mail address."""
     if _host(work, left, right):
         return True
@@ -474,8 +460,10 @@ def _address(work, left, right):  # type: ignore[no-untyped-def]
     return False
 
 
-@numba.njit(cache=True)
-def _cut_inside(work, special, sums, left, right, words):  # type: ignore[no-untyped-def]
+@kernel
+def _cut_inside(
+    work: np.ndarray, special: np.ndarray, sums: np.ndarray, left: np.int64, right: int, words: int
+) -> int:
     """Add the words of characters left to right, what is left of a piece without its outer marks."""
     cut = _special(special, sums, left, right) & ~_JOINED
     if cut:
@@ -507,8 +495,8 @@ def _cut_inside(work, special, sums, left, right, words):  # type: ignore[no-unt
     return words
 
 
-@numba.njit(cache=True)
-def _join_special(work, special, sums, words, right):  # type: ignore[no-untyped-def]
+@kernel
+def _join_special(work: np.ndarray, special: np.ndarray, sums: np.ndarray, words: int, right: int) -> int:
     """Neighbouring words that are a special case together become its words; returns their number.
 
     Of cases that overlap the longest is joined, then the first; one that is not joined for that hides others,
@@ -550,8 +538,16 @@ def _join_special(work, special, sums, words, right):  # type: ignore[no-untyped
     return kept
 
 
-@numba.njit(cache=True)
-def split(data, start, stop, classes, special, work, sums):  # type: ignore[no-untyped-def]
+@kernel
+def split(
+    data: np.ndarray,
+    start: int,
+    stop: int,
+    classes: np.ndarray,
+    special: np.ndarray,
+    work: np.ndarray,
+    sums: np.ndarray,
+) -> tuple[int, int]:
     """Split the piece data[start:stop] (UTF-8, no white space, at most PIECE_BYTES).
 
     Returns (words, characters). In `work` are then CODES and KINDS of the characters, and in STARTS the first
@@ -562,7 +558,7 @@ def split(data, start, stop, classes, special, work, sums):  # type: ignore[no-u
     value = np.uint64(0)
     seen = np.uint32(0)
     while at < stop:
-        code, size = character(data, at)
+        code, size = decode(data, at)
         kind = class_of(classes, code)
         work[CODES, count] = code
         work[KINDS, count] = kind

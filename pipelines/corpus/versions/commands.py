@@ -1,20 +1,25 @@
 """jobs.prepare, jobs.refresh and jobs.merge below the command line: inputs, build, record in MLflow."""
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from base import files
 from base import manifest as manifests
 from base.errors import UserError
+from base.layout import REPORT, Layout
 from base.manifest import Version
 from pipelines.config import Config, build_configuration
 from pipelines.corpus.inputs import Input, list_inputs
 from pipelines.corpus.stages import score
+from pipelines.corpus.stages.phases import ReachedError
+from pipelines.corpus.stages.plan import Plan, Run
 from pipelines.corpus.text import language
 from pipelines.corpus.versions import merge as merging
-from pipelines.corpus.versions.build import Build, find_build, new_inputs
+from pipelines.corpus.versions.build import build, find_build, new_inputs
 from pipelines.runtime import tracking
-from pipelines.runtime.cluster import Progress
+from pipelines.runtime.executor import Executor
+from pipelines.runtime.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -32,16 +37,30 @@ def inputs_of(config: Config, found: set[tuple[str, str]] | None = None) -> list
     """
     language.check(config.language)
     score.check(config.score, config.storage)
-    cache = files.join(manifests.corpus_url(config.storage), "inputs.json")
+    cache = Layout(config.storage).inputs
     return list_inputs(config.sources, cache, config.ingest.split_bytes, found)
 
 
-def prepare(config: Config, inputs: list[Input], progress: Progress) -> Outcome:
+def prepare(config: Config, inputs: list[Input], *, executor: Executor, progress: Progress) -> Outcome:
     """Build a corpus version from all sources, or find the version that holds just that."""
-    found = find_build(config, inputs)
-    if found:
-        return Outcome(found, False)
-    return _build(config, inputs, None, progress, "prepare")
+    version = find_build(config, inputs)
+    if version:
+        return Outcome(version, False)
+    return _build(config, inputs, None, "prepare", executor, progress)
+
+
+def deduplicated(
+    config: Config, inputs: list[Input], *, until: str, executor: Executor, progress: Progress
+) -> str:
+    """Run what a build of all sources does up to a phase of deduplication; the folder of the phases."""
+    run = Run(executor=executor, progress=progress)
+    plan = Plan(config=config, layout=Layout(config.storage), inputs=tuple(inputs), parent=None)
+    measured = run(plan.measure())
+    _, decided = plan.decide(measured, run)
+    stage = plan.deduplicate(measured, decided, until)
+    with contextlib.suppress(ReachedError):
+        run(stage)
+    return stage.work
 
 
 def refresh_plan(config: Config, inputs: list[Input]) -> tuple[Version, list[Input]]:
@@ -56,7 +75,7 @@ def refresh_plan(config: Config, inputs: list[Input]) -> tuple[Version, list[Inp
 
 def _check_unchanged(config: Config, parent: Version, what: str) -> None:
     """Raise UserError if the configuration differs from that of the version in more than its sources."""
-    now, then = build_configuration(config), parent.raw["config"]
+    now, then = build_configuration(config), parent.manifest.config
     free = ("sources", "mixture", "mixture_epochs")
     changed = sorted(name for name in now if now[name] != then.get(name) and name not in free)
     if changed:
@@ -66,12 +85,12 @@ def _check_unchanged(config: Config, parent: Version, what: str) -> None:
         )
 
 
-def refresh(config: Config, inputs: list[Input], progress: Progress) -> Outcome:
+def refresh(config: Config, inputs: list[Input], *, executor: Executor, progress: Progress) -> Outcome:
     """Make the next corpus version from new and changed files alone."""
     parent, fresh = refresh_plan(config, inputs)
     if not fresh:
         return Outcome(parent, False)
-    return _build(config, fresh, parent, progress, "refresh")
+    return _build(config, fresh, parent, "refresh", executor, progress)
 
 
 def merge_plan(config: Config, storage: str) -> tuple[Version, Version]:
@@ -85,88 +104,115 @@ def merge_plan(config: Config, storage: str) -> tuple[Version, Version]:
     return parent, other
 
 
-def merge(config: Config, parent: Version, other: Version, progress: Progress) -> Outcome:
+def merge(
+    config: Config, parent: Version, other: Version, *, executor: Executor, progress: Progress
+) -> Outcome:
     """Make the next corpus version from `parent` and the documents of `other` that it does not hold."""
-    found = merging.find(parent, other)
-    if found:
-        return Outcome(found, False)
-    work = merging.Merge(config, parent, other, progress)
-    key = files.key_of(build_configuration(config), parent.hash, other.hash, work.version)
-    tags = {"merged_corpus": other.hash, "merged_url": other.url}
-    return _record(config, work, "merge", key, tags)
+    merged = merging.find(parent, other)
+    if merged:
+        return Outcome(merged, False)
+    layout = Layout(config.storage)
+    name = manifests.next_name(config.storage)
+    compare = merging.Compare(config=config, layout=layout, parent=parent, other=other)
+    key = files.key_of(build_configuration(config), parent.hash, other.hash, name)
+    work = _Work(
+        config=config,
+        name=name,
+        parent=parent,
+        command="merge",
+        key=key,
+        tags={"merged_corpus": other.hash, "merged_url": other.url},
+    )
+    return _recorded(work, lambda run: merging.merge(compare, name, run), executor, progress)
 
 
 def _build(
-    config: Config, inputs: list[Input], parent: Version | None, progress: Progress, command: str
+    config: Config,
+    inputs: list[Input],
+    parent: Version | None,
+    command: str,
+    executor: Executor,
+    progress: Progress,
 ) -> Outcome:
-    work = Build(config, inputs, parent, progress)
-    key = files.key_of(build_configuration(config), [item.part for item in inputs], work.version)
-    return _record(config, work, command, key, {})
+    name = manifests.next_name(config.storage)
+    plan = Plan(config=config, layout=Layout(config.storage), inputs=tuple(inputs), parent=parent)
+    key = files.key_of(build_configuration(config), [item.part for item in inputs], name)
+    work = _Work(config=config, name=name, parent=parent, command=command, key=key, tags={})
+    return _recorded(work, lambda run: build(plan, name, run), executor, progress)
 
 
-def _record(
-    config: Config, work: Build | merging.Merge, command: str, key: str, tags: dict[str, str]
-) -> Outcome:
-    """Run a build or merge, with an MLflow run of the key and tags around it."""
-    place = tracking.Tracking.of(config)
-    tags = {"version": work.version, "storage": config.storage, **tags}
-    parent = work.parent
-    if parent:
-        tags |= {"parent_corpus": parent.hash}
-        tags |= tracking.upstream(place, parent_command(parent), corpus=parent.hash)
-    with tracking.run(place, command, key, tags) as run:
-        run.params(build_configuration(config))
-        with tracking.ship_progress(run, work.progress) as work.progress:
-            version = work.run()
-        if version == parent:
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What MLflow is told of the making of a version."""
+
+    config: Config
+    name: str
+    parent: Version | None
+    command: str
+    key: str
+    """Names the work, so that its run is found again."""
+    tags: dict[str, str]
+
+
+def _recorded(work: _Work, make: Callable[[Run], Version], executor: Executor, progress: Progress) -> Outcome:
+    """Make a version with an MLflow run around it."""
+    place = tracking.Tracking.of(work.config)
+    tags = {"version": work.name, "storage": work.config.storage, **work.tags}
+    if work.parent:
+        tags |= {"parent_corpus": work.parent.hash}
+        tags |= tracking.upstream(place, parent_command(work.parent), corpus=work.parent.hash)
+    with tracking.run(place, work.command, work.key, tags) as opened:
+        opened.params(build_configuration(work.config))
+        with tracking.ship_progress(opened, progress) as shipped:
+            version = make(Run(executor=executor, progress=shipped))
+        if version == work.parent:
             return Outcome(version, False)
-        run.tags({"corpus": version.hash})
-        run.metrics(build_metrics(version))
-        run.artifact(files.join(version.url, "report.html"))
-        run.artifact(version.manifest_url)
+        opened.tags({"corpus": version.hash})
+        opened.metrics(build_metrics(version))
+        opened.artifact(version.file(REPORT))
+        opened.artifact(version.manifest_url)
     return Outcome(version, True)
 
 
 def parent_command(version: Version) -> str:
     """The command that made a version."""
-    if "merged" in version.raw:
+    if version.manifest.merged:
         return "merge"
-    return "refresh" if version.raw["parent"] else "prepare"
+    return "refresh" if version.manifest.parent else "prepare"
 
 
 def build_metrics(version: Version) -> dict[str, float]:
     """Totals of a build for MLflow: documents and bytes out of each stage, tokens, shards."""
     metrics: dict[str, float] = {}
-    for stages in version.raw["ledger"].values():
+    for stages in version.manifest.ledger.values():
         for stage in stages:
             for unit in ("documents", "bytes"):
                 name = f"{stage['stage']}/{unit}_out"
                 metrics[name] = metrics.get(name, 0) + stage[f"{unit}_out"]
-    own = [line for line in version.raw["shards"] if line["version"] == version.name]
-    metrics["tokens"] = sum(line["tokens"] for line in own)
+    own = version.own_shards
+    metrics["tokens"] = sum(shard.tokens for shard in own)
     metrics["shards"] = len(own)
-    metrics["tokens_total"] = sum(line["tokens"] for line in version.raw["shards"])
+    metrics["tokens_total"] = sum(shard.tokens for shard in version.manifest.shards)
     return metrics
 
 
 def summary(outcome: Outcome) -> list[str]:
-    """What a person wants to know of a version, as lines."""
+    """What a person wants to know of a version, as lines of text."""
     version = outcome.version
-    content: dict[str, Any] = version.raw
-    ledger = content["ledger"]
+    manifest = version.manifest
     lines = []
-    for name in sorted({*content["sources"], *ledger}):
-        facts = content["sources"].get(name, {})
-        tokens = facts.get("tokens", 0) + facts.get("heldout_tokens", 0)
-        stages = {stage["stage"]: stage for stage in ledger.get(name, [])}
+    for name in sorted({*manifest.sources, *manifest.ledger}):
+        totals = manifest.sources.get(name)
+        tokens = totals.tokens + totals.heldout_tokens if totals else 0
+        stages = {stage["stage"]: stage for stage in manifest.ledger.get(name, [])}
         read = stages["read"]["documents_in"] if "read" in stages else 0
         kept = list(stages.values())[-1]["documents_out"] if stages else 0
         lines.append(f"  {name:<24} {read:>9,} records in {kept:>9,} kept {tokens:>14,} tokens in all")
-    total = sum(line["tokens"] for line in content["shards"])
+    total = sum(shard.tokens for shard in manifest.shards)
     lines.append(
-        f"corpus {version.name} {version.hash[:12]}: {total:,} tokens in {len(content['shards'])} shards"
+        f"corpus {version.name} {version.hash[:12]}: {total:,} tokens in {len(manifest.shards)} shards"
         + ("" if outcome.new else " (already finished)")
     )
     lines.append(f"manifest {version.manifest_url}")
-    lines.append(f"report   {files.join(version.url, 'report.html')}")
+    lines.append(f"report   {version.file(REPORT)}")
     return lines

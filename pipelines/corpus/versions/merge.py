@@ -5,25 +5,34 @@ those of the other corpus without the documents that this one holds already.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from base import files
+from base import layout as paths
 from base import manifest as manifests
 from base.errors import UserError
-from base.manifest import Version
-from dedup import exact, index, runs
+from base.layout import REPORT, Layout
+from base.manifest import InputEntry, Manifest, MergedFrom, ShardEntry, Version
+from base.records import Record
+from dedup import hashing, runs
+from dedup.catalog import read_summary
 from pipelines.config import Config
 from pipelines.corpus.ledger import Ledger
-from pipelines.corpus.report import page as report
-from pipelines.corpus.stages import shard
-from pipelines.corpus.stages.deduplicate import check_indexes, deduplicate, entries_of_indexes
-from pipelines.corpus.versions import commit
-from pipelines.corpus.versions.verify import read_origins, read_shard, sibling
-from pipelines.runtime.cluster import Progress, counter, run_tasks
+from pipelines.corpus.report import page
+from pipelines.corpus.stages.deduplicate import DedupOutcome, check_indexes, deduplicate
+from pipelines.corpus.stages.indexes import entries_of_indexes
+from pipelines.corpus.stages.order import shuffle_keys
+from pipelines.corpus.stages.plan import Run, check_mixture
+from pipelines.corpus.stages.shards import Output, WrittenShard
+from pipelines.corpus.versions.commit import Join, common_manifest, digests, join_tables
+from pipelines.corpus.versions.indexes import add_index
+from pipelines.corpus.versions.verify import read_origins, read_shard
+from pipelines.runtime.executor import Executor
+from pipelines.runtime.progress import Progress, counter
 
 DROPPED_FILES = 4
 """Tables of dropped documents that one task routes."""
@@ -38,118 +47,159 @@ def check(config: Config, parent: Version, other: Version) -> None:
         raise UserError(f"{other.url} is the newest version of this corpus itself")
     if not config.dedup.exact:
         raise UserError("dedup.exact = False, but a merge needs it to tell what both corpora hold")
-    mine, theirs = parent.raw["tokenizer"], other.raw["tokenizer"]
+    mine, theirs = parent.manifest.tokenizer, other.manifest.tokenizer
     for name in ("sha256", "end_of_document", "dtype"):
-        if mine[name] != theirs[name]:
+        here, there = getattr(mine, name), getattr(theirs, name)
+        if here != there:
             raise UserError(
-                f"the tokenizer of {other.url} has {name} {theirs[name]}, but that of {parent.url} has "
-                f"{mine[name]}: corpora can be merged only if they share a tokenizer"
+                f"the tokenizer of {other.url} has {name} {there}, but that of {parent.url} has "
+                f"{here}: corpora can be merged only if they share a tokenizer"
             )
-    check_indexes([*manifests.indexes(parent), *manifests.indexes(other)], config.dedup)
-    commit.check_mixture(config, {*parent.raw["sources"], *other.raw["sources"]})
+    check_indexes([*parent.indexes, *other.indexes], config.dedup)
+    check_mixture(config, {*parent.manifest.sources, *other.manifest.sources})
 
 
 def find(parent: Version, other: Version) -> Version | None:
     """The version among `parent` and its ancestors that was merged from `other`, if there is one."""
     for version in manifests.ancestry(parent):
-        if version.raw.get("merged", {}).get("manifest_hash") == other.hash:
+        if version.manifest.merged and version.manifest.merged.manifest_hash == other.hash:
             return version
     return None
 
 
-class Merge:
-    """One merge of the documents of `other` into the corpus of `parent`."""
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """Which documents of the other corpus this one holds."""
 
-    def __init__(
-        self,
-        config: Config,
-        parent: Version,
-        other: Version,
-        progress: Progress,
-        version: str | None = None,
-    ) -> None:
-        """Plan the merge as `version`, by default the next one; nothing is written before `run`."""
-        self.config = config
-        self.parent = parent
-        self.other = other
-        self.progress = progress
-        self.corpus = manifests.corpus_url(config.storage)
-        self.version = version or manifests.next_name(config.storage)
-        self.folder = files.join(self.corpus, "versions", self.version)
-        self.key = files.key_of(parent.hash, other.hash, config.dedup.model_dump(mode="json"))
-        self.ledger = Ledger()
+    work: str
+    names: dict[str, str]
+    """New names of parts that have that of another documents file here."""
+    entries: list[str]
+    documents: dict[str, str]
+    outcome: DedupOutcome
 
-    def run(self) -> Version:
-        """Compare, write the shards and commit the version; the parent itself if nothing is new.
 
-        Raises UserError for what a person can mend, LedgerError when counts disagree.
-        """
-        self.select()
-        lines = self.write_shards(self.plan_shards())
-        self.ledger.check()
-        if not lines:
-            return self.parent
-        self.write_index()
-        files.write_json(files.join(self.folder, "manifest.json"), self.write_files(lines))
-        return manifests.open_version(self.folder)
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Deduplicate the documents of `other` against those of `parent`, by the indexes of both."""
 
-    def work(self, *parts: str) -> str:
-        """A URL below the work folder of this merge."""
-        return files.join(self.corpus, "work", "merge", self.key, *parts)
+    name: ClassVar[str] = "merge"
+    config: Config
+    layout: Layout
+    parent: Version
+    other: Version
 
-    def select(self) -> None:
-        """Find the documents of the other corpus that this one holds."""
-        self.names = self._names()
-        workers = self.config.ray.workers
-        self.entries, self.documents = entries_of_indexes(
-            manifests.indexes(self.other), self.work("other"), workers, self.progress, self.names
+    @property
+    def key(self) -> str:
+        """What the outputs depend on."""
+        return files.key_of(self.parent.hash, self.other.hash, self.config.dedup.model_dump(mode="json"))
+
+    @property
+    def work(self) -> str:
+        """The folder of all work of the merge."""
+        return self.layout.work(self.name, self.key)
+
+    def run(self, executor: Executor, progress: Progress) -> Compared:
+        """Make entries of the other corpus's indexes, and deduplicate them."""
+        names = self._names()
+        entries, documents = entries_of_indexes(
+            self.other.indexes,
+            files.join(self.work, "other"),
+            executor=executor,
+            progress=progress,
+            names=names,
         )
-        self.dropped = deduplicate(
-            self.entries,
-            self.documents,
-            self.work("pairs"),
-            self.config.dedup,
-            manifests.indexes(self.parent),
-            self.progress,
-            workers,
+        outcome = deduplicate(
+            entries,
+            documents,
+            self.parent.indexes,
+            work=files.join(self.work, "pairs"),
+            config=self.config.dedup,
+            executor=executor,
+            progress=progress,
         )
+        return Compared(work=self.work, names=names, entries=entries, documents=documents, outcome=outcome)
 
     def _names(self) -> dict[str, str]:
         """New names of parts that have that of another documents file here: one file cleaned in two ways."""
         mine, theirs = (
-            {name: url for folder in manifests.indexes(of) for name, url, _ in index.summary(folder)["parts"]}
+            {name: url for folder in of.indexes for name, url, _ in read_summary(folder).parts}
             for of in (self.parent, self.other)
         )
         return {name: files.key_of(name, url) for name, url in theirs.items() if mine.get(name, url) != url}
 
-    def plan_shards(self) -> list["Filter"]:
+
+@dataclass(frozen=True, kw_only=True)
+class Filtered:
+    """The shards of the other corpus without what this one holds."""
+
+    shards: list[WrittenShard]
+    dropped: list[str]
+    """A table for each shard of the other corpus, of the documents that were left out."""
+    ledger: Ledger
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterShards:
+    """Write the shards of `other` that keep documents, in its order."""
+
+    compared: Compared
+    other: Version
+    folder: str
+    """The folder of the version."""
+    facts: str | None = None
+    """Folder for what is written of each shard; None: below the work of the merge."""
+    only: frozenset[str] | None = None
+    """Paths below the folder; shards of which neither file is among them are left out. None: none is."""
+
+    def run(self, executor: Executor, progress: Progress) -> Filtered:
+        """Route the dropped documents to the shards, and write the shards that are not written."""
+        tasks = [
+            task
+            for task in self._tasks(executor)
+            if self.only is None or {task.path, task.origins} & self.only
+        ]
+        values = executor.run_tasks(write_shard, tasks, counter(progress, "shard", 0, len(tasks)))
+        results = [FilteredShard.from_json(value, "a shard") for value in values]
+        ledger = Ledger()
+        for result in results:
+            ledger.add(Ledger.from_json(result.ledger))
+        return Filtered(
+            shards=[result.line for result in results if result.line is not None],
+            dropped=[task.facts_url("dropped.parquet") for task in tasks],
+            ledger=ledger,
+        )
+
+    def _tasks(self, executor: Executor) -> list["FilterShard"]:
         """A task for each shard of the other corpus, in its order."""
-        total = sum(self.dropped.counts.values())
-        bits = min(8, (total // DROPPED_ROWS).bit_length())
-        seed = self.other.raw["config"]["shard"]["seed"]
-        batches = [
-            self.dropped.dropped[first : first + DROPPED_FILES]
-            for first in range(0, len(self.dropped.dropped), DROPPED_FILES)
-        ]
+        outcome = self.compared.outcome
+        bits = min(8, (sum(outcome.counts.values()) // DROPPED_ROWS).bit_length())
+        seed = self.other.manifest.config["shard"]["seed"]
         routes = [
-            _Route(batch, seed, bits, self.work("routed", f"{number:05d}.parquet"))
-            for number, batch in enumerate(batches)
+            _Route(
+                dropped=outcome.dropped[first : first + DROPPED_FILES],
+                seed=seed,
+                bits=bits,
+                output=files.join(self.compared.work, "routed", f"{number:05d}.parquet"),
+            )
+            for number, first in enumerate(range(0, len(outcome.dropped), DROPPED_FILES))
         ]
-        routed = run_tasks(_route, routes, self.config.ray.workers)
+        routed = executor.run_tasks(_route, routes)
         counts: dict[tuple[str, str], int] = {}
         tasks = []
-        for line in self.other.raw["shards"]:
-            group = line["source"], line["split"]
+        for shard in self.other.manifest.shards:
+            group = shard.source, shard.split
             counts[group] = counts.get(group, -1) + 1
             tasks.append(
-                Filter(
-                    *group,
-                    counts[group],
+                FilterShard(
+                    source=shard.source,
+                    split=shard.split,
+                    number=counts[group],
                     folder=self.folder,
-                    facts=self.work("shards"),
-                    versions=sibling(self.other, ""),
-                    line=line,
-                    names=self.names,
+                    facts=self.facts or files.join(self.compared.work, "shards"),
+                    versions=self.other.versions_url,
+                    shard=shard,
+                    names=self.compared.names,
                     dropped=routed,
                     seed=seed,
                     bits=bits,
@@ -157,65 +207,83 @@ class Merge:
             )
         return tasks
 
-    def write_shards(self, tasks: list["Filter"]) -> list[dict[str, Any]]:
-        """Write shards that keep documents; returns their lines of the manifest, paths below versions/."""
-        count = counter(self.progress, "shard", 0, len(tasks))
-        results = run_tasks(write_shard, tasks, self.config.ray.workers, count)
-        for result in results:
-            self.ledger.add(Ledger.from_json(result["ledger"]))
-        self.dropped_of_shards = [task.facts_url("dropped.parquet") for task in tasks]
-        return [
-            {**line, "path": f"{self.version}/{line['path']}", "version": self.version}
-            for result in results
-            if (line := result["line"]) is not None
-        ]
 
-    def write_index(self) -> None:
-        """Write the dedup index of the documents that this version adds."""
-        self.index_paths = commit.add_index(
-            self.config,
-            self.parent,
-            self.version,
-            self.key,
-            self.entries,
-            self.documents,
-            self.dropped.dropped,
-            self.progress,
-        )
+def merge(compare: Compare, name: str, run: Run) -> Version:
+    """Compare, write the shards and commit the version of that name; the parent itself if nothing is new.
 
-    def write_files(self, lines: list[dict[str, Any]]) -> dict[str, Any]:
-        """Write the version's files besides shards and manifest; returns the manifest."""
-        tokenizer = self.parent.raw["tokenizer"]
-        content = files.read_bytes(files.join(self.parent.url, tokenizer["file"]))
-        files.write_bytes(files.join(self.folder, tokenizer["file"]), content)
-        dropped = files.join(self.folder, "dropped/duplicates.parquet")
-        commit.join_tables(commit.Join(dropped, self.dropped_of_shards))
-        inputs = [
-            {**item, "part": self.names.get(item["part"], item["part"])} for item in self.other.raw["inputs"]
-        ]
-        known = {item["part"] for item in self.parent.raw["inputs"]}
-        manifest = {
-            **commit.manifest(
-                self.config,
-                self.version,
-                self.parent,
-                tokenizer,
-                lines,
-                self.index_paths,
-                [item for item in inputs if item["part"] not in known],
-                self.ledger,
-            ),
-            "merged": {"url": self.other.url, "version": self.other.name, "manifest_hash": self.other.hash},
-            "lines": self.parent.raw["lines"],
+    Raises UserError for what a person can mend, LedgerError when counts disagree.
+    """
+    folder = compare.layout.version(name)
+    compared = run(compare)
+    filtered = run(FilterShards(compared=compared, other=compare.other, folder=folder))
+    filtered.ledger.check()
+    if not filtered.shards:
+        return compare.parent
+    manifest = write_files(
+        compare, name, folder, compared, filtered, index_documents(compare, name, compared, run)
+    )
+    manifest.write(compare.layout.manifest(name))
+    return manifests.open_version(folder)
+
+
+def index_documents(compare: Compare, name: str, compared: Compared, run: Run) -> list[str]:
+    """Write the dedup index of the documents that a version adds; the indexes of the version."""
+    return add_index(
+        compared.entries,
+        compared.documents,
+        compared.outcome.dropped,
+        config=compare.config,
+        layout=compare.layout,
+        parent=compare.parent,
+        version=name,
+        key=compare.key,
+        run=run,
+    )
+
+
+def write_files(
+    compare: Compare, name: str, folder: str, compared: Compared, filtered: Filtered, indexes: list[str]
+) -> Manifest:
+    """Write the version's files besides shards and manifest into `folder`; returns the whole manifest."""
+    parent, other = compare.parent, compare.other
+    tokenizer = parent.manifest.tokenizer
+    files.write_bytes(files.join(folder, tokenizer.file), files.read_bytes(parent.tokenizer_url))
+    table = paths.dropped("duplicates")
+    dropped = files.join(folder, table)
+    join_tables(Join(dropped, filtered.dropped))
+    known = {item.part for item in parent.manifest.inputs}
+    inputs: list[InputEntry] = []
+    for item in other.manifest.inputs:
+        part = compared.names.get(item.part, item.part)
+        if part not in known:
+            inputs.append(item.model_copy(update={"part": part}))
+    manifest = common_manifest(
+        compare.config,
+        name=name,
+        parent=parent,
+        tokenizer=tokenizer,
+        shards=[shard.entry(name) for shard in filtered.shards],
+        indexes=indexes,
+        inputs=inputs,
+        ledger=filtered.ledger,
+    ).model_copy(
+        update={
+            "merged": MergedFrom(url=other.url, version=other.name, manifest_hash=other.hash),
+            "lines": parent.manifest.lines,
         }
-        tables = report.Tables({"duplicates": [dropped]}, [], [], None, self.documents)
-        report.write_report(manifest, tables, files.join(self.folder, "report.html"))
-        written = (tokenizer["file"], "dropped/duplicates.parquet", "report.html")
-        manifest["files"] = {path: files.digest(files.join(self.folder, path)) for path in written}
-        return manifest
+    )
+    tables = page.Tables(
+        dropped={"duplicates": [dropped]},
+        attributes=[],
+        rejects=[],
+        contamination=None,
+        documents=compared.documents,
+    )
+    page.write_report(manifest, tables, files.join(folder, REPORT))
+    return manifest.model_copy(update={"files": digests(folder, [tokenizer.file, table, REPORT])})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Route:
     """Tables of dropped documents to route by the key by which the other corpus orders them."""
 
@@ -233,51 +301,60 @@ def _route(task: _Route) -> str:
             plain = table[name].cast(pa.string())
             table = table.set_column(table.schema.get_field_index(name), name, plain)
         table = table.combine_chunks().replace_schema_metadata()
-        keys = shard.shuffle_keys(table["document_id"], task.seed)
-        runs.write_run(task.output, [(table, exact.prefix(keys, task.bits))])
+        keys = shuffle_keys(table["document_id"], task.seed)
+        runs.write_run(task.output, [(table, hashing.prefix(keys, task.bits))])
     return task.output
 
 
-@dataclass(frozen=True)
-class Filter(shard.Output):
+class FilteredShard(Record):
+    """What was written of a shard of the other corpus."""
+
+    line: WrittenShard | None
+    """None if no document is left; then there is no file."""
+    ledger: dict[str, list[dict[str, Any]]]
+    """What entered the merge from the shard, and what left it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterShard(Output):
     """A shard of the other corpus, and the runs of documents to leave out of it."""
 
     versions: str
-    line: dict[str, Any]
+    shard: ShardEntry
     names: dict[str, str]
     dropped: list[str]
     seed: int
     bits: int
 
 
-def write_shard(task: Filter) -> dict[str, Any]:
+def write_shard(task: FilterShard) -> dict[str, Any]:
     """Write a shard and its origins without the dropped documents, and the table of these.
 
-    Returns its `line` of the manifest, None if no document is left (then there is no file), and its `ledger`.
+    Returns the FilteredShard as JSON.
     """
     if files.exists(task.facts_url()):
-        done: dict[str, Any] = files.read_json(task.facts_url())
-        if done["line"] is None or task.holds(done["line"]):
-            return done
-    origins = read_origins(task.versions, task.line)
+        done = FilteredShard.read(task.facts_url())
+        if done.line is None or task.holds(done.line):
+            return done.to_json()
+    origins = read_origins(task.versions, task.shard)
     if task.names:
         renamed = pc.index_in(origins["part"], pa.array(list(task.names)))
         part = pc.coalesce(pa.array(list(task.names.values())).take(renamed), origins["part"])
         origins = origins.set_column(origins.schema.get_field_index("part"), "part", part)
     stays, dropped = _divide(task, origins)
-    line = None
+    written = None
     if stays.any():
         kept = pa.array(stays)
-        line = task.write(read_shard(task.versions, task.line).filter(kept), origins.filter(kept))
+        written = task.write(read_shard(task.versions, task.shard).filter(kept), origins.filter(kept))
     files.write_parquet(task.facts_url("dropped.parquet"), dropped)
-    facts = {"line": line, "ledger": _ledger(task.source, origins, dropped).to_json()}
-    files.write_json(task.facts_url(), facts)
-    return facts
+    result = FilteredShard(line=written, ledger=_ledger(task.source, origins, dropped).to_json())
+    result.write(task.facts_url())
+    return result.to_json()
 
 
-def _divide(task: Filter, origins: pa.Table) -> tuple[np.ndarray, pa.Table]:
+def _divide(task: FilterShard, origins: pa.Table) -> tuple[np.ndarray, pa.Table]:
     """Which documents of a shard stay, and the table of the others with their bytes in the shard."""
-    keys = exact.prefix(shard.shuffle_keys(origins["document_id"], task.seed), task.bits)
+    keys = hashing.prefix(shuffle_keys(origins["document_id"], task.seed), task.bits)
     dropped = runs.read_partitions(task.dropped, np.unique(keys).tolist())
     names = pc.unique(dropped["part"])
     places = []

@@ -5,182 +5,181 @@ shards are merged, and a file is replaced only by one with the digest that the m
 """
 
 from dataclasses import replace
-from typing import Any
 
 from base import files
 from base import manifest as manifests
 from base.credentials import restored
 from base.errors import UserError
+from base.layout import MANIFEST, Layout, name_of
 from base.manifest import Version
 from pipelines.config import Config
 from pipelines.corpus.inputs import Input
-from pipelines.corpus.versions.build import Build, new_inputs
+from pipelines.corpus.stages.plan import Plan, Run, ledger_of, select, tokenize, write_shards
+from pipelines.corpus.versions import build, merge
+from pipelines.corpus.versions.build import new_inputs
 from pipelines.corpus.versions.commands import inputs_of
-from pipelines.corpus.versions.merge import Merge
-from pipelines.corpus.versions.verify import Damage, origins_path, sibling
-from pipelines.runtime.cluster import Progress
+from pipelines.corpus.versions.commit import common_manifest
+from pipelines.corpus.versions.verify import Damage
+from pipelines.runtime.executor import Executor
+from pipelines.runtime.progress import Progress
 
 
-def repair(config: Config, versions: list[Version], damage: list[Damage], progress: Progress) -> list[Damage]:
+def repair(
+    config: Config, versions: list[Version], damage: list[Damage], *, executor: Executor, progress: Progress
+) -> list[Damage]:
     """Make damaged files of versions of one corpus again; returns those that could not be, with the reason.
 
-    config: the project's, for storage and cluster; what the files depend on is in each manifest. Ray must be
-    initialised.
+    config: the project's, for storage; what the files depend on is in each manifest.
 
     Raises UserError if a source file is needed and is no longer what it was.
     """
-    paths = {item.path for item in damage if not item.path.endswith("/manifest.json")}
+    run = Run(executor=executor, progress=progress)
+    paths = {item.path for item in damage if name_of(item.path) != MANIFEST}
     left = [item for item in damage if item.path not in paths]
     # A version's tokenizer is that of its parent, so the oldest come first.
     for name in sorted({path.split("/", 1)[0] for path in paths}):
-        version = manifests.open_version(sibling(versions[0], name))
-        mine = {path for path in paths if path.startswith(f"{name}/")}
-        left += _rebuild(config, version, mine, progress)
+        version = manifests.open_version(versions[0].below_versions(name))
+        mine = frozenset(path.removeprefix(f"{name}/") for path in paths if path.startswith(f"{name}/"))
+        left += _rebuild(config, version, mine, run)
     return sorted(left)
 
 
-def _rebuild(config: Config, version: Version, damaged: set[str], progress: Progress) -> list[Damage]:
-    """Make damaged files of one version again (paths start with its name); returns those that were not."""
-    content = version.raw
+def _rebuild(config: Config, version: Version, damaged: frozenset[str], run: Run) -> list[Damage]:
+    """Make damaged files (paths below the version's folder) again; returns those that were not."""
+    manifest = version.manifest
     now = config.model_dump(mode="json")
-    settings = Config.model_validate({**now, **restored(content["config"], now)})
-    parent = manifests.open_version(sibling(version, content["parent"])) if content["parent"] else None
-    others = {path for path in damaged if path.split("/", 1)[1] in content.get("files", {})}
-    own = [line for line in content["shards"] if line["version"] == version.name]
-    if parent and "merged" in content:
-        work: Build | Merge = _merge_again(settings, version, parent, damaged, bool(others), progress)
+    settings = Config.model_validate({**now, **restored(manifest.config, now)})
+    parent = manifests.open_version(version.below_versions(manifest.parent)) if manifest.parent else None
+    layout = Layout(config.storage)
+    folder = layout.work("rebuild", version.name)
+    files.remove(folder)
+    if parent and manifest.merged:
+        _merge_again(settings, layout, version, parent, folder, damaged, run)
     else:
-        work = _build_again(settings, version, parent, damaged, bool(others), progress)
-    if others:
-        work.write_index()
-        work.write_files(own)
-    expected: dict[str, str | None] = {
-        f"{version.name}/{name}": digest for name, digest in content.get("files", {}).items()
-    }
-    for line in own:
-        expected[line["path"]] = line["digest"]
-        expected[origins_path(line["path"])] = line.get("origins_digest")
+        _build_again(settings, layout, version, parent, folder, damaged, run)
+    expected: dict[str, str | None] = dict(manifest.files)
+    for shard in version.own_shards:
+        expected[shard.path.removeprefix(f"{version.name}/")] = shard.digest
+        expected[shard.origins.removeprefix(f"{version.name}/")] = shard.origins_digest
     failed = []
     for path in sorted(damaged):
-        made = files.join(work.folder, path.split("/", 1)[1])
-        found = files.digest(made) if files.exists(made) else None
-        if found is None or found != expected.get(path):
-            failed.append(
-                Damage(
-                    path,
-                    f"the file made again has digest {found}, the manifest says {expected.get(path)}: "
-                    "it was not replaced",
-                )
-            )
+        made = files.below(folder, path)
+        digest = files.digest(made) if files.exists(made) else None
+        if digest is None or digest != expected.get(path):
+            problem = f"the file made again has digest {digest}, the manifest says {expected.get(path)}"
+            failed.append(Damage(f"{version.name}/{path}", f"{problem}: it was not replaced"))
         else:
-            files.write_bytes(sibling(version, path), files.read_bytes(made))
-    files.remove(work.folder)
+            files.write_bytes(version.file(path), files.read_bytes(made))
+    files.remove(folder)
     return failed
 
 
 def _build_again(
     settings: Config,
+    layout: Layout,
     version: Version,
     parent: Version | None,
-    damaged: set[str],
-    all_parts: bool,
-    progress: Progress,
-) -> Build:
-    """Repeat the build of a version beside it up to its damaged shards; `all_parts`: all is tokenized."""
-    content = version.raw
-    inputs = [Input(**item) for item in content["inputs"]]
+    folder: str,
+    damaged: frozenset[str],
+    run: Run,
+) -> None:
+    """Repeat the build of a version below `folder`, as far as its damaged files need it."""
+    inputs = [Input(**item.model_dump()) for item in version.manifest.inputs]
     if parent:
         inputs = new_inputs(parent, inputs)
-    own = [line for line in content["shards"] if line["version"] == version.name]
-    build = Build(settings, inputs, parent, progress, version.name)
-    build.folder = build.work("rebuild", version.name)
-    files.remove(build.folder)
-    _measure_lost(build, version)
-    build.select()
-    if all_parts:
-        build.tokenize()
+    plan = Plan(config=settings, layout=layout, inputs=tuple(inputs), parent=parent)
+    plan = _measure_lost(plan, version)
+    selected = select(plan, run)
+    tables = damaged & version.manifest.files.keys()
+    if tables:
+        vocabulary, tokenized = tokenize(plan, selected, run)
     else:
-        _tokenize_only(build, version, {line["source"] for line in own if _paths(line) & damaged})
-    build.write_shards(
-        [
-            replace(task, facts=files.join(build.folder, "facts"))
-            for task in build.plan_shards()
-            if damaged & {f"{version.name}/{task.path}", f"{version.name}/{task.origins}"}
-        ]
-    )
-    return build
+        own = [(shard, f"{version.name}/") for shard in version.own_shards]
+        sources = {
+            shard.source
+            for shard, prefix in own
+            if {shard.path.removeprefix(prefix), shard.origins.removeprefix(prefix)} & damaged
+        }
+        vocabulary, tokenized = tokenize(
+            plan, selected, run, tokenizer=version.tokenizer_url, only=frozenset(sources)
+        )
+    facts = files.join(folder, "facts")
+    write_shards(plan, vocabulary, tokenized, run, folder=folder, facts=facts, only=damaged)
+    if tables:
+        common = common_manifest(
+            settings,
+            name=version.name,
+            parent=parent,
+            tokenizer=vocabulary.facts,
+            shards=version.own_shards,
+            indexes=build.index_documents(plan, version.name, selected, run),
+            inputs=[build.entry_of(item) for item in plan.inputs],
+            ledger=ledger_of(selected, tokenized),
+        )
+        build.write_files(plan, folder, common, selected, vocabulary, tokenized, run)
 
 
 def _merge_again(
     settings: Config,
+    layout: Layout,
     version: Version,
     parent: Version,
-    damaged: set[str],
-    all_shards: bool,
-    progress: Progress,
-) -> Merge:
-    """Repeat the merge of a version beside it up to its damaged shards, or to all.
+    folder: str,
+    damaged: frozenset[str],
+    run: Run,
+) -> None:
+    """Repeat the merge of a version below `folder`, as far as its damaged files need it.
 
     Raises UserError if the corpus version that was merged is no longer there.
     """
-    facts = version.raw["merged"]
-    there = files.exists(files.join(facts["url"], "manifest.json"))
-    other = manifests.open_version(facts["url"]) if there else None
-    if other is None or other.hash != facts["manifest_hash"]:
+    merged = version.manifest.merged
+    assert merged is not None
+    there = files.exists(files.join(merged.url, MANIFEST))
+    other = manifests.open_version(merged.url) if there else None
+    if other is None or other.hash != merged.manifest_hash:
         raise UserError(
-            f"{version.name} was merged from {facts['url']}, which is gone or has changed: restore it first"
+            f"{version.name} was merged from {merged.url}, which is gone or has changed: restore it first"
         )
-    merge = Merge(settings, parent, other, progress, version.name)
-    merge.folder = merge.work("rebuild", version.name)
-    files.remove(merge.folder)
-    merge.select()
-    merge.write_shards(
-        [
-            replace(task, facts=files.join(merge.folder, "facts"))
-            for task in merge.plan_shards()
-            if all_shards or damaged & {f"{version.name}/{task.path}", f"{version.name}/{task.origins}"}
-        ]
+    compare = merge.Compare(config=settings, layout=layout, parent=parent, other=other)
+    compared = run(compare)
+    tables = damaged & version.manifest.files.keys()
+    filtered = run(
+        merge.FilterShards(
+            compared=compared,
+            other=other,
+            folder=folder,
+            facts=files.join(folder, "facts"),
+            only=None if tables else damaged,
+        )
     )
-    return merge
+    if tables:
+        indexes = merge.index_documents(compare, version.name, compared, run)
+        merge.write_files(compare, version.name, folder, compared, filtered, indexes)
 
 
-def _paths(line: dict[str, Any]) -> set[str]:
-    return {line["path"], origins_path(line["path"])}
-
-
-def _tokenize_only(build: Build, version: Version, sources: set[str]) -> None:
-    """Tokenize the parts that hold documents of some sources, with the version's own tokenizer."""
-    build.inputs = [item for item in build.inputs if build.sources_of[item.part] & sources]
-    parts = {item.part for item in build.inputs}
-    build.survivors = [survivors for survivors in build.survivors if survivors.part in parts]
-    url = files.join(version.url, version.raw["tokenizer"]["file"])
-    tokenize = build.config.tokenize.model_copy(update={"tokenizer": url})
-    build.config = build.config.model_copy(update={"tokenize": tokenize})
-    build.tokenize()
-
-
-def _measure_lost(build: Build, version: Version) -> None:
-    """Let the build measure again the parts whose documents or attributes are gone.
+def _measure_lost(plan: Plan, version: Version) -> Plan:
+    """Let the plan measure again the parts whose documents, attributes or rejects are gone.
 
     Raises UserError if a source file that must be read for that is no longer what it was.
     """
+    layout, keys = plan.layout, plan.measure().keys
     lost = [
         item
-        for item in build.inputs
+        for item in plan.inputs
         if not all(
-            files.exists(build.part(kind, item, suffix))
+            files.exists(layout.part(kind, keys[item.source], item.part, suffix))
             for kind, suffix in (("documents", "arrow"), ("attributes", "parquet"), ("rejects", "parquet"))
         )
     ]
     if not lost:
-        return
-    present = {item.part: item for item in inputs_of(build.config)}
-    # The manifest has no credentials.
-    build.inputs = [present.get(item.part, item) for item in build.inputs]
+        return plan
+    present = {item.part: item for item in inputs_of(plan.config)}
     for item in lost:
         if item.part not in present:
             raise UserError(
                 f"{item.file} is not what {version.name} was made from, and its documents are no longer in "
-                f"{build.corpus}/documents: restore one of them"
+                f"{files.join(layout.corpus, 'documents')}: restore one of them"
             )
-        files.remove(build.part("parts", item, "json"))
+        files.remove(layout.part("parts", keys[item.source], item.part, "json"))
+    # The manifest has no credentials.
+    return replace(plan, inputs=tuple(present.get(item.part, item) for item in plan.inputs))

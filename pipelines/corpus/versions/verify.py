@@ -12,10 +12,12 @@ import xxhash
 from base import files
 from base import manifest as manifests
 from base.errors import UserError
-from base.manifest import Version
+from base.layout import MANIFEST, name_of, parent_of
+from base.manifest import Manifest, ShardEntry, TokenizerFacts, Version
 from pipelines.corpus.ledger import Ledger, LedgerError
 from pipelines.corpus.text import tokenizer
-from pipelines.runtime.cluster import Progress, counter, run_tasks
+from pipelines.runtime.executor import Executor
+from pipelines.runtime.progress import Progress, counter
 
 
 @dataclass(frozen=True, order=True)
@@ -26,32 +28,26 @@ class Damage:
     problem: str
 
 
-def origins_path(shard: str) -> str:
-    """The path of the origins of a shard, given its path in the manifest."""
-    version, _, rest = shard.partition("/shards/")
-    return f"{version}/origins/{rest.removesuffix('.arrow')}.parquet"
-
-
-def read_shard(versions: str, line: dict[str, Any]) -> pa.Table:
-    """The rows of a shard, given the folder of the versions and its line of a manifest.
+def read_shard(versions: str, shard: ShardEntry) -> pa.Table:
+    """The rows of a shard, given the folder of the versions.
 
     Raises UserError if the file is missing or its bytes are not those of the manifest.
     """
     try:
-        return _open_shard(versions, line)
+        return _open_shard(versions, shard)
     except _DamagedError as error:
-        url = files.join(versions, line["path"])
+        url = files.join(versions, shard.path)
         raise UserError(f"shard {url}: {error}; jobs.verify --rebuild makes it again") from None
 
 
-def read_origins(versions: str, line: dict[str, Any]) -> pa.Table:
-    """The origins of a shard, given the folder of the versions and its line of a manifest.
+def read_origins(versions: str, shard: ShardEntry) -> pa.Table:
+    """The origins of a shard, given the folder of the versions.
 
     Raises UserError if the file is missing or its bytes are not those of the manifest.
     """
-    url = files.join(versions, origins_path(line["path"]))
+    url = files.join(versions, shard.origins)
     try:
-        return pq.read_table(pa.BufferReader(_read(url, line.get("origins_digest"))))
+        return pq.read_table(pa.BufferReader(_read(url, shard.origins_digest)))
     except _DamagedError as error:
         raise UserError(f"origins {url}: {error}; jobs.verify --rebuild makes them again") from None
 
@@ -75,139 +71,148 @@ def _read(url: str, digest: str | None) -> pa.Buffer:
     return content
 
 
-def _open_shard(versions: str, line: dict[str, Any]) -> pa.Table:
-    return pa.ipc.open_file(_read(files.join(versions, line["path"]), line["digest"])).read_all()
+def _open_shard(versions: str, shard: ShardEntry) -> pa.Table:
+    return pa.ipc.open_file(_read(files.join(versions, shard.path), shard.digest)).read_all()
 
 
-@dataclass(frozen=True)
-class _Shard:
-    """One shard to check: the folder of the versions, its line, its manifest's tokenizer."""
+@dataclass(frozen=True, kw_only=True)
+class _CheckShard:
+    """One shard to check: the folder of the versions, its entry, its manifest's tokenizer."""
 
     versions: str
-    line: dict[str, Any]
-    tokenizer: dict[str, Any]
+    shard: ShardEntry
+    tokenizer: TokenizerFacts
 
 
-def _check_shard(task: _Shard) -> dict[str, Any]:
+def _check_shard(task: _CheckShard) -> dict[str, Any]:
     """Check a shard and its origins; returns its documents, its bytes, and what is (path, problem) wrong."""
-    line = task.line
+    entry = task.shard
     wrong: list[tuple[str, str]] = []
     identifiers: pa.ChunkedArray | None = None
     try:
-        shard = _open_shard(task.versions, line)
-        wrong += [(line["path"], problem) for problem in _shard_problems(shard, line, task.tokenizer)]
-        identifiers = shard["document_id"]
+        table = _open_shard(task.versions, entry)
+        wrong += [(entry.path, problem) for problem in _shard_problems(table, entry, task.tokenizer)]
+        identifiers = table["document_id"]
     except _DamagedError as error:
-        wrong.append((line["path"], str(error)))
-    path = origins_path(line["path"])
+        wrong.append((entry.path, str(error)))
     try:
-        content = _read(files.join(task.versions, path), line.get("origins_digest"))
+        content = _read(files.join(task.versions, entry.origins), entry.origins_digest)
         origins = pq.read_table(pa.BufferReader(content), columns=["document_id", "bytes"])
-        wrong += [(path, problem) for problem in _origins_problems(origins, line, identifiers)]
+        wrong += [(entry.origins, problem) for problem in _origins_problems(origins, entry, identifiers)]
     except _DamagedError as error:
-        wrong.append((path, str(error)))
+        wrong.append((entry.origins, str(error)))
     except (pa.ArrowException, OSError) as error:
-        wrong.append((path, f"it is not a parquet file of origins: {error}"))
-    return {"documents": line["documents"], "bytes": line["bytes"], "wrong": wrong}
+        wrong.append((entry.origins, f"it is not a parquet file of origins: {error}"))
+    return {"documents": entry.documents, "bytes": entry.bytes, "wrong": wrong}
 
 
-def _shard_problems(shard: pa.Table, line: dict[str, Any], facts: dict[str, Any]) -> list[str]:
-    """What in a shard disagrees with its line of the manifest."""
-    expected = pa.large_list(pa.from_numpy_dtype(np.dtype(facts["dtype"])))
-    if shard.schema.field("input_ids").type != expected:
-        return [f"input_ids are {shard.schema.field('input_ids').type}, the manifest says {facts['dtype']}"]
+def _shard_problems(table: pa.Table, entry: ShardEntry, tokenizer: TokenizerFacts) -> list[str]:
+    """What in a shard disagrees with the manifest."""
+    expected = pa.large_list(pa.from_numpy_dtype(np.dtype(tokenizer.dtype)))
+    if table.schema.field("input_ids").type != expected:
+        return [f"input_ids are {table.schema.field('input_ids').type}, the manifest says {tokenizer.dtype}"]
     problems = []
-    lengths = pc.list_value_length(shard["input_ids"])
-    tokens = pc.sum(lengths).as_py() or 0
-    for name, found in (("documents", shard.num_rows), ("tokens", tokens)):
-        if found != line[name]:
-            problems.append(f"it holds {found} {name}, the manifest says {line[name]}")
-    for chunk in shard["input_ids"].chunks:
+    tokens = pc.sum(pc.list_value_length(table["input_ids"])).as_py() or 0
+    for unit, held, said in (
+        ("documents", table.num_rows, entry.documents),
+        ("tokens", tokens, entry.tokens),
+    ):
+        if held != said:
+            problems.append(f"it holds {held} {unit}, the manifest says {said}")
+    for chunk in table["input_ids"].chunks:
         ends = chunk.offsets.to_numpy()[1:] - 1
         last = chunk.values.to_numpy()[ends]
-        if (last != facts["end_of_document_id"]).any():
-            problems.append(f"a document does not end in token {facts['end_of_document_id']}")
+        if (last != tokenizer.end_of_document_id).any():
+            problems.append(f"a document does not end in token {tokenizer.end_of_document_id}")
     return problems
 
 
-def _origins_problems(
-    origins: pa.Table, line: dict[str, Any], identifiers: pa.ChunkedArray | None
-) -> list[str]:
+def _origins_problems(origins: pa.Table, entry: ShardEntry, identifiers: pa.ChunkedArray | None) -> list[str]:
     """What in an origins table disagrees with its shard."""
-    if origins.num_rows != line["documents"]:
-        return [f"it holds {origins.num_rows} documents, the manifest says {line['documents']}"]
+    if origins.num_rows != entry.documents:
+        return [f"it holds {origins.num_rows} documents, the manifest says {entry.documents}"]
     problems = []
     if identifiers is not None:
         same = pc.equal(origins["document_id"].cast(pa.binary()), identifiers.cast(pa.binary()))
         if pc.all(same).as_py() not in (True, None):
             problems.append("its documents are not those of the shard")
     size = pc.sum(origins["bytes"]).as_py() or 0
-    if size != line["text_bytes"]:
-        problems.append(f"its documents have {size} bytes of text, the manifest says {line['text_bytes']}")
+    if size != entry.text_bytes:
+        problems.append(f"its documents have {size} bytes of text, the manifest says {entry.text_bytes}")
     return problems
 
 
 def check_manifest(version: Version) -> list[str]:
     """What in a manifest disagrees with itself or with its parent's; one clause each."""
-    content = version.raw
+    manifest = version.manifest
     problems = []
-    if files.key_of(content["config"]) != content["config_hash"]:
+    if files.key_of(manifest.config) != manifest.config_hash:
         problems.append("config_hash is not the hash of its configuration")
-    ledger = Ledger.from_json(content["ledger"])
+    if len({shard.path for shard in manifest.shards}) != len(manifest.shards):
+        problems.append("it names a shard twice")
+    problems += _ledger_problems(version)
+    problems += _totals_problems(manifest)
+    if manifest.parent is None:
+        return problems
+    try:
+        parent = manifests.open_version(version.below_versions(manifest.parent))
+    except UserError as error:
+        return [*problems, str(error)]
+    if parent.hash != manifest.parent_manifest_hash:
+        problems.append(f"the manifest of its parent {parent.name} is not the one it was made from")
+    inherited = [shard for shard in manifest.shards if shard.version != version.name]
+    if inherited != parent.manifest.shards:
+        problems.append(f"the shards it has from {parent.name} are not those of {parent.name}")
+    return problems
+
+
+def _ledger_problems(version: Version) -> list[str]:
+    """What in the ledger of a version does not balance, or disagrees with the shards that it added."""
+    ledger = Ledger.from_json(version.manifest.ledger)
+    problems = []
     try:
         ledger.check()
     except LedgerError as error:
         problems.append(f"its ledger does not balance: {error}")
-    lines = content["shards"]
-    if len({line["path"] for line in lines}) != len(lines):
-        problems.append("it names a shard twice")
-    own = [line for line in lines if line["version"] == version.name]
     for name, stages in ledger.sources.items():
         last = list(stages.values())[-1]
-        mine = [line for line in own if line["source"] == name]
+        mine = [shard for shard in version.own_shards if shard.source == name]
         for unit, expected in (("documents", last.documents_out), ("text_bytes", last.bytes_out)):
-            found = sum(line[unit] for line in mine)
-            if found != expected:
-                problems.append(f"its shards of {name} hold {found} {unit}, its ledger says {expected}")
-    for name, facts in content["sources"].items():
-        for prefix, heldout in (("", False), ("heldout_", True)):
-            mine = [
-                line for line in lines if line["source"] == name and (line["split"] == "heldout") == heldout
-            ]
-            for unit in ("documents", "tokens", "text_bytes"):
-                if sum(line[unit] for line in mine) != facts[prefix + unit]:
-                    problems.append(f"{prefix}{unit} of {name} are not the sum of its shards")
-    if {line["source"] for line in lines} != set(content["sources"]):
-        problems.append("its sources are not those of its shards")
-    if content["parent"]:
-        try:
-            parent = manifests.open_version(sibling(version, content["parent"]))
-        except UserError as error:
-            return [*problems, str(error)]
-        if parent.hash != content["parent_manifest_hash"]:
-            problems.append(f"the manifest of its parent {parent.name} is not the one it was made from")
-        inherited = [line for line in lines if line["version"] != version.name]
-        if inherited != parent.raw["shards"]:
-            problems.append(f"the shards it has from {parent.name} are not those of {parent.name}")
+            held = sum(getattr(shard, unit) for shard in mine)
+            if held != expected:
+                problems.append(f"its shards of {name} hold {held} {unit}, its ledger says {expected}")
     return problems
 
 
-def sibling(version: Version, path: str) -> str:
-    """The URL of something below the folder of all versions."""
-    return files.join(version.url.rsplit("/", 1)[0], path)
+def _totals_problems(manifest: Manifest) -> list[str]:
+    """Which totals of sources are not the sums of their shards."""
+    problems = []
+    for name, totals in manifest.sources.items():
+        for prefix, heldout in (("", False), ("heldout_", True)):
+            mine = [
+                shard
+                for shard in manifest.shards
+                if shard.source == name and (shard.split == "heldout") == heldout
+            ]
+            for unit in ("documents", "tokens", "text_bytes"):
+                if sum(getattr(shard, unit) for shard in mine) != getattr(totals, prefix + unit):
+                    problems.append(f"{prefix}{unit} of {name} are not the sum of its shards")
+    if {shard.source for shard in manifest.shards} != set(manifest.sources):
+        problems.append("its sources are not those of its shards")
+    return problems
 
 
 def _check_tokenizer(version: Version) -> list[str]:
     """What in a version's tokenizer disagrees with its manifest."""
-    facts = version.raw["tokenizer"]
+    said = version.manifest.tokenizer
     try:
-        found = tokenizer.facts(files.join(version.url, facts["file"]), facts["end_of_document"])
+        held = tokenizer.facts(version.tokenizer_url, said.end_of_document)
     except UserError as error:
         return [str(error)]
     return [
-        f"its {name} is {value}, the manifest says {facts[name]}"
-        for name, value in found.items()
-        if value != facts[name]
+        f"its {name} is {value}, the manifest says {getattr(said, name)}"
+        for name, value in held.items()
+        if value != getattr(said, name)
     ]
 
 
@@ -218,34 +223,35 @@ def open_versions(urls: list[str]) -> tuple[list[Version], list[Damage]]:
         try:
             versions.append(manifests.open_version(url))
         except UserError as error:
-            damage.append(Damage("/".join(url.split("/")[-2:]), str(error)))
+            path = f"{name_of(parent_of(url))}/{name_of(url)}"
+            damage.append(Damage(path, str(error)))
     return versions, damage
 
 
-def verify(versions: list[Version], workers: int, progress: Progress) -> list[Damage]:
+def verify(versions: list[Version], *, executor: Executor, progress: Progress) -> list[Damage]:
     """Check every file of some versions of one corpus; returns the damaged ones, sorted.
 
-    A shard of several versions is read once. Ray must be initialised.
+    A shard of several versions is read once.
     """
     damage: list[Damage] = []
-    shards: dict[str, _Shard] = {}
+    shards: dict[str, _CheckShard] = {}
     for version in versions:
-        content = version.raw
-        folder = sibling(version, "")
-        for line in content["shards"]:
-            shards.setdefault(line["path"], _Shard(folder, line, content["tokenizer"]))
-        path = f"{version.name}/manifest.json"
+        manifest = version.manifest
+        for entry in manifest.shards:
+            task = _CheckShard(versions=version.versions_url, shard=entry, tokenizer=manifest.tokenizer)
+            shards.setdefault(entry.path, task)
+        path = f"{version.name}/{MANIFEST}"
         damage += [Damage(path, problem) for problem in check_manifest(version)]
-        path = f"{version.name}/{content['tokenizer']['file']}"
+        path = f"{version.name}/{manifest.tokenizer.file}"
         damage += [Damage(path, problem) for problem in _check_tokenizer(version)]
-        for name, digest in content.get("files", {}).items():
-            if name == content["tokenizer"]["file"]:
+        for name, digest in manifest.files.items():
+            if name == manifest.tokenizer.file:
                 continue
             try:
-                _read(files.join(version.url, name), digest)
+                _read(version.file(name), digest)
             except _DamagedError as error:
                 damage.append(Damage(f"{version.name}/{name}", str(error)))
     tasks = list(shards.values())
-    found = run_tasks(_check_shard, tasks, workers, counter(progress, "verify", 0, len(tasks)))
-    damage += [Damage(path, problem) for result in found for path, problem in result["wrong"]]
+    results = executor.run_tasks(_check_shard, tasks, counter(progress, "verify", 0, len(tasks)))
+    damage += [Damage(path, problem) for result in results for path, problem in result["wrong"]]
     return sorted(damage)

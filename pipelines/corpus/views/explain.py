@@ -11,20 +11,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from base import files
-from base import manifest as manifests
+from base import files, layout
 from base.credentials import hide
 from base.errors import UserError
-from base.manifest import Version
-from pipelines.config import RedactConfig
-from pipelines.corpus.stages import shard
+from base.manifest import Version, ancestry
+from pipelines.corpus.stages.survivors import document_texts
 from pipelines.corpus.text import redact
+from pipelines.corpus.text.settings import RedactConfig
 
 DIFF_CHARACTERS = 200_000
 """Longer texts are compared up to here; difflib takes quadratic time in the worst case."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decision:
     """What a version decided about a document."""
 
@@ -44,7 +43,7 @@ def explain(version: Version, document: str, diff_lines: int = 40) -> list[str]:
 
     Raises UserError if there is no such document.
     """
-    chain = manifests.ancestry(version)
+    chain = ancestry(version)
     if re.fullmatch(r"[0-9a-fA-F]{32}", document):
         identifier = pa.scalar(bytes.fromhex(document), pa.binary(16))
         decision = _decision(chain, lambda table: pc.equal(table["document_id"], identifier), ["document_id"])
@@ -65,12 +64,16 @@ def explain(version: Version, document: str, diff_lines: int = 40) -> list[str]:
 
 
 def _scan(url: str, columns: list[str], condition: Any) -> Iterator[dict[str, Any]]:
-    """The rows of a parquet file that meet a condition, reading a row group at a time.
+    """The rows of a parquet file that meet a condition, reading a row group at a time; none without the file.
 
     condition: from a table with `columns` to a boolean array.
     """
     filesystem, path = files.split(url)
-    with filesystem.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+    try:
+        opened = filesystem.open(path, "rb")
+    except FileNotFoundError:
+        return
+    with opened as file, pq.ParquetFile(file) as parquet:
         if not set(columns) <= set(parquet.schema_arrow.names):
             return
         for group in range(parquet.num_row_groups):
@@ -82,15 +85,14 @@ def _scan(url: str, columns: list[str], condition: Any) -> Iterator[dict[str, An
 def _decision(chain: list[Version], condition: Any, columns: list[str]) -> Decision | None:
     """The decision about the first document that meets the condition, newest version first."""
     for version in chain:
-        for url in files.list_files(files.join(version.url, "dropped", "*.parquet")):
+        for url in files.list_files(version.file(layout.dropped("*"))):
             for row in _scan(url, columns, condition):
-                name = url.rsplit("/", 1)[-1].removesuffix(".parquet")
-                return Decision(version, name, False, row)
-        for url in files.list_files(files.join(version.url, "origins", "*", "*.parquet")):
-            for row in _scan(url, columns, condition):
-                source, name = url.rsplit("/", 2)[1:]
-                path = f"{version.name}/shards/{source}/{name.removesuffix('.parquet')}.arrow"
-                return Decision(version, path, True, {"source": source, **row})
+                stage = layout.name_of(url).removesuffix(".parquet")
+                return Decision(version=version, place=stage, kept=False, row=row)
+        for entry in sorted(version.own_shards, key=lambda entry: entry.origins):
+            for row in _scan(version.below_versions(entry.origins), columns, condition):
+                row = {"source": entry.source, **row}
+                return Decision(version=version, place=entry.path, kept=True, row=row)
     return None
 
 
@@ -99,23 +101,22 @@ def _by_record(chain: list[Version], file: str, record: int) -> Decision | list[
     file = hide(file)
     inputs = [
         item
-        for item in chain[0].raw["inputs"]
-        if item["file"] == file or item["file"].endswith("/" + file.lstrip("/"))
+        for item in chain[0].manifest.inputs
+        if item.file == file or item.file.endswith("/" + file.lstrip("/"))
     ]
-    names = sorted({item["file"] for item in inputs})
+    names = sorted({item.file for item in inputs})
     if not names:
         raise UserError(f"no input file of {chain[0].name} ends in {file}")
     if len(names) > 1:
         raise UserError(f"{file} may be {' or '.join(names)}; give more of the path")
     for item in inputs:
-        documents = _documents(chain, item["part"])
+        documents = _documents(chain, item.part)
         row = _row_of_record(documents, record) if documents else None
         if row is None:
             continue
-        part = item["part"]
         decision = _decision(
             chain,
-            lambda table, part=part, row=row: pc.and_(
+            lambda table, part=item.part, row=row: pc.and_(
                 pc.equal(table["part"].cast(pa.string()), part), pc.equal(table["row"], row)
             ),
             ["part", "row"],
@@ -123,11 +124,8 @@ def _by_record(chain: list[Version], file: str, record: int) -> Decision | list[
         if decision is not None:
             return decision
     for version in chain:
-        url = files.join(version.url, "rejects.parquet")
-        if not files.exists(url):
-            continue
         for reject in _scan(
-            url,
+            version.file(layout.REJECTS),
             ["file", "record"],
             lambda table: pc.and_(
                 pc.equal(table["file"].cast(pa.string()), names[0]), pc.equal(table["record"], record)
@@ -146,15 +144,20 @@ def _by_record(chain: list[Version], file: str, record: int) -> Decision | list[
 
 def _documents(chain: list[Version], part: str) -> str | None:
     """URL of a part's documents file, if it is there."""
-    corpus = chain[0].url.rsplit("/", 2)[0]
-    for url in manifests.indexes(chain[0]):
-        index = files.join(url, "index.json")
+    for folder in chain[0].indexes:
+        index = files.join(folder, "index.json")
         if files.exists(index):
             for name, url, _ in files.read_json(index)["parts"]:
                 if name == part and files.exists(url):
                     return str(url)
-    found = files.list_files(files.join(corpus, "documents", "*", f"{part}.arrow"))
+    pattern = layout.part_path("documents", "*", part, "arrow")
+    found = files.list_files(chain[0].below_corpus(pattern))
     return found[-1] if found else None
+
+
+def _file_of(chain: list[Version]) -> dict[str, str]:
+    """The input file of each part."""
+    return {item.part: item.file for item in chain[0].manifest.inputs}
 
 
 def _row_of_record(url: str, record: int) -> int | None:
@@ -175,7 +178,7 @@ def _text(chain: list[Version], part: str, row: int) -> str | None:
     url = _documents(chain, part)
     if url is None:
         return None
-    for _, table in shard.document_texts(url, np.array([row])):
+    for _, table in document_texts(url, np.array([row])):
         return str(table["text"][0].as_py())
     return None
 
@@ -227,9 +230,7 @@ def _relation(row: dict[str, Any]) -> str:
 
 def _passages(decision: Decision) -> list[str]:
     """The benchmark passages that were found in the document."""
-    url = files.join(decision.version.url, "contamination.parquet")
-    if not files.exists(url):
-        return []
+    url = decision.version.file(layout.CONTAMINATION)
     identifier = pa.scalar(decision.row["document_id"], pa.binary(16))
     found = _scan(url, ["document_id"], lambda table: pc.equal(table["document_id"], identifier))
     return [
@@ -241,12 +242,11 @@ def _passages(decision: Decision) -> list[str]:
 
 def _origin(chain: list[Version], row: dict[str, Any]) -> str:
     """`file, record n` of a row that has part and row, and file and record perhaps."""
-    inputs = {item["part"]: item["file"] for item in chain[0].raw["inputs"]}
-    file = row.get("file") or inputs.get(row["part"], f"part {row['part']}")
+    file = row.get("file") or _file_of(chain).get(row["part"], f"part {row['part']}")
     record = row.get("record")
     url = _documents(chain, row["part"]) if record is None else None
     if url is not None:
-        for _, table in shard.document_texts(url, np.array([row["row"]])):
+        for _, table in document_texts(url, np.array([row["row"]])):
             record = table["record"][0].as_py()
     return file if record is None else f"{file}, record {record}"
 
@@ -256,15 +256,14 @@ def _cluster(chain: list[Version], kept: bytes, document: bytes) -> list[str]:
     identifier = pa.scalar(kept, pa.binary(16))
     members = []
     for version in chain:
-        url = files.join(version.url, "dropped", "duplicates.parquet")
-        if files.exists(url):
-            rows = _scan(url, ["kept_id"], lambda table: pc.equal(table["kept_id"], identifier))
-            members += [(row, version.name) for row in rows]
+        url = version.file(layout.dropped("duplicates"))
+        rows = _scan(url, ["kept_id"], lambda table: pc.equal(table["kept_id"], identifier))
+        members += [(row, version.name) for row in rows]
     if not members:
         return ["no document of these versions was dropped as a duplicate of it"]
     members.sort(key=lambda member: (-member[0]["similarity"], member[0]["document_id"]))
     lines = [f"cluster {kept.hex()}: the kept document and {len(members)} dropped, by similarity with it"]
-    inputs = {item["part"]: item["file"] for item in chain[0].raw["inputs"]}
+    inputs = _file_of(chain)
     shown = members[:20]
     for row, name in shown:
         mark = "  (this document)" if row["document_id"] == document else ""

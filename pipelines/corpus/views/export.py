@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from base import files
 from base.errors import UserError
-from base.manifest import Version
-from pipelines.corpus.versions.verify import read_shard, sibling
-from pipelines.runtime.cluster import Progress, counter, run_tasks
+from base.manifest import ShardEntry, Version
+from base.records import Record
+from pipelines.corpus.versions.verify import read_shard
+from pipelines.runtime.executor import Executor
+from pipelines.runtime.progress import Progress, counter
 
 MAGIC = b"MMIDIDX\x00\x00"
 FORMAT_VERSION = 1
@@ -27,36 +29,61 @@ DTYPE_CODES = {"uint16": 8, "uint32": 4}
 CHUNK = 2**20
 
 
-@dataclass(frozen=True)
-class Export:
-    """One source and split to write: folder of the versions, the lines of its shards, URL without suffix."""
+class ExportedPair(Record):
+    """What a `.bin` and its `.idx` hold; <path>.json is this record, and written last."""
 
-    versions: str
+    path: str
+    """URL without suffix."""
     manifest_hash: str
     dtype: str
-    lines: list[dict[str, Any]]
+    documents: int
+    tokens: int
+    text_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """One source and split to write."""
+
+    versions: str
+    """The folder of all versions."""
+    manifest_hash: str
+    dtype: str
+    shards: list[ShardEntry]
     output: str
+    """URL without suffix."""
+
+    def pair(self) -> ExportedPair:
+        """What the task writes."""
+        return ExportedPair(
+            path=self.output,
+            manifest_hash=self.manifest_hash,
+            dtype=self.dtype,
+            documents=sum(shard.documents for shard in self.shards),
+            tokens=sum(shard.tokens for shard in self.shards),
+            text_bytes=sum(shard.text_bytes for shard in self.shards),
+        )
 
 
 def export(
     version: Version,
     output: str,
+    *,
     sources: list[str],
     splits: list[str],
-    workers: int,
     progress: Progress,
-) -> list[dict[str, Any]]:
+    executor: Executor,
+) -> list[ExportedPair]:
     """Write <output>/<source>-<split>.bin and .idx for some sources (none: all) and splits of a version.
 
-    Returns {"path" (without suffix), "documents", "tokens", "text_bytes"} of each pair. Documents are in the
-    order of the shards, and end in the end-of-document token. A finished pair is not written again. Ray must
-    be initialised.
+    Returns what each pair holds. Documents are in the order of the shards, and end in the end-of-document
+    token. A finished pair is not written again.
 
     Raises UserError for a source or split that the version has not, and for a damaged shard.
     """
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for line in version.raw["shards"]:
-        groups.setdefault((line["source"], line["split"]), []).append(line)
+    groups: dict[tuple[str, str], list[ShardEntry]] = {}
+    for shard in version.manifest.shards:
+        groups.setdefault((shard.source, shard.split), []).append(shard)
     for position, (field, wanted) in enumerate((("source", sources), ("split", splits))):
         known = sorted({group[position] for group in groups})
         for name in wanted:
@@ -64,45 +91,44 @@ def export(
                 raise UserError(f"--{field} {name}: {version.name} has {', '.join(known)}")
     tasks = [
         Export(
-            sibling(version, ""),
-            version.hash,
-            version.raw["tokenizer"]["dtype"],
-            lines,
-            files.join(output, f"{source}-{split}"),
+            versions=version.versions_url,
+            manifest_hash=version.hash,
+            dtype=version.manifest.tokenizer.dtype,
+            shards=shards,
+            output=files.join(output, f"{source}-{split}"),
         )
-        for (source, split), lines in sorted(groups.items())
+        for (source, split), shards in sorted(groups.items())
         if (not sources or source in sources) and split in splits
     ]
     if not tasks:
         raise UserError(f"{version.name} has no shards of these sources and splits")
-    return run_tasks(write_pair, tasks, workers, counter(progress, "export", 0, len(tasks)))
+    written = executor.run_tasks(write_pair, tasks, counter(progress, "export", 0, len(tasks)))
+    return [ExportedPair.from_json(pair, task.output) for pair, task in zip(written, tasks, strict=True)]
 
 
 def write_pair(task: Export) -> dict[str, Any]:
-    """Write one `.bin`, its `.idx`, and last a `.json` with what they hold, which makes the task a no-op."""
-    facts = {
-        "path": task.output,
-        "manifest_hash": task.manifest_hash,
-        "dtype": task.dtype,
-        **{name: sum(line[name] for line in task.lines) for name in ("documents", "tokens", "text_bytes")},
-    }
+    """Write one `.bin`, its `.idx`, and last a `.json` with what they hold, which makes the task a no-op.
+
+    Returns the JSON value of that record.
+    """
+    pair = task.pair().to_json()
     done = f"{task.output}.json"
-    if files.exists(done) and files.read_json(done) == facts:
-        return facts
+    if files.exists(done) and files.read_json(done) == pair:
+        return pair
     # An index beside the tokens of another export would be read as if it were theirs.
     files.remove(done)
     files.remove(f"{task.output}.idx")
     lengths = []
     with files.atomic_writer(f"{task.output}.bin") as stream:
-        for line in task.lines:
-            for chunk in read_shard(task.versions, line)["input_ids"].chunks:
+        for shard in task.shards:
+            for chunk in read_shard(task.versions, shard)["input_ids"].chunks:
                 offsets = chunk.offsets.to_numpy()
                 tokens = chunk.values.to_numpy()[offsets[0] : offsets[-1]]
                 stream.write(tokens.data.cast("B"))
                 lengths.append(np.diff(offsets).astype("<i4"))
     _write_index(f"{task.output}.idx", np.concatenate([np.zeros(0, "<i4"), *lengths]), task.dtype)
-    files.write_json(done, facts)
-    return facts
+    files.write_json(done, pair)
+    return pair
 
 
 def _write_index(url: str, lengths: NDArray[np.int32], dtype: str) -> None:

@@ -16,13 +16,17 @@ import zstandard
 
 from base import files
 from base.errors import UserError
-from pipelines.config import Config, SourceConfig
+from jobs.checks import check
+from pipelines.config import Config
 from pipelines.corpus.inputs import check_sources, list_inputs
-from pipelines.corpus.versions import checks as precheck
+from pipelines.corpus.reading.settings import SourceConfig
 from pipelines.corpus.versions import commands as prepare
 from pipelines.corpus.versions.rebuild import repair
 from pipelines.corpus.versions.verify import verify
 from pipelines.corpus.views import explain
+from pipelines.runtime.executor import InProcess
+from pipelines.runtime.progress import silent
+from tests.helpers.builds import refresh, run
 
 TOKENS = ("tok3n-of-monday", "tok3n-of-tuesday")
 PASSWORD = "pa55word"
@@ -139,7 +143,7 @@ def test_the_check_before_a_build_lists_for_it(tmp_path: Path, monkeypatch: pyte
         return original(url)
 
     monkeypatch.setattr(files, "list_files", list_files)
-    assert len(prepare.inputs_of(settings, precheck.check(settings))) == 1
+    assert len(prepare.inputs_of(settings, check("prepare", settings))) == 1
     assert listed.count(f"{tmp_path}/raw/*") == 1
 
 
@@ -180,20 +184,20 @@ def test_nothing_that_a_build_writes_shows_credentials(
 ) -> None:
     storage = tmp_path / "storage"
     settings = config(storage, server, TOKENS[0])
-    version = prepare.prepare(settings, prepare.inputs_of(settings), lambda *_: None).version
+    version = run(settings).version
     assert version.raw["ledger"]["s"][0]["documents_in"] == 60
     rotated = config(storage, server, TOKENS[1])
-    again = prepare.prepare(rotated, prepare.inputs_of(rotated), lambda *_: None)
+    again = run(rotated)
     assert not again.new
-    assert not prepare.refresh(rotated, prepare.inputs_of(rotated), lambda *_: None).new
+    assert not refresh(rotated).new
     file = f"http://{server}/a.jsonl.zst?token={TOKENS[1]}"
     assert any("invalid_json" in line for line in explain.explain(version, f"{file}:3"))
     shutil.rmtree(storage / "corpus" / "documents")
     (shard,) = (storage / "corpus" / "versions").rglob("train-00000.arrow")
     content = shard.read_bytes()
     shard.unlink()
-    damage = verify([version], 2, lambda *_: None)
-    assert repair(rotated, [version], damage, lambda *_: None) == []
+    damage = verify([version], executor=InProcess(), progress=silent)
+    assert repair(rotated, [version], damage, executor=InProcess(), progress=silent) == []
     assert shard.read_bytes() == content
     written = [path for path in storage.rglob("*") if path.is_file()]
     assert len(written) > 30 and any(path.name == "mlflow.db" for path in written)

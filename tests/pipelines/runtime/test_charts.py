@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.image import imread
 
 from pipelines.runtime import charts
 
@@ -25,9 +24,20 @@ def _lines(steps: int, sources: int, scale: float) -> list[dict[str, Any]]:
 def test_a_training_run_of_any_kind_has_a_picture(sources: int, scale: float) -> None:
     content = charts.training(_lines(20, sources, scale), "tiny run", 5.0)
     assert content == charts.training(_lines(20, sources, scale), "tiny run", 5.0)
+    from matplotlib.image import imread
+
     picture = imread(io.BytesIO(content))
     assert picture.shape[0] > 700 and picture.shape[1] > 1000 and np.ptp(picture) == 1
 
 
 def test_a_run_without_a_step_too() -> None:
     assert charts.training([], "tiny run", None).startswith(b"\x89PNG")
+
+
+def test_an_evaluation_has_a_picture_of_every_source() -> None:
+    from matplotlib.image import imread
+
+    density = {f"s{number}": 0.5 + number for number in range(5)}
+    perplexity = {name: 2**value for name, value in density.items()}
+    picture = imread(io.BytesIO(charts.evaluation(density, perplexity, "tiny run")))
+    assert picture.shape[0] > 300 and picture.shape[1] > 1000 and np.ptp(picture) == 1

@@ -2,10 +2,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import ray.data
-from ray.data.exceptions import SystemException
 
 from pipelines.runtime import cluster
+from tests.helpers.late import RUNNING
+
+if RUNNING:
+    import ray.data
+    from ray.data.exceptions import SystemException
 
 
 @pytest.mark.usefixtures("ray_cluster")

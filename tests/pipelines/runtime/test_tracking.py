@@ -7,12 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from base import files
 from base.errors import UserError
 from pipelines.config import load
 from pipelines.runtime import tracking
+from tests.helpers.late import RUNNING
+
+if RUNNING:
+    from mlflow import MlflowClient
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +112,7 @@ def test_progress_becomes_metrics_of_each_stage(place: tracking.Tracking) -> Non
 def test_a_server_that_does_not_answer_delays_no_build() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        run = tracking.Run(tracking.client_of(tracking.Tracking(uri, "test", None)), "0" * 32)
+        run = tracking.TrackedRun(tracking.client_of(tracking.Tracking(uri, "test", None)), "0" * 32)
         begin = time.monotonic()
         with tracking.ship_progress(run, lambda *_: None, every=0.01) as progress:
             progress("measure", 0, 2)

@@ -5,16 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
 
 from base.errors import UserError
-from model import checkpoint, journal
+from model import journal
 from pipelines.config import Config
 from pipelines.runtime import tracking
 from pipelines.training import shipping
-from pipelines.training.launch import run_training
 from tests.helpers.corpus import write_corpus
+from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, SOURCES, KillOnce, Refuses, Sees, run_here, settings
+
+if RUNNING:
+    from mlflow import MlflowClient
+
+    from model import checkpoint
+    from pipelines.training.launch import launch
+
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -41,7 +47,7 @@ def test_two_workers_survive_the_death_of_one_with_the_same_losses(tmp_path: Pat
     with tracking.run(place, "train", "key", {}) as tracked:
         ship = functools.partial(shipping.ship_journal, place, tracked.id, every=0.2)
         killing = KillOnce(tmp_path, 15, ship)
-        result = run_training(_config(tmp_path, **same), manifest, run_url, killing, told.append)
+        result = launch(_config(tmp_path, **same), manifest, run_url, killing, told.append)
     starts = (tmp_path / "starts").read_text().splitlines()
     assert len(starts) == 2 and starts[0].startswith(f"{run_url}/journal.jsonl ")
     # From the death of a worker until the next ones train: noticing it, and starting two processes.
@@ -50,23 +56,23 @@ def test_two_workers_survive_the_death_of_one_with_the_same_losses(tmp_path: Pat
     assert [line["step"] for line in lines] == list(range(1, 41))
     # The line that is written when the process dies may not be told; repeated steps are.
     assert len([line for line in lines if line in told]) >= 39
-    assert told[-1]["step"] == 40 and result["resumed_from"] + 1 in [line["step"] for line in told]
+    assert told[-1]["step"] == 40 and result.resumed_from + 1 in [line["step"] for line in told]
     curve = MlflowClient(place.uri).get_metric_history(str(tracked.id), "loss")
     assert [(point.step, point.value) for point in curve] == [(line["step"], line["loss"]) for line in lines]
     reference = [line["loss"] for line in journal.read(str(tmp_path / "alone"))]
     assert [line["loss"] for line in lines] == pytest.approx(reference, abs=1e-4)
-    assert result["step"] == 40 and result["resumed_from"] in (10, 20, 30) and result["run_url"] == run_url
-    assert result["last_loss"] == pytest.approx(expected["last_loss"], abs=1e-4)
-    assert checkpoint.latest(run_url) == result["checkpoint_url"]
+    assert result.step == 40 and result.resumed_from in (10, 20, 30) and result.run_url == run_url
+    assert result.last_loss == pytest.approx(expected["last_loss"], abs=1e-4)
+    assert checkpoint.latest(run_url) == result.checkpoint_url
     with pytest.raises(UserError, match="data.seed"):
-        run_training(_config(tmp_path, steps=50, seed=1), manifest, run_url)
+        launch(_config(tmp_path, steps=50, seed=1), manifest, run_url)
 
 
 def test_a_mistake_ends_the_run_at_once(tmp_path: Path) -> None:
     manifest = write_corpus(tmp_path, SOURCES)
     starts = tmp_path / "starts"
     with pytest.raises(UserError, match="step 3 is refused"):
-        run_training(_config(tmp_path), manifest, str(tmp_path / "run"), Refuses(str(starts)))
+        launch(_config(tmp_path), manifest, str(tmp_path / "run"), Refuses(str(starts)))
     # No retry.
     (started,) = starts.read_text().splitlines()
     assert time.time() - float(started) < 30
@@ -75,7 +81,7 @@ def test_a_mistake_ends_the_run_at_once(tmp_path: Path) -> None:
 def test_a_cluster_too_small_is_named(tmp_path: Path) -> None:
     manifest = write_corpus(tmp_path, SOURCES)
     with pytest.raises(UserError, match="need 6 CPUs, the Ray cluster has 2"):
-        run_training(_config(tmp_path, cpus_per_worker=3), manifest, str(tmp_path / "run"))
+        launch(_config(tmp_path, cpus_per_worker=3), manifest, str(tmp_path / "run"))
 
 
 def test_fewer_workers_train_on_a_smaller_cluster_and_their_warnings_are_heard_once(
@@ -87,9 +93,9 @@ def test_fewer_workers_train_on_a_smaller_cluster_and_their_warnings_are_heard_o
     expected = run_here(manifest, str(tmp_path / "alone"), **same)
     caplog.clear()
     config = _config(tmp_path, min_workers=1, workers=3, **same)
-    result = run_training(config, manifest, str(tmp_path / "run"), Sees(str(tmp_path / "seen")))
-    assert result["last_loss"] == pytest.approx(expected["last_loss"], abs=1e-5)
-    description = json.loads((Path(result["checkpoint_url"]) / checkpoint.DESCRIPTION).read_text())
+    result = launch(config, manifest, str(tmp_path / "run"), Sees(str(tmp_path / "seen")))
+    assert result.last_loss == pytest.approx(expected["last_loss"], abs=1e-5)
+    description = json.loads((Path(str(result.checkpoint_url)) / checkpoint.DESCRIPTION).read_text())
     assert description["world_size"] == 2
     (heard,) = [message for message in caplog.messages if "is damaged" in message]
     assert "train-00001.arrow" in heard and "replaced by others of the source" in heard

@@ -1,18 +1,26 @@
 import hashlib
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
-from mlflow import MlflowClient
 
 from base import manifest
 from base.errors import UserError
+from base.layout import Layout
+from base.manifest import Version
 from model.journal import Journal
 from pipelines.config import Config, load
-from pipelines.inference import trained
 from pipelines.runtime import tracking
-from pipelines.training import run as pretrain
+from pipelines.training import results
+from pipelines.training.results import RunResult
+from pipelines.training.run import check_fits, mixture, run_name, train
 from tests.helpers.corpus import write_corpus
+from tests.helpers.late import RUNNING
+
+if RUNNING:
+    from mlflow import MlflowClient
 
 
 def test_a_finished_run_delivers_what_mlflow_has_missed(
@@ -21,21 +29,20 @@ def test_a_finished_run_delivers_what_mlflow_has_missed(
     monkeypatch.chdir(tmp_path)  # where a store of one's own puts artifacts
     version = manifest.open_version(write_corpus(tmp_path, {"a": [[50] * 4]}))
     config = _config(tmp_path)
-    url = trained.run_url(config.storage, "run")
+    url = Layout(config.storage).run("run")
     journal = Journal(url)
     for step in (1, 2):
         line = {"step": step, "time": 1e9 + step, "loss": 3.0 - step, "loss_scale": 1.0, "tokens": 64 * step}
         line |= {"learning_rate": 0.1, "gradient_norm": 1.0, "tokens_per_second": 100.0}
         journal.append({**line, "evaluation": {"a": {"loss": 2.5}}})
     journal.close()
-    result = {"manifest_hash": version.hash, "version": "v0001", "step": 2, "unigram_entropy": 4.0}
-    result |= {"model": f"{url}/hf", "evaluation": {"a": {"loss": 2.5, "bits_per_byte": 1.2}}}
-    trained.record(config.storage, "run", result)
+    result = _result(url, version)
+    results.record(config.storage, "run", result)
     place = tracking.Tracking.of(config)
     assert tracking.find(place, "train", key="run") is None
     elsewhere = _config(tmp_path, tracking={"uri": f"sqlite:///{tmp_path}/elsewhere.db"})
     for chosen in (config, config, elsewhere):
-        assert pretrain.pretrain(chosen, version, "run")["new"] is False
+        assert train(chosen, version, "run") == (result, False)
     moved = tracking.find(tracking.Tracking.of(elsewhere), "train", key="run")
     assert moved is not None and moved.data.metrics["loss"] == 1.0
     client = MlflowClient(place.uri)
@@ -48,9 +55,53 @@ def test_a_finished_run_delivers_what_mlflow_has_missed(
     assert found.data.params["train.steps"] == "200" and found.inputs.dataset_inputs
     assert client.get_model_version_by_alias("tiny", "best").run_id == found.info.run_id
     assert len(client.search_runs([found.info.experiment_id])) == 1
-    trained.record(config.storage, "run", {"manifest_hash": "other", "version": "v0000"})
+    results.record(config.storage, "run", result.model_copy(update={"manifest_hash": "other"}))
     with pytest.raises(UserError, match="trained on another corpus version"):
-        pretrain.pretrain(config, version, "run")
+        train(config, version, "run")
+
+
+def _result(url: str, version: Version) -> RunResult:
+    return RunResult(
+        run_url=url,
+        step=2,
+        tokens=128,
+        first_loss=2.0,
+        last_loss=1.0,
+        tokens_per_second=None,
+        mfu=None,
+        skipped_steps=0,
+        rollbacks=0,
+        resumed_from=2,
+        evaluation={"a": {"loss": 2.5, "bits_per_byte": 1.2}},
+        checkpoint_url=None,
+        best_checkpoint_url=None,
+        checkpoint_stalls=[0.25],
+        hf_url=f"{url}/hf",
+        version=version.name,
+        manifest_hash=version.hash,
+        model=f"{url}/hf",
+        unigram_entropy=4.0,
+    )
+
+
+def test_a_result_has_the_bytes_that_it_always_had(tmp_path: Path) -> None:
+    version = manifest.open_version(write_corpus(tmp_path, {"a": [[50] * 4]}))
+    written = _result("/run", version)
+    results.record(str(tmp_path), "run", written)
+    assert results.newest(str(tmp_path)) == "run" and results.finished(str(tmp_path), "run") == written
+    assert results.finished(str(tmp_path), "other") is None
+    assert (tmp_path / "training" / "latest.json").read_text() == '{\n "run": "run"\n}\n'
+    content = (tmp_path / "training" / "run" / "result.json").read_text()
+    assert content == json.dumps(json.loads(content), indent=1) + "\n"
+    names = list(json.loads(content))
+    assert names[:4] == ["run_url", "step", "tokens", "first_loss"] and names[-5:] == [
+        "hf_url",
+        "version",
+        "manifest_hash",
+        "model",
+        "unigram_entropy",
+    ]
+    assert json.loads(content)["mfu"] is None
 
 
 def _config(folder: Path, **changes: object) -> Config:
@@ -61,14 +112,14 @@ def _config(folder: Path, **changes: object) -> Config:
 def test_a_mixture_by_epochs(tmp_path: Path) -> None:
     version = manifest.open_version(write_corpus(tmp_path, {"a": [[50] * 4], "b": [[60] * 5, [10]]}))
     both = _config(tmp_path, mixture_epochs={"a": 1.5, "b": 2})
-    assert pretrain.mixture(both, version) == {"a": 300.0, "b": 620.0}
+    assert mixture(both, version) == {"a": 300.0, "b": 620.0}
     weights = _config(tmp_path, mixture={"a": 300, "b": 620})
-    assert pretrain.mixture(weights, version) == weights.mixture
-    assert pretrain.run_name(both, version) == pretrain.run_name(weights, version)
+    assert mixture(weights, version) == weights.mixture
+    assert run_name(both, version) == run_name(weights, version)
     with pytest.raises(UserError, match="mixture_epochs.c: there is no such source"):
-        pretrain.mixture(_config(tmp_path, mixture_epochs={"a": 1, "b": 1, "c": 1}), version)
+        mixture(_config(tmp_path, mixture_epochs={"a": 1, "b": 1, "c": 1}), version)
     with pytest.raises(UserError, match="no epochs for source b"):
-        pretrain.mixture(_config(tmp_path, mixture_epochs={"a": 1}), version)
+        mixture(_config(tmp_path, mixture_epochs={"a": 1}), version)
     with pytest.raises(ValueError, match="cannot both be given"):
         _config(tmp_path, mixture={"a": 1}, mixture_epochs={"a": 1})
     with pytest.raises(ValueError, match="mixture_epochs.a = -1"):
@@ -90,13 +141,14 @@ def test_another_tokenizer_than_the_corpus_has_is_named(tmp_path: Path) -> None:
     version = manifest.open_version(write_corpus(tmp_path, {"a": [[400] * 40]}, vocab_size=400))
     small = _config(tmp_path, tokenize={"vocab_size": 300})
     with pytest.raises(UserError, match="v0001 has a vocabulary of 400 tokens, tokenize.vocab_size is 300"):
-        pretrain.check_fits(small, version, "run")
+        check_fits(small, version, "run")
     file = tmp_path / "tokenizer.json"
     file.write_text("{}")
     digest = hashlib.sha256(b"{}").hexdigest()
     config = _config(tmp_path, tokenize={"tokenizer": str(file)})
-    version.raw["tokenizer"]["sha256"] = digest
-    pretrain.check_fits(config, version, "run")
+    facts = version.manifest.tokenizer.model_copy(update={"sha256": digest})
+    version = replace(version, manifest=version.manifest.model_copy(update={"tokenizer": facts}))
+    check_fits(config, version, "run")
     file.write_text("{ }")
     with pytest.raises(UserError, match="was not tokenized by tokenize.tokenizer = "):
-        pretrain.check_fits(config, version, "run")
+        check_fits(config, version, "run")

@@ -11,9 +11,13 @@ from base.errors import UserError
 from jobs import trace as command
 from model.job import RUN
 from model.loader import Corpus, ShardCache
-from pipelines.training import trace
 from tests.helpers.corpus import write_corpus
+from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, SOURCES, run_here
+
+if RUNNING:
+    from pipelines.training import trace
+
 
 LENGTH = MODEL.max_sequence_length
 
@@ -28,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 def test_a_step_lists_the_tokens_it_trained_on(trained: tuple[str, str]) -> None:
     storage, manifest = trained
-    run = trace.Run(storage, "tiny")
+    run = trace.RunSamples(storage, "tiny")
     assert run.steps == 25
     corpus = Corpus.open(manifest)
     documents = {}
@@ -54,7 +58,7 @@ def test_a_step_lists_the_tokens_it_trained_on(trained: tuple[str, str]) -> None
 
 
 def test_a_document_lists_exactly_the_steps_that_saw_it(trained: tuple[str, str]) -> None:
-    run = trace.Run(trained[0], "tiny")
+    run = trace.RunSamples(trained[0], "tiny")
     expected: dict[str, list[dict[str, Any]]] = {}
     for step in range(1, run.steps + 1):
         for row in trace.documents_of_step(run, step).to_pylist():
@@ -66,7 +70,7 @@ def test_a_document_lists_exactly_the_steps_that_saw_it(trained: tuple[str, str]
 
 def test_mistakes_are_named(trained: tuple[str, str]) -> None:
     storage, manifest = trained
-    run = trace.Run(storage, "tiny")
+    run = trace.RunSamples(storage, "tiny")
     corpus = Corpus.open(manifest)
     held = next(entry for entry in range(len(corpus.shards)) if corpus.shards[entry]["split"] == "heldout")
     with pytest.raises(UserError, match="is held out of training"):
@@ -79,7 +83,7 @@ def test_mistakes_are_named(trained: tuple[str, str]) -> None:
         with pytest.raises(UserError, match=f"has taken steps 1 to 25, not step {step}"):
             trace.documents_of_step(run, step)
     with pytest.raises(UserError, match="other is not a training run"):
-        trace.Run(storage, "other")
+        trace.RunSamples(storage, "other")
 
 
 def test_the_command_prints_one_line_a_span(
@@ -90,7 +94,7 @@ def test_the_command_prints_one_line_a_span(
     config.write_text(json.dumps(content))
     command.main(str(config), "tiny", step=2)
     lines = capsys.readouterr().out.splitlines()
-    run = trace.Run(trained[0], "tiny")
+    run = trace.RunSamples(trained[0], "tiny")
     rows = trace.documents_of_step(run, 2).to_pylist()
     assert lines[0] == "run tiny, step 2: 8 sequences" and len(lines) == len(rows) + 1
     command.main(str(config), "tiny", document=rows[0]["document_id"])
@@ -108,7 +112,7 @@ def test_steps_that_left_nothing_in_the_weights_are_marked(
     guarded: dict[str, Any] = {"guard": {"window": 8, "rollback_after": 3}, "checkpoint": {"every": 5}}
     url = str(Path(storage) / "training" / "spiky")
     run_here(manifest, url, steps=18, overflows=(4,), spikes=(13, 14, 15), **guarded)
-    run = trace.Run(storage, "spiky")
+    run = trace.RunSamples(storage, "spiky")
     assert set(run.undone) == {5, 11, 12, 13, 14, 15, 16}
     back = "rolled back: step 16 went back to the weights of step 10"
     assert all(run.undone[step] == back for step in (11, 12, 13))
@@ -133,8 +137,8 @@ def test_steps_that_left_nothing_in_the_weights_are_marked(
 def test_only_shards_that_hold_the_document_are_copied(trained: tuple[str, str], tmp_path: Path) -> None:
     storage = trained[0]
     fsspec.filesystem("memory").put(storage, "/traced", recursive=True)
-    expected = trace.steps_of_document(trace.Run(storage, "tiny"), _document(trained, "b/train-00000"))
-    run = trace.Run("memory://traced", "tiny", ShardCache(str(tmp_path)))
+    expected = trace.steps_of_document(trace.RunSamples(storage, "tiny"), _document(trained, "b/train-00000"))
+    run = trace.RunSamples("memory://traced", "tiny", ShardCache(str(tmp_path)))
     found = trace.steps_of_document(run, _document(trained, "b/train-00000"))
     assert found.equals(expected) and len(list(tmp_path.iterdir())) == 1
 
@@ -148,7 +152,7 @@ def test_a_document_that_stands_in_two_shards_is_found_in_both(tmp_path: Path) -
         (place / f"train-00009.{suffix}").write_bytes((place / f"train-00000.{suffix}").read_bytes())
     manifest.write_text(json.dumps({**content, "shards": [*content["shards"], twin]}))
     run_here(str(manifest), str(tmp_path / "training" / "tiny"), steps=3)
-    run = trace.Run(str(tmp_path), "tiny")
+    run = trace.RunSamples(str(tmp_path), "tiny")
     every = [
         {"step": step, "undone": None, **row}
         for step in (1, 2, 3)
@@ -173,4 +177,4 @@ def test_a_changed_corpus_is_refused(tmp_path: Path) -> None:
     facts = files.read_json(url)
     files.write_json(url, {**facts, "data": {**facts["data"], "manifest_hash": "0" * 32}})
     with pytest.raises(UserError, match="was trained on another corpus version"):
-        trace.Run(str(tmp_path), "tiny")
+        trace.RunSamples(str(tmp_path), "tiny")

@@ -10,7 +10,6 @@ import zlib
 from pathlib import Path
 
 import brotli
-import datasets
 import fsspec
 import numpy as np
 import pyarrow as pa
@@ -20,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from base.errors import UserError
-from pipelines.config import IngestConfig, SourceConfig
 from pipelines.corpus import inputs
 from pipelines.corpus.reading import csvscan, decompress, ingest
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 
 SOURCE = SourceConfig(name="s", urls=["x"])
 
@@ -356,6 +355,8 @@ def test_arrow_offsets_of_a_damaged_file_are_checked(tmp_path: Path) -> None:
 
 
 def test_a_datasets_folder(tmp_path: Path) -> None:
+    import datasets
+
     whole = datasets.DatasetDict(
         {
             "train": datasets.Dataset.from_dict({"text": TEXTS[:600]}),

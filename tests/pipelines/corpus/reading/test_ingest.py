@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from base.errors import UserError
-from pipelines.config import IngestConfig, SourceConfig
 from pipelines.corpus.reading import ingest, records
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 
 SOURCE = SourceConfig(name="s", urls=["x"])
 NAMED = SourceConfig(name="s", urls=["x"], name_field="meta.pile_set_name")

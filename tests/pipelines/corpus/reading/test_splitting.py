@@ -14,9 +14,9 @@ import zstandard
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipelines.config import IngestConfig, SourceConfig
 from pipelines.corpus import inputs
 from pipelines.corpus.reading import decompress, ingest, splitting
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 
 SOURCE = SourceConfig(name="s", urls=["x"])
 

@@ -7,9 +7,12 @@ import pyarrow as pa
 import pytest
 
 from base import files
+from base.manifest import InputEntry, Manifest, ShardEntry, SourceTotals, TokenizerFacts
 from pipelines.corpus.ledger import STAGES, Ledger
 from pipelines.corpus.report import page as report
-from pipelines.corpus.stages.shard import HITS
+from pipelines.corpus.report import parquet
+from pipelines.corpus.report.sections import clusters, examples
+from pipelines.corpus.stages.tokenize import HITS
 
 HOSTILE = "<script>alert('x')</script> & <img src=https://example.org/x.png>"
 SOURCES = ("books", "web_pages", "code")
@@ -55,38 +58,61 @@ def make_version(folder, rng, documents=3000):
             with pa.ipc.new_file(stream, table.schema) as writer:
                 writer.write_table(table)
         shards.append(
-            {"path": path, "source": source, "split": "train", "documents": 400, "version": "v0002"}
-            | {"tokens": int(lengths.sum()), "bytes": 123_456, "text_bytes": 400_000, "digest": "ab" * 16}
+            ShardEntry(
+                path=path,
+                source=source,
+                split="train",
+                documents=400,
+                tokens=int(lengths.sum()),
+                text_bytes=400_000,
+                bytes=123_456,
+                digest="ab" * 16,
+                version="v0002",
+            )
         )
-        sources[source] = {"weight": [0.5, 0.2, 0.3][number % 3], "documents": 400, "heldout_documents": 4}
-        sources[source] |= {"tokens": int(lengths.sum()), "text_bytes": int(lengths.sum() * 4.2)}
-    manifest = {
-        "schema": 1,
-        "name": "test <b>corpus</b>",
-        "version": "v0002",
-        "parent": "v0001",
-        "parent_manifest_hash": "00" * 16,
-        "config": {"name": "test", "quality": {"min_words": 5}},
-        "config_hash": "c0ffee" * 5,
-        "packages": {"numpy": np.__version__},
-        "tokenizer": {"file": "tokenizer.json", "sha256": "f" * 64, "vocab_size": 50277, "dtype": "uint16"},
-        "inputs": [
-            {
-                "source": s,
-                "file": f"/data/{s}.jsonl.zst",
-                "bytes": 12345,
-                "digest": "d" * 32,
-                "part": f"{s}-part",
-            }
-            for s in SOURCES
+        sources[source] = SourceTotals(
+            weight=[0.5, 0.2, 0.3][number % 3],
+            documents=400,
+            heldout_documents=4,
+            tokens=int(lengths.sum()),
+            text_bytes=int(lengths.sum() * 4.2),
+        )
+    manifest = Manifest(
+        schema_number=1,
+        name="test <b>corpus</b>",
+        version="v0002",
+        parent="v0001",
+        parent_manifest_hash="00" * 16,
+        config={"name": "test", "quality": {"min_words": 5}},
+        config_hash="c0ffee" * 5,
+        packages={"numpy": np.__version__},
+        tokenizer=TokenizerFacts(
+            file="tokenizer.json",
+            sha256="f" * 64,
+            vocab_size=50277,
+            end_of_document="<|endoftext|>",
+            end_of_document_id=0,
+            dtype="uint16",
+        ),
+        inputs=[
+            InputEntry(
+                source=source,
+                file=f"/data/{source}.jsonl.zst",
+                start=0,
+                bytes=12345,
+                digest="d" * 32,
+                part=f"{source}-part",
+            )
+            for source in SOURCES
         ],
-        "shards": shards,
-        "sources": sources,
-        "ledger": make_ledger(rng).to_json(),
-        "languages": {"books": {"en": 30, "de": 10}, "code": {"en": 40}},
-        "contamination": {"quiz": {"items": 1319, "items_found": 2, "documents": 1}},
-        "redacted": {"books": {"email": 4321, "phone": 2}},
-    }
+        shards=shards,
+        sources=sources,
+        indexes=[],
+        ledger=make_ledger(rng).to_json(),
+        languages={"books": {"en": 30, "de": 10}, "code": {"en": 40}},
+        contamination={"quiz": {"items": 1319, "items_found": 2, "documents": 1}},
+        redacted={"books": {"email": 4321, "phone": 2}},
+    )
     names = np.array(SOURCES)[rng.integers(0, len(SOURCES), documents)]
     size = rng.lognormal(7, 1.5, documents).astype(np.int64)
     attributes = files.join(folder, "attributes.parquet")
@@ -173,11 +199,11 @@ def make_version(folder, rng, documents=3000):
     )
     files.write_parquet(contamination, table)
     tables = report.Tables(
-        {"quality": [quality], "duplicates": [duplicates]},
-        [attributes],
-        [rejects],
-        contamination,
-        {"books-part": books},
+        dropped={"quality": [quality], "duplicates": [duplicates]},
+        attributes=[attributes],
+        rejects=[rejects],
+        contamination=contamination,
+        documents={"books-part": books},
     )
     url = files.join(folder, "v0002", "report.html")
     limits = {"q_words": [("min", 5), ("max", 1e6)], "q_control_fraction": [("max", 0.05)]}
@@ -232,15 +258,24 @@ def test_thousands_of_sources_and_long_samples_stay_below_five_megabytes(tmp_pat
     for source in SOURCES:
         for number in range(20):
             ledger.sources[source]["quality"].drop(f"gopher_quality.reason_{number}", 10, 100)
-    manifest["ledger"] = ledger.to_json()
-    manifest["sources"] = dict.fromkeys(SOURCES, manifest["sources"]["source-0000-of-a-crawl"])
-    manifest["languages"] = {source: {"en": 3, "de": 2, "fr": 1} for source in SOURCES}
-    manifest["redacted"] = {source: {"email": 3, "phone": 2} for source in SOURCES}
-    shard = manifest["shards"][0]
-    manifest["shards"] += [{**shard, "path": f"v0002/{'x' * 60}{number}"} for number in range(5000)]
-    manifest["inputs"] += [
-        {**manifest["inputs"][0], "file": f"s3://bucket/{'y' * 90}{number}"} for number in range(5000)
-    ]
+    first = manifest.sources["source-0000-of-a-crawl"]
+    shard, item = manifest.shards[0], manifest.inputs[0]
+    manifest = manifest.model_copy(
+        update={
+            "ledger": ledger.to_json(),
+            "sources": dict.fromkeys(SOURCES, first),
+            "languages": {source: {"en": 3, "de": 2, "fr": 1} for source in SOURCES},
+            "redacted": {source: {"email": 3, "phone": 2} for source in SOURCES},
+            "shards": [
+                *manifest.shards,
+                *(shard.model_copy(update={"path": f"v0002/{'x' * 60}{n}"}) for n in range(5000)),
+            ],
+            "inputs": [
+                *manifest.inputs,
+                *(item.model_copy(update={"file": f"s3://bucket/{'y' * 90}{n}"}) for n in range(5000)),
+            ],
+        }
+    )
     report.write_report(manifest, tables, *arguments)
     page = files.read_bytes(arguments[0])
     assert len(page) < 5_000_000
@@ -292,13 +327,13 @@ def test_numbers_names_and_examples_are_there(page):
     ):
         assert text in page, text
     assert "a.person" not in page
-    assert page.count("measured 3<") == report.EXAMPLES
+    assert page.count("measured 3<") == examples.EXAMPLES
 
 
 def test_examples_show_no_personal_data_that_the_corpus_keeps(tmp_path):
     manifest, *arguments = make_version(str(tmp_path), np.random.default_rng(1), documents=100)
-    manifest["config"]["redact"] = {"email": None}
-    report.write_report(manifest, *arguments)
+    config = {**manifest.config, "redact": {"email": None}}
+    report.write_report(manifest.model_copy(update={"config": config}), *arguments)
     page = files.read_bytes(arguments[1]).decode()
     assert "Sample 2 of email@example.com" in page
     assert "a.person" not in page
@@ -309,7 +344,7 @@ def test_a_source_with_many_rejects_leaves_room_for_the_examples_of_others(tmp_p
     rejects = files.read_parquet(tables.rejects[0]).to_pylist()
     many = [{**rejects[0], "source": f"s{number}", "sample": f"SAMPLE {number}"} for number in range(20)]
     files.write_parquet(tables.rejects[0], pa.Table.from_pylist(many))
-    monkeypatch.setattr(report, "MAX_EXAMPLES", 9)
+    monkeypatch.setattr(examples, "MAX_GROUPS", 9)
     report.write_report(manifest, tables, *arguments)
     page = files.read_bytes(arguments[0]).decode()
     assert page.count("<article>") == 9
@@ -338,17 +373,20 @@ def test_equal_inputs_give_equal_bytes(tmp_path):
 
 def test_a_corpus_with_nothing_in_it_still_gives_a_report(tmp_path):
     manifest, _, url, _ = make_version(str(tmp_path), np.random.default_rng(3), documents=10)
-    manifest |= {"shards": [], "sources": {}, "inputs": [], "ledger": {}, "parent": None}
+    nothing = {"shards": [], "sources": {}, "inputs": [], "ledger": {}, "parent": None}
     empty = files.join(str(tmp_path), "empty.parquet")
     files.write_parquet(empty, pa.table({}))
-    report.write_report(manifest, report.Tables({"quality": [empty]}, [], [empty], None, {}), url)
+    tables = report.Tables(
+        dropped={"quality": [empty]}, attributes=[], rejects=[empty], contamination=None, documents={}
+    )
+    report.write_report(manifest.model_copy(update=nothing), tables, url)
     assert "Nothing was dropped" in files.read_bytes(url).decode()
 
 
 def test_sampling_takes_rows_at_even_distances_and_bounds_clusters(tmp_path, monkeypatch):
     arguments = make_version(str(tmp_path), np.random.default_rng(4))
-    monkeypatch.setattr(report, "SAMPLE_ROWS", 1000)
-    monkeypatch.setattr(report, "CLUSTER_ROWS", 1000)
+    monkeypatch.setattr(parquet, "SAMPLE_ROWS", 1000)
+    monkeypatch.setattr(clusters, "CLUSTER_ROWS", 1000)
     report.write_report(*arguments)
     page = files.read_bytes(arguments[2]).decode()
     assert "1,000 documents were looked at" in page
@@ -360,8 +398,7 @@ def test_tables_are_read_until_every_example_is_found(tmp_path, monkeypatch):
     (url,) = tables.dropped["duplicates"]
     files.write_parquet(url, files.read_parquet(url), row_group_size=100)
     groups = []
-    monkeypatch.setattr(
-        report, "_groups", lambda rows, groups_of=report._groups: groups.append(len(rows)) or groups_of(rows)
-    )
+    by_reason = parquet.by_reason
+    monkeypatch.setattr(parquet, "by_reason", lambda rows: groups.append(len(rows)) or by_reason(rows))
     report.write_report(manifest, tables, *arguments)
     assert 1 <= groups.count(100) < 5

@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import uuid
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,74 +15,24 @@ from hypothesis import strategies as st
 
 from base import files
 from base.errors import UserError
-from dedup import lines, minhash, spans
+from dedup import lines, spans
 from dedup.config import DedupConfig, LinesConfig, MinHashConfig
-from pipelines.corpus.stages.deduplicate import (
-    compact_indexes,
-    deduplicate,
-    deduplicate_indexes,
-    find_repeated_lines,
-    find_repeated_spans,
-    write_index,
-)
+from pipelines.corpus.stages import deduplicate as deduplication
+from pipelines.corpus.stages import phases
+from pipelines.corpus.stages.deduplicate import deduplicate
+from pipelines.corpus.stages.indexes import compact_indexes, deduplicate_indexes, write_index
+from pipelines.corpus.stages.repeated import find_repeated_lines, find_repeated_spans
+from pipelines.runtime.executor import InProcess, OnRay
+from pipelines.runtime.progress import silent
+from tests.helpers.duplicates import THOROUGH, content, corpus_of, write_parts
 
-# Rows of one: nearly every pair with any similarity is a candidate.
-THOROUGH = DedupConfig(minhash=MinHashConfig(ngram=1, bands=64, rows=1), threshold=0.6)
-
-
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+HERE = InProcess()
 
 
-def write_part(folder, name, documents, config, batch=3):
-    """Write documents (dicts with text, and source, rank, quality if not the default) as a part."""
-    texts = pa.array([document["text"] for document in documents], pa.large_string())
-    sources = pa.array([document.get("source", "web") for document in documents], pa.string())
-    ids = pa.array(
-        [
-            hashlib.md5(f"{document.get('name', document['text'])}".encode()).digest()
-            for document in documents
-        ],
-        pa.binary(16),
+def run(entries, urls, work, config, indexes=(), executor=HERE):
+    outcome = deduplicate(
+        entries, urls, list(indexes), work=str(work), config=config, executor=executor, progress=silent
     )
-    url = str(folder / f"{name}.arrow")
-    table = pa.table({"document_id": ids, "record": range(len(texts)), "text": texts})
-    with files.atomic_writer(url) as file, pa.ipc.new_file(file, table.schema) as writer:
-        for record_batch in table.to_batches(max_chunksize=batch):
-            writer.write_batch(record_batch)
-    bands, shingles = minhash.signatures(texts, config.minhash)
-    flat = pa.array(bands.ravel())
-    entries = pa.table(
-        {
-            "document_id": ids,
-            "part": pa.array([name] * len(texts), pa.string()).dictionary_encode(),
-            "row": pa.array(range(len(texts)), pa.uint32()),
-            "source": sources.dictionary_encode(),
-            "text_hash": minhash.text_hash(texts),
-            "rank": pa.array([document.get("rank", 0) for document in documents], pa.int32()),
-            "quality": pa.array([document.get("quality", 0.0) for document in documents], pa.float32()),
-            "length": pa.array([len(text.as_py().encode()) for text in texts], pa.int64()),
-            "bands": pa.FixedSizeListArray.from_arrays(flat, config.minhash.bands),
-            "shingles": shingles,
-        }
-    )
-    entries_url = str(folder / f"{name}.parquet")
-    files.write_parquet(entries_url, entries)
-    return entries_url, url
-
-
-def write_parts(folder, documents, config, parts=2):
-    folder.mkdir(exist_ok=True)
-    entries, urls = [], {}
-    for number in range(parts):
-        name = f"{number:016x}"
-        entry, url = write_part(folder, name, documents[number::parts], config)
-        entries.append(entry)
-        urls[name] = url
-    return entries, urls
-
-
-def run(entries, urls, work, config, indexes=(), workers=2):
-    outcome = deduplicate(entries, urls, str(work), config, list(indexes), lambda *_: None, workers)
     tables = [files.read_parquet(url) for url in outcome.dropped]
     rows = list(itertools.chain.from_iterable(table.to_pylist() for table in tables))
     assert sum(outcome.counts.values()) == len(rows)
@@ -177,53 +128,39 @@ def test_same_survivors_as_brute_force_in_any_order(tmp_path, corpus, random, me
     random.shuffle(corpus)
     other = tmp_path / uuid.uuid4().hex
     entries, urls = write_parts(other, corpus, config, parts=3)
-    _, again = run(entries[::-1], urls, other / "work", config, workers=1)
+    _, again = run(entries[::-1], urls, other / "work", config)
     assert {i: row["kept_id"] for i, row in again.items()} == {i: row["kept_id"] for i, row in rows.items()}
 
 
-def corpus_of(seed, count, vocabulary=400):
-    """Random documents, most of them followed by edited copies."""
-    generator = np.random.default_rng(seed)
-    corpus = []
-    while len(corpus) < count:
-        base = generator.integers(0, vocabulary, 60)
-        for _ in range(generator.integers(1, 6)):
-            edited = base.copy()
-            edited[generator.integers(0, 60, generator.integers(0, 9))] = generator.integers(0, vocabulary)
-            corpus.append({"text": " ".join(f"w{word}" for word in edited), "name": f"{seed}-{len(corpus)}"})
-    return corpus[:count]
-
-
-def content(folder):
-    """Every finished file: what a killed task had begun stays under a temporary name."""
-    paths = [path for path in folder.rglob("*.parquet") if not path.name.startswith(files.TEMPORARY)]
-    return {path.relative_to(folder): path.read_bytes() for path in paths}
-
-
-def test_restart_finishes_with_the_same_bytes_for_any_number_of_workers(tmp_path, monkeypatch):
+def test_restart_finishes_with_the_same_bytes_on_any_executor(tmp_path, monkeypatch, ray_cluster):
     sizes = {"GROUP_ROWS": 40, "PARTITION_ROWS": 50, "TASK_ROWS": 2000, "FOREST_ROWS": 50}
     for name, size in sizes.items():
-        monkeypatch.setattr(f"pipelines.corpus.stages.deduplicate.{name}", size)
+        module = phases if hasattr(phases, name) else deduplication
+        monkeypatch.setattr(module, name, size)
     entries, urls = write_parts(tmp_path / "in", corpus_of(1, 200), THOROUGH, parts=12)
-    outcome, rows = run(entries, urls, tmp_path / "one", THOROUGH, workers=1)
+    outcome, rows = run(entries, urls, tmp_path / "one", THOROUGH)
     expected = content(tmp_path / "one")
     assert len(expected) > 30 and len(rows) > 50
-    run(entries[::-1], urls, tmp_path / "two", THOROUGH, workers=2)
+    run(entries[::-1], urls, tmp_path / "two", THOROUGH, executor=OnRay(workers=2))
     assert content(tmp_path / "two") == expected
     generator = np.random.default_rng(0)
     for path in sorted(expected):
         if generator.random() < 0.5:
             (tmp_path / "two" / path).unlink()
     seen = []
-    again = deduplicate(
-        entries, urls, str(tmp_path / "two"), THOROUGH, [], lambda *progress: seen.append(progress), 2
-    )
+    note = lambda *progress: seen.append(progress)  # noqa: E731
+    ways: dict[str, Any] = {
+        "work": str(tmp_path / "two"),
+        "config": THOROUGH,
+        "executor": HERE,
+        "progress": note,
+    }
+    again = deduplicate(entries, urls, [], **ways)
     assert content(tmp_path / "two") == expected
     assert any(0 < done < total for _, done, total in seen)
     assert again.counts == outcome.counts and again.cluster_sizes == outcome.cluster_sizes
     seen.clear()
-    note = lambda *progress: seen.append(progress)  # noqa: E731
-    deduplicate(entries, urls, str(tmp_path / "two"), THOROUGH, [], note, 2)
+    deduplicate(entries, urls, [], **ways)
     # The sets that edges are made of are gone, and not made again.
     assert not (tmp_path / "two" / "sets").exists()
     assert all(done == total for _, done, total in seen) and "dedup sets" in {stage for stage, *_ in seen}
@@ -239,7 +176,15 @@ def test_index_drops_only_new_documents_and_names_the_old_one(tmp_path):
     old, new = corpus_of(2, 60), corpus_of(3, 30)
     entries, urls = write_parts(tmp_path / "old", old, THOROUGH)
     outcome, first = run(entries, urls, tmp_path / "work-old", THOROUGH)
-    write_index(entries, urls, outcome.dropped, "v0001", str(tmp_path / "v0001"), THOROUGH, 2)
+    write_index(
+        entries,
+        urls,
+        outcome.dropped,
+        version="v0001",
+        output=str(tmp_path / "v0001"),
+        config=THOROUGH,
+        executor=HERE,
+    )
     survivors = [document for document in old if document_id(document) not in first]
     copies = [{"text": d["text"].upper(), "name": f"c{i}", "rank": 9} for i, d in enumerate(survivors[:10])]
     exact = [{"text": d["text"] + " \n", "name": f"e{i}", "rank": 9} for i, d in enumerate(survivors[:7])]
@@ -258,7 +203,15 @@ def test_index_drops_only_new_documents_and_names_the_old_one(tmp_path):
         brute_force(more, 0.6)
     )
     # A third build sees both versions.
-    write_index(entries2, urls2, second.dropped, "v0002", str(tmp_path / "v0002"), THOROUGH, 2)
+    write_index(
+        entries2,
+        urls2,
+        second.dropped,
+        version="v0002",
+        output=str(tmp_path / "v0002"),
+        config=THOROUGH,
+        executor=HERE,
+    )
     left = [d for d in more if document_id(d) not in rows]
     third = [{"text": d["text"], "name": f"t{i}"} for i, d in enumerate([survivors[0], left[0]])]
     entries3, urls3 = write_parts(tmp_path / "third", third, THOROUGH)
@@ -280,17 +233,25 @@ def indexed(folder, name, corpus, indexes=(), parts=3):
         names = pa.array([f"{name}{part}" for part in table["part"].to_pylist()]).dictionary_encode()
         files.write_parquet(entry, table.set_column(table.column_names.index("part"), "part", names))
     outcome, rows = run(entries, urls, folder / f"work-{name}", THOROUGH, indexes)
-    write_index(entries, urls, outcome.dropped, name, str(folder / name), THOROUGH, 2)
+    write_index(
+        entries,
+        urls,
+        outcome.dropped,
+        version=name,
+        output=str(folder / name),
+        config=THOROUGH,
+        executor=HERE,
+    )
     return str(folder / name), rows
 
 
 def test_a_compacted_index_finds_what_its_parts_find(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.corpus.stages.deduplicate.GROUP_ROWS", 20)
-    monkeypatch.setattr("pipelines.corpus.stages.deduplicate.PARTITION_ROWS", 30)
+    monkeypatch.setattr("pipelines.corpus.stages.phases.GROUP_ROWS", 20)
+    monkeypatch.setattr("pipelines.corpus.stages.phases.PARTITION_ROWS", 30)
     first, _ = indexed(tmp_path, "v0001", corpus_of(5, 80, 60))
     second, _ = indexed(tmp_path, "v0002", corpus_of(6, 20, 60), [first])
     both = str(tmp_path / "both")
-    compact_indexes([first, second], both, 2)
+    compact_indexes([first, second], both, executor=HERE)
     new = [{**d, "name": f"again {d['name']}"} for d in corpus_of(5, 30, 60) + corpus_of(6, 20, 60)]
     new += corpus_of(7, 30, 60)
     entries, urls = write_parts(tmp_path / "new", new, THOROUGH)
@@ -298,19 +259,21 @@ def test_a_compacted_index_finds_what_its_parts_find(tmp_path, monkeypatch):
     _, joined = run(entries, urls, tmp_path / "joined", THOROUGH, [both])
     assert joined == apart and {row["kept_version"] for row in joined.values()} >= {"v0001", "v0002"}
     third = str(tmp_path / "third")
-    compact_indexes([both], third, 1)
+    compact_indexes([both], third, executor=HERE)
     assert content(tmp_path / "third") == content(tmp_path / "both")
 
 
 def test_two_corpora_are_merged_from_their_indexes(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.corpus.stages.deduplicate.GROUP_ROWS", 20)
-    monkeypatch.setattr("pipelines.corpus.stages.deduplicate.PARTITION_ROWS", 30)
+    monkeypatch.setattr("pipelines.corpus.stages.phases.GROUP_ROWS", 20)
+    monkeypatch.setattr("pipelines.corpus.stages.phases.PARTITION_ROWS", 30)
     old = corpus_of(5, 60, 60)
     other = [{**d, "name": f"other {d['name']}"} for d in corpus_of(5, 20, 60)] + corpus_of(8, 30, 60)
     first, _ = indexed(tmp_path, "a", old)
     second, gone = indexed(tmp_path, "b", other, parts=2)
     work = str(tmp_path / "merged")
-    outcome = deduplicate_indexes([second], [first], work, THOROUGH, lambda *_: None, 2)
+    outcome = deduplicate_indexes(
+        [second], [first], work=work, config=THOROUGH, executor=HERE, progress=silent
+    )
     tables = [files.read_parquet(url).to_pylist() for url in outcome.dropped]
     merged = {row["document_id"]: row for row in itertools.chain.from_iterable(tables)}
     # As if the survivors of the second corpus had been read again.
@@ -318,7 +281,9 @@ def test_two_corpora_are_merged_from_their_indexes(tmp_path, monkeypatch):
     again, where = write_parts(tmp_path / "again", left, THOROUGH)
     _, read = run(again, where, tmp_path / "read", THOROUGH, [first])
     with pytest.raises(UserError, match="dedup.minhash.ngram = 5, but the index"):
-        deduplicate_indexes([second], [first], work, DedupConfig(), lambda *_: None, 2)
+        deduplicate_indexes(
+            [second], [first], work=work, config=DedupConfig(), executor=HERE, progress=silent
+        )
     assert {i: (row["kept_id"], row["similarity"], row["source"]) for i, row in merged.items()} == {
         i: (row["kept_id"], row["similarity"], row["source"]) for i, row in read.items()
     }
@@ -328,7 +293,9 @@ def test_two_corpora_are_merged_from_their_indexes(tmp_path, monkeypatch):
 
 def test_settings_that_do_not_fit_the_index_are_refused(tmp_path):
     entries, urls = write_parts(tmp_path / "in", corpus_of(2, 5), THOROUGH)
-    write_index(entries, urls, [], "v0001", str(tmp_path / "v0001"), THOROUGH, 1)
+    write_index(
+        entries, urls, [], version="v0001", output=str(tmp_path / "v0001"), config=THOROUGH, executor=HERE
+    )
     with pytest.raises(UserError, match="dedup.minhash.ngram = 5, but the index .* was made with 1"):
         run(entries, urls, tmp_path / "work", DedupConfig(), [str(tmp_path / "v0001")])
     with pytest.raises(UserError, match="not there"):
@@ -338,7 +305,7 @@ def test_settings_that_do_not_fit_the_index_are_refused(tmp_path):
 def test_nothing_and_stages_switched_off(tmp_path):
     outcome, rows = run([], {}, tmp_path / "none", THOROUGH)
     assert rows == {} and outcome.dropped == []
-    write_index([], {}, [], "v0001", str(tmp_path / "v0001"), THOROUGH, 1)
+    write_index([], {}, [], version="v0001", output=str(tmp_path / "v0001"), config=THOROUGH, executor=HERE)
     corpus = [{"text": text, "name": f"{i}"} for i, text in enumerate(["a b c", "a b c", "A B C", "x"])]
     entries, urls = write_parts(tmp_path / "in", corpus, THOROUGH)
     index = [str(tmp_path / "v0001")]
@@ -366,10 +333,12 @@ def test_large_buckets_stay_bounded(tmp_path):
 
 
 def test_boilerplate_lines_are_found_over_all_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.corpus.stages.deduplicate.GROUP_ROWS", 5)
+    monkeypatch.setattr("pipelines.corpus.stages.phases.GROUP_ROWS", 5)
     corpus = [{"text": f"own line number {i}\nClick here to subscribe\n"} for i in range(12)]
     entries, urls = write_parts(tmp_path / "in", corpus, THOROUGH, parts=4)
-    off = find_repeated_lines(entries, urls, [], str(tmp_path / "off"), THOROUGH, lambda *_: None, 2)
+    off = find_repeated_lines(
+        entries, urls, [], work=str(tmp_path / "off"), config=THOROUGH, executor=HERE, progress=silent
+    )
     assert off == []
     dropped = str(tmp_path / "dropped.parquet")
     files.write_parquet(dropped, pa.table({"part": [f"{0:016x}"], "row": pa.array([1], pa.uint32())}))
@@ -377,7 +346,9 @@ def test_boilerplate_lines_are_found_over_all_parts(tmp_path, monkeypatch):
         lines_config = LinesConfig(min_documents=limit)
         config = THOROUGH.model_copy(update={"lines": lines_config})
         work = str(tmp_path / f"work{limit}")
-        found = find_repeated_lines(entries, urls, [dropped], work, config, lambda *_: None, 2)
+        found = find_repeated_lines(
+            entries, urls, [dropped], work=work, config=config, executor=HERE, progress=silent
+        )
         keys = lines.read_keys(found)
         assert len(keys) == there
         texts = pa.array([document["text"] for document in corpus], pa.large_string())
@@ -389,14 +360,15 @@ def test_boilerplate_lines_are_found_over_all_parts(tmp_path, monkeypatch):
 
 
 def test_repeated_spans_are_found_over_all_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.corpus.stages.deduplicate.GROUP_ROWS", 4)
+    monkeypatch.setattr("pipelines.corpus.stages.phases.GROUP_ROWS", 4)
     passage = " ".join(f"word{i}" for i in range(60))
     corpus = [{"text": f"Own start {i}. {passage} Own end {i}."} for i in range(9)]
     entries, urls = write_parts(tmp_path / "in", corpus, THOROUGH, parts=3)
     work = str(tmp_path / "work")
-    assert find_repeated_spans(entries, urls, [], work, THOROUGH, lambda *_: None, 2) == {}
+    ways: dict[str, Any] = {"work": work, "executor": HERE, "progress": silent}
+    assert find_repeated_spans(entries, urls, [], config=THOROUGH, **ways) == {}
     config = THOROUGH.model_copy(update={"span_tokens": 50})
-    found = find_repeated_spans(entries, urls, [], work, config, lambda *_: None, 2)
+    found = find_repeated_spans(entries, urls, [], config=config, **ways)
     assert sorted(found) == sorted(urls) and len({url for url, _ in found.values()}) > 1
     for number, (name, (url, place)) in enumerate(sorted(found.items())):
         texts = pa.array([document["text"] for document in corpus[number::3]], pa.large_string())

@@ -12,18 +12,19 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.pipelines.corpus.stages.test_deduplicate import THOROUGH, content, corpus_of, write_parts
+from tests.helpers.duplicates import THOROUGH, content, corpus_of, write_parts
 
 ROOT = Path(__file__).parents[4]
 
 DRIVER = """
 import json, os, sys, time
 import ray
-from pipelines.corpus.stages import deduplicate as module
+from pipelines.corpus.stages import deduplicate, indexes, phases
+from pipelines.runtime.executor import OnRay
 from pipelines.runtime.cluster import start_local
-from tests.pipelines.corpus.stages.test_deduplicate import THOROUGH
+from tests.helpers.duplicates import THOROUGH
 for name, size in {sizes!r}.items():
-    setattr(module, name, size)
+    setattr(phases if hasattr(phases, name) else deduplicate, name, size)
 start_local({workers}, PYTHONPATH={paths!r})
 entries, urls = json.loads(sys.argv[1])
 raylet = ray._private.worker._global_node.all_processes["raylet"][0].process.pid
@@ -34,9 +35,9 @@ def progress(phase, done, total, *_):
     # Whoever reads this may kill someone now.
     sys.stdin.readline()
 
-outcome = module.deduplicate(entries, urls, sys.argv[2] + "/work", THOROUGH, [], progress, {workers})
-module.write_index(entries, urls, outcome.dropped, "v0001", sys.argv[2] + "/index", THOROUGH, {workers},
-                   progress)
+ways = dict(config=THOROUGH, executor=OnRay(workers={workers}), progress=progress)
+outcome = deduplicate.deduplicate(entries, urls, [], work=sys.argv[2] + "/work", **ways)
+indexes.write_index(entries, urls, outcome.dropped, version="v0001", output=sys.argv[2] + "/index", **ways)
 print("finished", json.dumps(outcome.counts), flush=True)
 ray.shutdown()
 """
@@ -84,6 +85,7 @@ class Run:
         return [p for p in psutil.Process(self.raylet).children() if p.name().startswith("ray::")]
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 def test_the_same_bytes_after_kills_in_every_phase(tmp_path):
     inputs = write_parts(tmp_path / "in", corpus_of(1, 240), THOROUGH, parts=6)

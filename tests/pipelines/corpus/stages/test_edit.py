@@ -19,12 +19,14 @@ from base import files, manifest
 from base.errors import UserError
 from dedup import lines
 from dedup.config import LinesConfig
-from pipelines.config import BenchmarkConfig, Config, DecontaminateConfig, RedactConfig
+from pipelines.config import Config
 from pipelines.corpus.ledger import Ledger
 from pipelines.corpus.stages.edit import Edits, account, edit, spans_of
 from pipelines.corpus.text.decontaminate import load_benchmarks, write_benchmarks
-from pipelines.corpus.versions import commands as prepare
+from pipelines.corpus.text.settings import BenchmarkConfig, DecontaminateConfig, RedactConfig
+from pipelines.corpus.versions import commands
 from pipelines.corpus.views import explain
+from tests.helpers.builds import refresh, run
 
 BOILERPLATE = "Subscribe to our newsletter today!"
 QUESTION = (
@@ -58,12 +60,12 @@ def edits(tmp_path_factory: pytest.TempPathFactory) -> Edits:
     _, keys = lines.document_keys(pa.array([BOILERPLATE]), lines.salts(pa.array(["web"])), LINES)
     files.write_parquet(str(folder / "lines.parquet"), pa.table({"key": keys}))
     return Edits(
-        True,
-        LINES,
-        (str(folder / "lines.parquet"),),
-        config,
-        str(folder / "benchmarks.parquet"),
-        RedactConfig(),
+        remove_spans=True,
+        lines=LINES,
+        line_keys=(str(folder / "lines.parquet"),),
+        decontaminate=config,
+        benchmarks=str(folder / "benchmarks.parquet"),
+        redact=RedactConfig(),
     )
 
 
@@ -128,25 +130,24 @@ def article(seed: int) -> str:
     return " ".join(choose.choices(WORDS, k=60)) + f" {seed}."
 
 
-def corpus(folder: Path, workers: int = 1, **changes: Any) -> Config:
+def corpus(folder: Path, copy: int = 1, **changes: Any) -> Config:
     return Config.model_validate(
         {
             "name": "edits",
-            "storage": str(folder / f"storage-{workers}"),
+            "storage": str(folder / f"storage-{copy}"),
             "sources": [{"name": "web", "urls": [str(folder / "raw" / "*.jsonl")], "max_loss": 1.0}],
             "dedup": {"lines": {"min_documents": 5}, "span_tokens": 40},
             "language": {"keep": {"prose": ["en"]}, "min_score": 0.3},
             "decontaminate": {"benchmarks": [{"name": "quiz", "urls": [str(folder / "quiz.jsonl")]}]},
             "tokenize": {"vocab_size": 320, "train_bytes": 20000},
             "shard": {"target_tokens": 2048, "heldout_fraction": 0.1},
-            "ray": {"workers": workers},
         }
         | changes
     )
 
 
 def build(settings: Config) -> manifest.Version:
-    return prepare.prepare(settings, prepare.inputs_of(settings), lambda *_: None).version
+    return run(settings).version
 
 
 def texts_of(version: manifest.Version) -> list[str]:
@@ -172,7 +173,6 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_a_build_with_every_edit(raw: Path) -> None:
     version = build(corpus(raw))
     content = version.raw
@@ -207,26 +207,24 @@ def test_a_build_with_every_edit(raw: Path) -> None:
     assert "n-grams of quiz, item 0 (question), at bytes" in told
     report = Path(version.url, "report.html").read_text()
     assert "mail-host" not in report
-    assert build(corpus(raw, workers=2)).hash == version.hash
+    assert build(corpus(raw, copy=2)).hash == version.hash
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_a_refresh_removes_the_lines_that_its_parent_found(raw: Path) -> None:
     settings = corpus(raw)
     build(settings)
     write(raw / "raw" / "2.jsonl", [f"{article(900)}\n{BOILERPLATE}\nThe end."])
-    version = prepare.refresh(settings, prepare.inputs_of(settings), lambda *_: None).version
+    version = refresh(settings).version
     (text,) = texts_of(version)
     assert text == f"{article(900)}\nThe end."
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_a_changed_threshold_takes_the_tokens_that_are_there(raw: Path) -> None:
     first = build(corpus(raw, dedup={}))
     tokenizer = {"tokenizer": f"{first.url}/tokenizer.json", "verify_documents": 0}
     other = build(corpus(raw, dedup={}, tokenize=tokenizer))
     strict = corpus(raw, dedup={}, tokenize=tokenizer, quality={"basic": {"min_words": 100}})
-    inputs = prepare.inputs_of(strict)
+    inputs = commands.inputs_of(strict)
     shutil.rmtree(raw / "raw")
     for path in raw.glob("storage-1/corpus/documents/*/*.arrow"):
         table = pa.ipc.open_file(path).read_all()
@@ -234,21 +232,20 @@ def test_a_changed_threshold_takes_the_tokens_that_are_there(raw: Path) -> None:
         table = table.set_column(table.schema.get_field_index("text"), "text", empty)
         with pa.ipc.new_file(path, table.schema) as writer:
             writer.write_table(table)
-    version = prepare.prepare(strict, inputs, lambda *_: None).version
+    version = run(strict, inputs=inputs).version
     kept = [text for text in texts_of(other) if len(text.split()) >= 100]
     assert texts_of(version) == kept
     assert 0 < len(kept) < len(texts_of(other))
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_a_changed_setting_reads_no_source_again(raw: Path) -> None:
     settings = corpus(raw)
     build(settings)
     documents = {path: path.stat() for path in raw.glob("storage-1/corpus/documents/*/*")}
-    inputs = prepare.inputs_of(settings)
+    inputs = commands.inputs_of(settings)
     shutil.rmtree(raw / "raw")
     changed = corpus(raw, language={"keep": {}}, redact={"email": "<EMAIL>"})
-    version = prepare.prepare(changed, inputs, lambda *_: None).version
+    version = run(changed, inputs=inputs).version
     assert version.name == "v0002"
     assert sum("<EMAIL>" in text for text in texts_of(version)) == 40
     assert {path: path.stat() for path in raw.glob("storage-1/corpus/documents/*/*")} == documents
@@ -256,4 +253,4 @@ def test_a_changed_setting_reads_no_source_again(raw: Path) -> None:
 
 def test_an_unknown_language_is_named(raw: Path) -> None:
     with pytest.raises(UserError, match=r"language.keep.prose = 'klingon': allowed are .*\ben\b"):
-        prepare.inputs_of(corpus(raw, language={"keep": {"prose": ["klingon"]}}))
+        commands.inputs_of(corpus(raw, language={"keep": {"prose": ["klingon"]}}))

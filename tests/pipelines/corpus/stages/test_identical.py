@@ -10,6 +10,7 @@ import pytest
 from base import files
 from dedup import hashing
 from pipelines.corpus.stages import identical
+from pipelines.runtime.executor import InProcess
 
 
 @pytest.mark.parametrize("ids_per_task", [2**23, 40, 7])
@@ -33,8 +34,7 @@ def test_ordinals_count_the_documents_before_each_that_share_its_id(
 
     monkeypatch.setattr(files, "read_parquet", counted)
     monkeypatch.setattr(identical, "IDS_PER_TASK", ids_per_task)
-    monkeypatch.setattr(identical, "run_tasks", lambda function, items, _: [function(item) for item in items])
-    found = identical.number_identical(urls, sizes, str(tmp_path / "work"), 1)
+    found = identical.number_identical(urls, sizes, str(tmp_path / "work"), InProcess())
     assert reads == dict.fromkeys(urls, 1)
     seen: Counter[str] = Counter()
     for number, texts in enumerate(values):
@@ -47,5 +47,5 @@ def test_ordinals_count_the_documents_before_each_that_share_its_id(
     assert len(written) == {2**23: 3, 40: 8, 7: 26}[ids_per_task]
     for path in sorted(written)[::2]:
         path.unlink()
-    assert identical.number_identical(urls, sizes, str(tmp_path / "work"), 1) == found
+    assert identical.number_identical(urls, sizes, str(tmp_path / "work"), InProcess()) == found
     assert {path: path.read_bytes() for path in written} == written

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from base.layout import Layout
 from dedup.config import MinHashConfig
-from pipelines.config import CorpusConfig, IngestConfig, LanguageConfig, SourceConfig
 from pipelines.corpus.inputs import Input
 from pipelines.corpus.ledger import Ledger
-from pipelines.corpus.stages.measure import Measure, measure_part
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
+from pipelines.corpus.settings import RejectsConfig
+from pipelines.corpus.stages.measure import MeasurePart, measure_part
+from pipelines.corpus.text.settings import LanguageConfig
 
 SECRET = "AKIA" + "IOSFODNN7ABCDEFG"
 BROKEN = [
@@ -22,25 +25,25 @@ BROKEN = [
 ]
 
 
-def measure(folder: Path, lines: list[str], rejects: CorpusConfig) -> Measure:
+def measure(folder: Path, lines: list[str], rejects: RejectsConfig) -> MeasurePart:
     path = folder / "a.jsonl"
     path.write_text("".join(line + "\n" for line in lines))
-    task = Measure(
-        str(folder / "corpus"),
-        "key",
-        Input("s", str(path), 0, path.stat().st_size, "digest", "part"),
-        SourceConfig(name="s", urls=[str(path)]),
-        IngestConfig(),
-        LanguageConfig(),
-        MinHashConfig(),
-        rejects,
+    task = MeasurePart(
+        layout=Layout(str(folder)),
+        key="key",
+        input=Input("s", str(path), 0, path.stat().st_size, "digest", "part"),
+        source=SourceConfig(name="s", urls=[str(path)]),
+        ingest=IngestConfig(),
+        language=LanguageConfig(),
+        minhash=MinHashConfig(),
+        rejects=rejects,
     )
     measure_part(task)
     return task
 
 
 def test_samples_of_rejects_show_no_personal_data(tmp_path: Path) -> None:
-    task = measure(tmp_path, [*BROKEN, '{"text": "good"}'], CorpusConfig())
+    task = measure(tmp_path, [*BROKEN, '{"text": "good"}'], RejectsConfig())
     rows = pq.read_table(task.url("rejects", "parquet")).to_pylist()
     samples = {row["record"]: row["sample"] for row in rows}
     assert samples[0] == '{"text": "write to email@example.com" BROKEN'
@@ -53,7 +56,7 @@ def test_samples_of_rejects_show_no_personal_data(tmp_path: Path) -> None:
 
 
 def test_some_rejects_are_kept_and_all_are_counted(tmp_path: Path) -> None:
-    task = measure(tmp_path, BROKEN[:1] * 50, CorpusConfig(keep_rejects=3, reject_sample_characters=9))
+    task = measure(tmp_path, BROKEN[:1] * 50, RejectsConfig(keep_rejects=3, reject_sample_characters=9))
     rows = pq.read_table(task.url("rejects", "parquet")).to_pylist()
     assert [(row["record"], row["sample"]) for row in rows] == [(n, '{"text": ') for n in range(3)]
     counts = json.loads(Path(task.url("parts", "json")).read_text())

@@ -10,18 +10,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from base import files
 from base.errors import UserError
 from base.manifest import Version
 from model.config import ModelConfig
-from model.convert import export_hf
-from model.neox import NeoX
 from pipelines.config import Config
 from pipelines.corpus.stages import score
 from pipelines.corpus.text.tokenizer import Tokenizer, train
-from pipelines.corpus.versions import commands as prepare
+from pipelines.corpus.versions import commands
+from tests.helpers.builds import run
+from tests.helpers.late import RUNNING
+
+if RUNNING:
+    import torch
+
+    from model.convert import export_hf
+    from model.neox import NeoX
+
 
 ENGLISH = "The old man went with his dog through the forest, and they have seen a house by the river {}."
 GERMAN = "Der alte Mann ging mit seinem Hund durch den Wald, und sie haben ein Haus am Fluss gesehen {}."
@@ -53,10 +59,9 @@ def config(folder: Path, **settings: Any) -> Config:
 
 
 def build(settings: Config) -> Version:
-    return prepare.prepare(settings, prepare.inputs_of(settings), lambda *_: None).version
+    return run(settings).version
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_thresholds_on_scores_drop_documents_and_score_nothing_again(tmp_path: Path, model: str) -> None:
     texts = [form.format(number) for number in range(6) for form in (ENGLISH, GERMAN)]
     (tmp_path / "raw.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -101,7 +106,7 @@ def test_a_missing_model_is_named_before_anything_runs(
     tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        prepare.inputs_of(config(tmp_path, **settings))
+        commands.inputs_of(config(tmp_path, **settings))
 
 
 def test_a_label_that_the_model_lacks_is_named() -> None:

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base.errors import UserError
-from pipelines.config import DecontaminateConfig, IngestConfig, SourceConfig
 from pipelines.corpus.reading import ingest
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 from pipelines.corpus.text import decontaminate
+from pipelines.corpus.text.settings import DecontaminateConfig
 
 ITEM = "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May."
 

@@ -9,8 +9,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.config import LanguageConfig
 from pipelines.corpus.text.language import identify
+from pipelines.corpus.text.settings import LanguageConfig
 
 CONFIG = LanguageConfig()
 TEXTS = {

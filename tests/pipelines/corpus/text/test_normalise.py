@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.config import IngestConfig, SourceConfig
 from pipelines.corpus.reading import ingest
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 from pipelines.corpus.text import normalise
 
 

@@ -1,6 +1,7 @@
 import collections
 import json
 import re
+import typing
 import unicodedata
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.config import BasicRules, IngestConfig, QualityConfig, SourceConfig
 from pipelines.corpus.reading import ingest
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 from pipelines.corpus.text import normalise, quality
+from pipelines.corpus.text.settings import BasicRules, QualityConfig, RuleSet, rule, rules_markdown
 from pipelines.corpus.text.words import SENTENCE, SYMBOL, TERMINAL, classes, words_of
 
 SOURCE = SourceConfig(name="s", urls=["x"])
@@ -267,10 +269,34 @@ def test_rule_sets_follow_the_kind_and_thresholds_the_configuration() -> None:
 
 def test_every_rule_of_every_set_acts_on_a_measured_column() -> None:
     table = attributes(LONG * 3, "", "# ... \n" * 9)
-    sets = ["basic", "gopher_quality", "gopher_repetition", "c4", "fineweb"]
-    for name in sets:
-        reason, _ = quality.decide(table, SOURCE, QualityConfig(rule_sets={"prose": [name]}))
+    table_of_docs = rules_markdown()
+    for name in typing.get_args(RuleSet):
+        config = QualityConfig(rule_sets={"prose": [name]})
+        reason, _ = quality.decide(table, SOURCE, config)
         assert len(reason) == 3
+        section = getattr(config, name)
+        declared = section.declared(name)
+        assert [one.field for one in declared] == list(section.model_dump())
+        for one in declared:
+            assert one.field.startswith(f"{one.limit}_")
+            assert one.column in table.column_names or one.column == "q_control_fraction"
+            assert f"| `{one.name}` | `{one.column}` |" in table_of_docs
+
+
+class StricterRules(BasicRules):
+    """A rule from outside: its declaration is all that it takes."""
+
+    max_hash_ratio: float = rule(0.5, "q_hash_ratio", ge=0)
+    """Largest number of hash signs per word or symbol."""
+
+
+def test_a_rule_is_one_declaration() -> None:
+    config = QualityConfig(basic=StricterRules())
+    table = attributes("# " * 40 + LONG, LONG)
+    reason, value = quality.decide(table, SOURCE, config)
+    assert reason.to_pylist() == ["basic.max_hash_ratio", None]
+    assert value[0].as_py() == pytest.approx(table["q_hash_ratio"][0].as_py())
+    assert ("max", 0.5) in quality.thresholds(["prose"], config)["q_hash_ratio"]
 
 
 def test_the_messy_files_against_their_truth(shared_data: Path) -> None:

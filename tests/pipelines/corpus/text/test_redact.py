@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base.errors import UserError
-from pipelines.config import RedactConfig
 from pipelines.corpus.text.redact import KINDS, excerpts, redact
+from pipelines.corpus.text.settings import RedactConfig
 
 CONFIG = RedactConfig(email="<E>", ipv4="<4>", ipv6="<6>", phone="<P>", secret="<S>")
 

@@ -1,7 +1,5 @@
 """The corpus build on a real Ray cluster: the same bytes however it is run, and nothing is lost."""
 
-import json
-import random
 import shutil
 from pathlib import Path
 
@@ -10,38 +8,12 @@ import pytest
 
 from base import files, manifest
 from base.errors import UserError
-from pipelines.config import Config, load
 from pipelines.corpus.ledger import Ledger, LedgerError
-from pipelines.corpus.versions import commands as prepare
-from pipelines.corpus.versions.build import SourceLossError
+from pipelines.corpus.stages.losses import SourceLossError
+from pipelines.corpus.versions import commands
 from pipelines.corpus.views import explain
-
-pytestmark = pytest.mark.usefixtures("ray_cluster")
-
-WORDS = [
-    f"{first}{second}"
-    for first in ("ba", "lo", "mi", "tra", "stu")
-    for second in ("n", "rk", "lee", "to", "ven")
-]
-
-
-def documents(seed: int, count: int) -> list[str]:
-    """Texts of which some are the same and some nearly so."""
-    choose = random.Random(seed)
-    texts: list[str] = []
-    for number in range(count):
-        if number % 9 == 8:
-            texts.append(texts[choose.randrange(len(texts))])
-        elif number % 9 == 7:
-            texts.append(texts[choose.randrange(len(texts))] + " and more")
-        else:
-            texts.append(" ".join(choose.choices(WORDS, k=choose.randrange(20, 90))) + f" {number}.\n")
-    return texts
-
-
-def write(path: Path, texts: list[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+from pipelines.runtime.executor import OnRay
+from tests.helpers.builds import config, documents, refresh, run, version_bytes, write
 
 
 @pytest.fixture
@@ -53,39 +25,6 @@ def raw(tmp_path: Path) -> Path:
     (folder / "web" / "1.jsonl").write_text('{"text": "not closed\n{"no_text": 1}\n')
     (folder / "web" / "2.jsonl").write_bytes(b"")
     return folder
-
-
-def config(raw: Path, storage: Path, *overrides: str) -> Config:
-    file = storage.parent / f"{storage.name}.yaml"
-    file.write_text(
-        json.dumps(
-            {
-                "name": "test",
-                "storage": str(storage),
-                "sources": [
-                    {"name": "books", "urls": [f"{raw}/books/*.jsonl"], "priority": 1},
-                    {"name": "web", "urls": [f"{raw}/web/*.jsonl"]},
-                ],
-                "tokenize": {"vocab_size": 320, "train_bytes": 20000},
-                "shard": {"target_tokens": 1024, "heldout_fraction": 0.1},
-            }
-        )
-    )
-    return load(str(file), list(overrides))
-
-
-def run(settings: Config) -> prepare.Outcome:
-    return prepare.prepare(settings, prepare.inputs_of(settings), lambda *_: None)
-
-
-def version_bytes(version: manifest.Version) -> dict[str, bytes]:
-    """Every file of a version by its path."""
-    folder = Path(version.url)
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_conservation_drops_and_rejects(raw: Path, tmp_path: Path) -> None:
@@ -119,17 +58,20 @@ def test_conservation_drops_and_rejects(raw: Path, tmp_path: Path) -> None:
     assert "invalid_json" in report
     # The summary names a source of which nothing is left, too.
     del content["sources"]["web"]
-    assert "  web                             53 records in" in "\n".join(prepare.summary(outcome))
+    assert "  web                             53 records in" in "\n".join(commands.summary(outcome))
 
 
-def test_the_same_bytes_for_any_workers_and_any_order_of_files(raw: Path, tmp_path: Path) -> None:
+def test_the_same_bytes_for_any_workers_and_any_order_of_files(
+    raw: Path, tmp_path: Path, ray_cluster: None
+) -> None:
     books = [f"{raw}/books/{number}.jsonl" for number in range(2)]
-    first = run(config(raw, tmp_path / "a", "ray.workers=1", f"sources.0.urls={books}")).version
-    second = run(config(raw, tmp_path / "b", "ray.workers=2", f"sources.0.urls={books[::-1]}")).version
+    first = run(config(raw, tmp_path / "a", f"sources.0.urls={books}")).version
+    backwards = config(raw, tmp_path / "b", f"sources.0.urls={books[::-1]}")
+    second = run(backwards, OnRay(workers=2)).version
     one = version_bytes(first)
     assert version_bytes(second) == one
     assert second.hash == first.hash
-    ranges = run(config(raw, tmp_path / "c", "ray.workers=2", "ingest.split_bytes=4096")).version
+    ranges = run(config(raw, tmp_path / "c", "ingest.split_bytes=4096"), OnRay(workers=2)).version
     three = version_bytes(ranges)
     same = {name for name in one if one[name] == three.get(name)}
     assert {name for name in one if "shards/" in name} | {"tokenizer.json", "rejects.parquet"} <= same
@@ -181,10 +123,10 @@ def test_a_changed_threshold_measures_nothing_again(raw: Path, tmp_path: Path) -
 def test_refresh_reads_new_files_alone_and_keeps_the_old_documents(raw: Path, tmp_path: Path) -> None:
     settings = config(raw, tmp_path / "a")
     first = run(settings).version
-    assert not prepare.refresh(settings, prepare.inputs_of(settings), lambda *_: None).new
+    assert not refresh(settings).new
     fresh = documents(7, 30)
     write(raw / "web" / "9.jsonl", fresh + documents(1, 20) + [documents(2, 1)[0] + " extra"])
-    outcome = prepare.refresh(settings, prepare.inputs_of(settings), lambda *_: None)
+    outcome = refresh(settings)
     second = outcome.version
     assert outcome.new
     assert second.name == "v0002"
@@ -201,7 +143,7 @@ def test_refresh_reads_new_files_alone_and_keeps_the_old_documents(raw: Path, tm
     assert manifest.latest(settings.storage) == second
     # The same sources now are the refreshed version: nothing to build, nothing to refresh.
     assert not run(settings).new
-    assert not prepare.refresh(settings, prepare.inputs_of(settings), lambda *_: None).new
+    assert not refresh(settings).new
     assert version_bytes(first) == version_bytes(manifest.open_version(first.url))
 
 
@@ -225,7 +167,7 @@ def test_many_indexes_become_one_that_finds_the_same(
 ) -> None:
     found = {}
     for most in (8, 1):
-        monkeypatch.setattr("pipelines.corpus.versions.commit.MAX_INDEXES", most)
+        monkeypatch.setattr("pipelines.corpus.versions.indexes.MAX_INDEXES", most)
         storage = tmp_path / f"most-{most}"
         settings = config(tmp_path / f"raw-{most}", storage)
         shutil.copytree(raw, tmp_path / f"raw-{most}")
@@ -233,7 +175,7 @@ def test_many_indexes_become_one_that_finds_the_same(
         for number in (8, 9):
             texts = documents(number, 20) + documents(number - 1, 9) + documents(1, 9)
             write(tmp_path / f"raw-{most}" / "web" / f"{number}.jsonl", texts)
-            version = prepare.refresh(settings, prepare.inputs_of(settings), lambda *_: None).version
+            version = refresh(settings).version
             assert len(version.raw["indexes"]) == (1 if most == 1 else number - 6)
         rows = pq.read_table(f"{version.url}/dropped/duplicates.parquet").to_pylist()
         names = ("document_id", "kept_id", "kept_version", "similarity")
@@ -280,13 +222,13 @@ def test_mistakes_are_one_sentence(raw: Path, tmp_path: Path) -> None:
         run(config(raw, tmp_path / "a", "mixture={poems: 1.0}"))
     settings = config(raw, tmp_path / "b")
     with pytest.raises(UserError, match="no corpus version; run jobs.prepare"):
-        prepare.refresh(settings, prepare.inputs_of(settings), lambda *_: None)
+        refresh(settings)
     run(settings)
     changed = config(raw, tmp_path / "b", "dedup.threshold=0.7")
     with pytest.raises(UserError, match="dedup changed"):
-        prepare.refresh(changed, prepare.inputs_of(changed), lambda *_: None)
+        refresh(changed)
     with pytest.raises(UserError, match="no file matches"):
-        prepare.inputs_of(config(raw, tmp_path / "b", f"sources.0.urls=[{raw}/none/*]"))
+        commands.inputs_of(config(raw, tmp_path / "b", f"sources.0.urls=[{raw}/none/*]"))
     (tmp_path / "b" / "corpus" / "versions" / "v0001" / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match="not a corpus manifest"):
         manifest.require(settings.storage)

@@ -18,14 +18,19 @@ import zstandard
 
 from base import files, manifest
 from base.errors import UserError
+from base.layout import Layout
 from dedup.config import MinHashConfig
-from pipelines.config import Config, CorpusConfig, IngestConfig, LanguageConfig, SourceConfig, load
+from pipelines.config import Config, load
 from pipelines.corpus import inputs
 from pipelines.corpus.inputs import Input
 from pipelines.corpus.reading import ingest
-from pipelines.corpus.stages.measure import Measure, measure_part
-from pipelines.corpus.versions import commands as prepare
-from pipelines.corpus.versions.build import Build
+from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
+from pipelines.corpus.settings import RejectsConfig
+from pipelines.corpus.stages.measure import MeasurePart, measure_part
+from pipelines.corpus.text.settings import LanguageConfig
+from pipelines.corpus.versions import commands
+from pipelines.runtime.executor import OnRay
+from tests.helpers.builds import run
 
 WORDS = [f"word{number}" for number in range(300)]
 
@@ -123,10 +128,18 @@ def test_a_part_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
     write_source(path, 1, 500)
     source = SourceConfig(name="s", urls=[str(path)])
 
-    def task(corpus: str) -> Measure:
+    def task(storage: str) -> MeasurePart:
         item = Input("s", str(path), 0, path.stat().st_size, "digest", "part")
-        settings = (source, IngestConfig(), LanguageConfig(), MinHashConfig(), CorpusConfig())
-        return Measure(str(tmp_path / corpus), "key", item, *settings)
+        return MeasurePart(
+            layout=Layout(str(tmp_path / storage)),
+            key="key",
+            input=item,
+            source=source,
+            ingest=IngestConfig(),
+            language=LanguageConfig(),
+            minhash=MinHashConfig(),
+            rejects=RejectsConfig(),
+        )
 
     measure_part(task("whole"))
     largest = max(path.stat().st_size for path in (tmp_path / "whole").rglob("*") if path.is_file())
@@ -177,7 +190,7 @@ def configuration(raw: Path, storage: Path, *overrides: str) -> Config:
 
 
 def build(config: Config) -> manifest.Version:
-    return Build(config, prepare.inputs_of(config), None, lambda *_: None).run()
+    return run(config, OnRay(workers=2)).version
 
 
 def version_bytes(storage: Path) -> dict[str, bytes]:
@@ -222,12 +235,12 @@ def test_faults_in_every_stage_of_a_build(tmp_path: Path, small_disk: Path, ray_
     # A source that vanishes between the listing and the reading.
     second = tmp_path / "second"
     settings = configuration(raw, second)
-    listed = prepare.inputs_of(settings)
+    listed = commands.inputs_of(settings)
     gone = raw / "web" / "1.jsonl"
     gone.rename(raw / "kept")
     with pytest.raises(UserError, match=rf"^input file {gone} is not there any more$"):
-        Build(settings, listed, None, lambda *_: None).run()
+        run(settings, OnRay(workers=2), inputs=listed)
     assert manifest.latest(settings.storage) is None
     (raw / "kept").rename(gone)
-    Build(settings, listed, None, lambda *_: None).run()
+    run(settings, OnRay(workers=2), inputs=listed)
     assert version_bytes(second) == version_bytes(expected)

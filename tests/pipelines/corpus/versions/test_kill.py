@@ -21,8 +21,9 @@ import pytest
 import yaml
 
 from pipelines.config import load
-from pipelines.corpus.versions import commands as prepare
+from pipelines.corpus.versions import commands
 from pipelines.runtime import cluster
+from pipelines.runtime.executor import OnRay
 from tests.helpers.sessions import kill_session
 
 ROOT = Path(__file__).parents[4]
@@ -174,7 +175,8 @@ def drive(pipe: Connection, config: str, storage: str, address: str) -> None:
     def progress(stage: str, done: int, *_: int) -> None:
         pipe.send((stage, done))
 
-    prepare.prepare(settings, prepare.inputs_of(settings), progress)
+    inputs = commands.inputs_of(settings)
+    commands.prepare(settings, inputs, executor=OnRay(workers=settings.ray.workers), progress=progress)
 
 
 class Victim:
@@ -269,6 +271,7 @@ class Victim:
         self.kept |= now
 
 
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_same_bytes_after_fifty_kills_of_anything(

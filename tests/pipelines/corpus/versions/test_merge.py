@@ -11,27 +11,24 @@ import pytest
 
 from base import files, manifest
 from base.errors import UserError
+from base.layout import origins_path
 from base.manifest import Version
 from model.loader import Corpus, Loader
 from pipelines.config import Config
 from pipelines.corpus.ledger import Ledger
-from pipelines.corpus.stages.deduplicate import deduplicate_indexes
-from pipelines.corpus.versions import commands as prepare
-from pipelines.corpus.versions import merge
+from pipelines.corpus.stages.indexes import deduplicate_indexes
+from pipelines.corpus.versions import commands, merge
 from pipelines.corpus.versions.rebuild import repair
-from pipelines.corpus.versions.verify import Damage, origins_path, read_shard, verify
+from pipelines.corpus.versions.verify import Damage, read_shard, verify
 from pipelines.corpus.views.explain import explain
 from pipelines.runtime import tracking
-from tests.pipelines.corpus.versions.test_build import config, documents, run, version_bytes, write
+from pipelines.runtime.executor import Executor, InProcess, OnRay
+from pipelines.runtime.progress import Progress, silent
+from tests.helpers.builds import config, documents, refresh, run, version_bytes, write
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
 PUBLIC = [f"{documents(50 + number, 1)[0]} {number}" for number in range(12)]
 """Texts of a file that both corpora read; mine leaves out the short ones, theirs what is longer."""
 SHORT = [" ".join(text.split()[:12]) for text in documents(70, 5)]
-
-
-def silent(*_: object) -> None:
-    """No progress."""
 
 
 def mine_of(folder: Path, *overrides: str) -> Config:
@@ -55,7 +52,7 @@ def theirs_of(folder: Path, *overrides: str) -> Config:
 
 
 @pytest.fixture(scope="module")
-def corpora(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two finished corpora, `mine` and `theirs`."""
     folder = tmp_path_factory.mktemp("merge")
     long = " ".join(documents(90, 12))
@@ -81,14 +78,21 @@ def project(corpora: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def joined(folder: Path, *overrides: str, progress: object = silent) -> prepare.Outcome:
+def joined(
+    folder: Path, *overrides: str, progress: Progress = silent, executor: Executor | None = None
+) -> commands.Outcome:
     settings = mine_of(folder, *overrides)
-    parent, other = prepare.merge_plan(settings, str(folder / "theirs"))
-    return prepare.merge(settings, parent, other, progress)
+    parent, other = commands.merge_plan(settings, str(folder / "theirs"))
+    return commands.merge(settings, parent, other, executor=executor or InProcess(), progress=progress)
+
+
+def mended(settings: Config, damage: list[Damage]) -> list[Damage]:
+    versions = manifest.versions(settings.storage)
+    return repair(settings, versions, damage, executor=InProcess(), progress=silent)
 
 
 def check(settings: Config) -> list[Damage]:
-    return verify(manifest.versions(settings.storage), 2, silent)
+    return verify(manifest.versions(settings.storage), executor=InProcess(), progress=silent)
 
 
 def rows(version: Version, of: str | None = None) -> dict[bytes, dict]:
@@ -182,12 +186,12 @@ def test_tokens_order_and_split_are_those_of_the_other_corpus(project: Path) -> 
 
 
 def test_the_same_bytes_for_any_number_of_workers_and_after_every_interruption(
-    project: Path, tmp_path: Path
+    project: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
     class Interrupted(Exception):
         """As if the command had been killed."""
 
-    whole = version_bytes(joined(project, "ray.workers=1").version)
+    whole = version_bytes(joined(project, executor=OnRay(workers=2)).version)
     shutil.rmtree(project / "mine")
     shutil.copytree(Path(project / "mine-raw").resolve().parent / "mine", project / "mine")
     stops = iter([("dedup entries", 1), ("dedup edges", 1), ("shard", 2), ("index bands", 3)])
@@ -195,8 +199,8 @@ def test_the_same_bytes_for_any_number_of_workers_and_after_every_interruption(
     finished: dict[Path, int] = {}
     while stop is not None:
 
-        def progress(stage: str, done: int, *_: int, stop: tuple[str, int] = stop) -> None:
-            if (stage, done) == stop:
+        def progress(stage: str, done: int, *_: int, at: tuple[str, int] = stop) -> None:
+            if (stage, done) == at:
                 raise Interrupted
 
         with pytest.raises(Interrupted):
@@ -222,7 +226,12 @@ def test_the_same_corpus_again_is_found_and_one_that_adds_nothing_makes_no_versi
     assert sorted(Path(project / "mine/corpus").rglob("*")) == before
     # The other corpus joined with the merged one gets what it lacks; the merged one then gets nothing.
     settings = theirs_of(project)
-    outcome = prepare.merge(settings, *prepare.merge_plan(settings, str(project / "mine")), silent)
+    outcome = commands.merge(
+        settings,
+        *commands.merge_plan(settings, str(project / "mine")),
+        executor=InProcess(),
+        progress=silent,
+    )
     assert outcome.new
     nothing = joined(project)
     assert not nothing.new and nothing.version.hash == merged.hash
@@ -266,12 +275,12 @@ def test_a_file_that_both_have_cleaned_keeps_its_rows_apart(project: Path) -> No
     settings = mine_of(project)
     other = manifest.require(str(project / "theirs"))
     outcome = deduplicate_indexes(
-        manifest.indexes(version),
-        manifest.indexes(other),
-        str(project / "against"),
-        settings.dedup,
-        silent,
-        2,
+        version.indexes,
+        other.indexes,
+        work=str(project / "against"),
+        config=settings.dedup,
+        executor=InProcess(),
+        progress=silent,
     )
     found = [row for url in outcome.dropped for row in files.read_parquet(url).to_pylist()]
     ids = {row["document_id"] for row in found if row["similarity"] == 1}
@@ -281,7 +290,7 @@ def test_a_file_that_both_have_cleaned_keeps_its_rows_apart(project: Path) -> No
 def test_a_merged_corpus_is_refreshed_and_read_for_training(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.corpus.versions.commit.MAX_INDEXES", 1)
+    monkeypatch.setattr("pipelines.corpus.versions.indexes.MAX_INDEXES", 1)
     merged = joined(project, "mixture={books: 1, web: 2, news: 3}").version
     assert len(merged.raw["indexes"]) == 1
     assert {name: facts["weight"] for name, facts in merged.raw["sources"].items()} == {
@@ -294,7 +303,7 @@ def test_a_merged_corpus_is_refreshed_and_read_for_training(
     write(project / "mine-raw/books/9.jsonl", documents(4, 30) + documents(9, 20))
     write(project / "mine-raw/web/0.jsonl", documents(2, 50))
     settings = mine_of(project)
-    version = prepare.refresh(settings, prepare.inputs_of(settings), silent).version
+    version = refresh(settings).version
     assert version.name == "v0003" and "merged" not in version.raw
     dropped = pq.read_table(f"{version.url}/dropped/duplicates.parquet").to_pylist()
     assert sum(row["kept_version"] == "v0002" for row in dropped) >= 20
@@ -314,26 +323,26 @@ def test_damaged_files_of_a_merge_are_made_again(project: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-50])
     damage = check(settings)
     assert [item.path for item in damage] == [own[-1]["path"]]
-    assert repair(settings, manifest.versions(settings.storage), damage, silent) == []
+    assert mended(settings, damage) == []
     shutil.rmtree(project / "mine/corpus/work")
     Path(project, "mine/corpus/versions", origins_path(own[0]["path"])).unlink()
     Path(version.url, "dropped/duplicates.parquet").unlink()
     damage = check(settings)
     assert len(damage) == 2
-    assert repair(settings, manifest.versions(settings.storage), damage, silent) == []
+    assert mended(settings, damage) == []
     assert check(settings) == []
     assert version_bytes(version) == before
     shard.unlink()
     shutil.rmtree(project / "theirs")
     with pytest.raises(UserError, match=r"v0002 was merged from .*/theirs/corpus/versions/v0001, which is"):
-        repair(settings, manifest.versions(settings.storage), check(settings), silent)
+        mended(settings, check(settings))
 
 
 def test_mistakes_are_one_sentence(project: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is the newest version of this corpus itself"):
-        prepare.merge_plan(mine_of(project), str(project / "mine"))
+        commands.merge_plan(mine_of(project), str(project / "mine"))
     with pytest.raises(UserError, match="none/corpus holds no corpus version"):
-        prepare.merge_plan(mine_of(project), str(project / "none"))
+        commands.merge_plan(mine_of(project), str(project / "none"))
     with pytest.raises(UserError, match="a merge needs the configuration of v0001, but dedup changed"):
         joined(project, "dedup.threshold=0.7")
     with pytest.raises(UserError, match="mixture names poems, but the sources are books, news, web"):

@@ -12,13 +12,19 @@ from pathlib import Path
 
 import fsspec
 import pytest
-import ray
 
 from base import files, manifest
 from pipelines.config import Config, load
-from pipelines.corpus.versions import commands as prepare
 from pipelines.corpus.versions import rebuild, verify
 from pipelines.runtime import cluster
+from pipelines.runtime.executor import OnRay
+from pipelines.runtime.progress import silent
+from tests.helpers.builds import refresh, run
+from tests.helpers.late import RUNNING
+
+if RUNNING:
+    import ray
+
 
 ROOT = Path(__file__).parents[4]
 BIN = Path(sys.executable).parent
@@ -103,10 +109,6 @@ def config(raw: str, storage: str, file: Path) -> Config:
     return load(str(file))
 
 
-def no_progress(*_: object) -> None:
-    pass
-
-
 def documents(version: manifest.Version) -> list[list[int]]:
     """The tokens of every document of a version, sorted."""
     versions = version.url.rpartition("/")[0]
@@ -122,9 +124,9 @@ def test_a_corpus_is_built_refreshed_mended_and_read_there(bucket: str, tmp_path
         for number in range(3):
             write_source(f"{url}/raw/{number}.jsonl", number, 60)
         settings = config(f"{url}/raw", f"{url}/corpus", tmp_path / f"{name}.yaml")
-        versions[name] = prepare.prepare(settings, prepare.inputs_of(settings), no_progress).version
+        versions[name] = run(settings, OnRay(workers=2)).version
     assert documents(versions["bucket"]) == documents(versions["local"])
-    again = prepare.prepare(settings, prepare.inputs_of(settings), no_progress)
+    again = run(settings, OnRay(workers=2))
     assert again.version.raw == versions["bucket"].raw
 
     # What is written under this process's nose is seen, though its folder was listed.
@@ -135,7 +137,7 @@ def test_a_corpus_is_built_refreshed_mended_and_read_there(bucket: str, tmp_path
     assert files.list_files(f"{bucket}/raw") == [*names, f"{bucket}/raw/3.jsonl"]
 
     write_source(f"{bucket}/raw/3.jsonl", 3, 60)
-    second = prepare.refresh(settings, prepare.inputs_of(settings), no_progress).version
+    second = refresh(settings, OnRay(workers=2)).version
     assert second.raw["parent"] == "v0001"
     added = (
         second.raw["sources"]["books"]["documents"] - versions["bucket"].raw["sources"]["books"]["documents"]
@@ -145,9 +147,9 @@ def test_a_corpus_is_built_refreshed_mended_and_read_there(bucket: str, tmp_path
     shard = second.raw["shards"][0]["path"]
     whole = files.read_bytes(f"{bucket}/corpus/corpus/versions/{shard}")
     files.write_bytes(f"{bucket}/corpus/corpus/versions/{shard}", whole[:-100] + bytes(100))
-    damage = verify.verify([second], 2, no_progress)
+    damage = verify.verify([second], executor=OnRay(workers=2), progress=silent)
     assert [entry.path for entry in damage] == [shard]
-    assert rebuild.repair(settings, [second], damage, no_progress) == []
+    assert rebuild.repair(settings, [second], damage, executor=OnRay(workers=2), progress=silent) == []
     assert files.read_bytes(f"{bucket}/corpus/corpus/versions/{shard}") == whole
 
 

@@ -13,7 +13,8 @@ import pytest
 from base.manifest import Version
 from pipelines.config import load
 from pipelines.corpus.ledger import Ledger
-from pipelines.corpus.versions import commands as prepare
+from pipelines.runtime.executor import OnRay
+from tests.helpers.builds import run
 
 ROOT = Path(__file__).parents[4]
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
@@ -33,7 +34,7 @@ def build(storage: Path, shared: Path, *folders: str) -> Version:
         f"tokenize.tokenizer={shared}/tokenizer/tokenizer.json",
     ]
     settings = load(str(ROOT / "configs" / "pile.yaml"), overrides)
-    return prepare.prepare(settings, prepare.inputs_of(settings), lambda *_: None).version
+    return run(settings, OnRay(workers=2)).version
 
 
 def dropped(version: Version, stage: str) -> list[dict[str, Any]]:

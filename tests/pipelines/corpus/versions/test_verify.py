@@ -10,19 +10,19 @@ import pytest
 
 from base import files, manifest
 from base.errors import UserError
+from base.layout import origins_path
 from pipelines.config import Config
-from pipelines.corpus.versions import commands as prepare
 from pipelines.corpus.versions.rebuild import repair
-from pipelines.corpus.versions.verify import Damage, open_versions, origins_path, read_shard, verify
-from pipelines.corpus.views.export import export
-from tests.pipelines.corpus.versions.test_build import config, documents, run, version_bytes, write
-from tests.pipelines.corpus.views.test_export import read_indexed
-
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+from pipelines.corpus.versions.verify import Damage, open_versions, read_shard, verify
+from pipelines.corpus.views.export import ExportedPair, export
+from pipelines.runtime.executor import InProcess
+from pipelines.runtime.progress import silent
+from tests.helpers.builds import config, documents, refresh, run, version_bytes, write
+from tests.helpers.indexed import read_indexed
 
 
 @pytest.fixture(scope="module")
-def built(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Config:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A project with a version and its refresh."""
     folder = tmp_path_factory.mktemp("verify")
     raw = folder / "raw"
@@ -31,7 +31,7 @@ def built(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Config
     settings = config(raw, folder / "project")
     run(settings)
     write(raw / "web" / "1.jsonl", documents(7, 30))
-    prepare.refresh(settings, prepare.inputs_of(settings), silent)
+    refresh(settings)
     return settings
 
 
@@ -45,18 +45,15 @@ def project(built: Config, tmp_path: Path) -> Iterator[Config]:
     shutil.copytree(kept, built.storage)
 
 
-def silent(*_: object) -> None:
-    """No progress."""
-
-
 def check(settings: Config, name: str = "v*") -> list[Damage]:
     versions, damage = open_versions(manifest.manifest_urls(settings.storage, name))
-    return damage + verify(versions, 2, silent)
+    return damage + verify(versions, executor=InProcess(), progress=silent)
 
 
 def mend(settings: Config) -> list[Damage]:
     versions, damage = open_versions(manifest.manifest_urls(settings.storage))
-    return repair(settings, versions, damage + verify(versions, 2, silent), silent)
+    damage += verify(versions, executor=InProcess(), progress=silent)
+    return repair(settings, versions, damage, executor=InProcess(), progress=silent)
 
 
 def flip(path: Path) -> None:
@@ -161,17 +158,34 @@ def test_a_manifest_that_disagrees_with_itself(project: Config) -> None:
 def test_an_export_holds_the_documents_of_every_shard(built: Config, tmp_path: Path) -> None:
     version = manifest.require(built.storage)
     versions = str(Path(version.url).parent)
-    pairs = export(version, str(tmp_path), [], ["train"], 2, silent)
-    assert [Path(pair["path"]).name for pair in pairs] == ["books-train", "web-train"]
+
+    def exported(sources: list[str], split: str) -> list[ExportedPair]:
+        return export(
+            version,
+            str(tmp_path),
+            sources=sources,
+            splits=[split],
+            progress=silent,
+            executor=InProcess(),
+        )
+
+    pairs = exported([], "train")
+    assert [Path(pair.path).name for pair in pairs] == ["books-train", "web-train"]
     for pair in pairs:
-        name = Path(pair["path"]).name.removesuffix("-train")
-        lines = [line for line in version.raw["shards"] if (line["source"], line["split"]) == (name, "train")]
-        expected = [ids for line in lines for ids in read_shard(versions, line)["input_ids"].to_pylist()]
-        sequences, first = read_indexed(pair["path"])
+        name = Path(pair.path).name.removesuffix("-train")
+        shards = [
+            shard for shard in version.manifest.shards if (shard.source, shard.split) == (name, "train")
+        ]
+        expected = [ids for shard in shards for ids in read_shard(versions, shard)["input_ids"].to_pylist()]
+        sequences, first = read_indexed(pair.path)
         assert [sequence.tolist() for sequence in sequences] == expected
         assert first.tolist() == np.arange(len(expected) + 1).tolist()
-        assert pair["documents"] == len(expected) == sum(line["documents"] for line in lines)
-    heldout = export(version, str(tmp_path), ["books"], ["heldout"], 2, silent)
-    assert [Path(pair["path"]).name for pair in heldout] == ["books-heldout"]
+        assert pair.documents == len(expected) == sum(shard.documents for shard in shards)
+    heldout = export(
+        version, str(tmp_path), sources=["books"], splits=["heldout"], progress=silent, executor=InProcess()
+    )
+    assert [Path(pair.path).name for pair in heldout] == ["books-heldout"]
     with pytest.raises(UserError, match="--source poems: v0002 has books, web"):
-        export(version, str(tmp_path), ["poems"], ["train"], 2, silent)
+        export(
+            version, str(tmp_path), sources=["poems"], splits=["train"], progress=silent, executor=InProcess()
+        )

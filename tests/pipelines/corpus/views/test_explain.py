@@ -9,10 +9,10 @@ import pytest
 from base import files
 from base.errors import UserError
 from jobs import explain as command
-from jobs.common import run
+from jobs.session import run
 from pipelines.config import Config
-from pipelines.corpus.versions.commands import inputs_of, prepare, refresh
 from pipelines.corpus.views import explain
+from tests.helpers import builds
 
 BASE = [
     f"The {word} fox number {i} jumps over dog {i * 7} and then sleeps in field {i * 13}."
@@ -53,9 +53,9 @@ def corpus(tmp_path_factory, ray_cluster):
             "ray": {"workers": 1},
         }
     )
-    prepare(config, inputs_of(config), lambda *_: None)
+    builds.run(config)
     (folder / "two.jsonl").write_text(json.dumps({"text": near(long) + " And wakes."}) + "\n")
-    version = refresh(config, inputs_of(config), lambda *_: None).version
+    version = builds.refresh(config).version
     return folder, version
 
 

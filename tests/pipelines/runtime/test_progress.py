@@ -2,15 +2,14 @@
 
 import pytest
 
-from pipelines.runtime import cluster
-from pipelines.runtime.pace import Pace
+from pipelines.runtime.progress import Pace, counter
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The monotonic time, in a list to change it."""
     now = [1000.0]
-    monkeypatch.setattr("pipelines.runtime.pace.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("pipelines.runtime.progress.time.monotonic", lambda: now[0])
     return now
 
 
@@ -57,7 +56,7 @@ def test_long_tasks_keep_their_speed(clock: list[float]) -> None:
 
 def test_a_counter_adds_what_results_tell() -> None:
     seen: list[tuple[object, ...]] = []
-    count = cluster.counter(lambda *counts: seen.append(counts), "stage", 1, 4)
+    count = counter(lambda *counts: seen.append(counts), "stage", 1, 4)
     stages = [{"documents_in": 9, "bytes_in": 90}, {"documents_in": 3, "bytes_in": 30}]
     count({"documents": 1, "bytes": 1, "ledger": {"books": stages, "web": stages, "none": []}})
     count({"documents": 4, "bytes": 400, "text_bytes": 40})

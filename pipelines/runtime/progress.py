@@ -1,7 +1,9 @@
-"""How far a stage is, how fast it goes, and how long it will take."""
+"""How far work is: what long work calls, how tasks are counted, and how fast a stage goes."""
 
 import time
 from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
 
 WINDOW_SECONDS = 60.0
 WINDOW_MARKS = 8
@@ -55,3 +57,42 @@ class Pace:
         """Seconds to the end at the present speed in tasks; None before the first is finished."""
         tasks, _, _ = self.speeds()
         return (self.total - self.done) / tasks if tasks else None
+
+
+class Progress(Protocol):
+    """Called with stage, tasks done, tasks in all, and documents and bytes of text in the tasks done."""
+
+    def __call__(self, stage: str, done: int, total: int, documents: int = 0, size: int = 0, /) -> None:
+        """Note how far a stage is."""
+
+
+def silent(stage: str, done: int, total: int, documents: int = 0, size: int = 0, /) -> None:
+    """The progress that shows nothing."""
+
+
+def counter(progress: Progress, stage: str, done: int, total: int) -> Callable[..., None]:
+    """A callback that counts one more finished task of a stage at each call, given the task's result."""
+    documents = size = 0
+
+    def count(result: Any = None) -> None:
+        nonlocal done, documents, size
+        more = work_of(result)
+        done, documents, size = done + 1, documents + more[0], size + more[1]
+        progress(stage, done, total, documents, size)
+
+    progress(stage, done, total)
+    return count
+
+
+def work_of(result: Any) -> tuple[int, int]:
+    """Documents and bytes that a task worked on, where its result tells.
+
+    Those that entered the last stage of its ledger, else its `documents` and `text_bytes` or `bytes`.
+    """
+    if not isinstance(result, dict):
+        return 0, 0
+    if "ledger" in result:
+        last = [stages[-1] for stages in result["ledger"].values() if stages]
+        return sum(stage["documents_in"] for stage in last), sum(stage["bytes_in"] for stage in last)
+    size = result["text_bytes"] if "text_bytes" in result else result.get("bytes", 0)
+    return result.get("documents", 0), size

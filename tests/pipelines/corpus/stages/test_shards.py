@@ -9,17 +9,36 @@ import pyarrow as pa
 import pytest
 
 from base import files
+from base.layout import Layout
+from base.manifest import TokenizerFacts
 from dedup import hashing
 from dedup.config import LinesConfig
-from pipelines.config import DecontaminateConfig, RedactConfig
-from pipelines.corpus.stages import shard
+from pipelines.corpus.ledger import Ledger
+from pipelines.corpus.settings import ShardConfig
+from pipelines.corpus.stages import tokenize
 from pipelines.corpus.stages.edit import Edits
+from pipelines.corpus.stages.order import SPLITS, is_heldout, shuffle_keys
+from pipelines.corpus.stages.shards import WriteShards, WrittenShard
+from pipelines.corpus.stages.survivors import Survivors
+from pipelines.corpus.stages.tokenize import TokenCounts, Tokenized, TokenizePart, tokenize_part
+from pipelines.corpus.stages.vocabulary import SamplePart, Vocabulary, sample_texts
+from pipelines.corpus.text import tokenizer as tokenizers
+from pipelines.corpus.text.settings import DecontaminateConfig, RedactConfig
 from pipelines.corpus.text.tokenizer import Tokenizer, train
+from pipelines.runtime.executor import InProcess
+from pipelines.runtime.progress import silent
 
 TEXTS = [f"Document {number} says {'very ' * (number % 7)}little.\n" for number in range(60)]
 END = "<|endoftext|>"
 NOTHING = RedactConfig(email=None, ipv4=None, ipv6=None, phone=None, secret=None)
-NO_EDITS = Edits(False, LinesConfig(), (), DecontaminateConfig(), None, NOTHING)
+NO_EDITS = Edits(
+    remove_spans=False,
+    lines=LinesConfig(),
+    line_keys=(),
+    decontaminate=DecontaminateConfig(),
+    benchmarks=None,
+    redact=NOTHING,
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +56,13 @@ def build(
     dropped: dict[int, list[int]] | None = None,
     key: str = "one",
     ordinal: int = 0,
-) -> tuple[list[dict[str, Any]], Path]:
+) -> tuple[list[WrittenShard], Path]:
     """Shards of TEXTS as two sources, divided into parts at the given document numbers.
 
     Each is a document's copy number `ordinal`.
     """
     ids = hashing.hash128(pa.array(TEXTS, pa.large_string()))
-    counts, encoding = [], []
+    counts, tasks = [], []
     bounds = [0, *divisions, len(TEXTS)]
     for number, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
         part = f"{number:016x}"
@@ -74,60 +93,81 @@ def build(
         gone = str(folder / f"{part}.dropped")
         rows = (dropped or {}).get(number, [])
         files.write_parquet(gone, pa.table({"part": [part] * len(rows), "row": pa.array(rows, pa.uint32())}))
-        survivors = shard.Survivors(part, f"file-{number}", documents, entries, gone, None, NO_EDITS)
-        runs = str(folder / "runs")
-        encoding.append(shard.Tokenize(survivors, attributes, tokenizer, END, 1, 0.2, runs, key))
-        counts.append(shard.tokenize_part(encoding[-1]))
-    version = folder / "v0001"
-    tasks = shard.plan_shards(
-        counts,
-        encoding,
-        target_tokens,
-        folder=str(version),
-        facts=str(folder / "facts" / key),
-        tokenizer=tokenizer,
-        end_of_document=END,
+        survivors = survivors_of(part, f"file-{number}", documents, entries, gone)
+        task = TokenizePart(
+            survivors=survivors,
+            attributes=attributes,
+            tokenizer=tokenizer,
+            end_of_document=END,
+            seed=1,
+            heldout_fraction=0.2,
+            folder=str(folder / "runs"),
+            key=key,
+        )
+        tasks.append(task)
+        counts.append(TokenCounts.from_json(tokenize_part(task), "counts"))
+    stage = WriteShards(
+        layout=Layout(str(folder)),
+        tokenized=Tokenized(key=key, tasks=tuple(tasks), counts=tuple(counts), ledger=Ledger()),
+        vocabulary=Vocabulary(
+            url=tokenizer, facts=TokenizerFacts(file="tokenizer.json", **tokenizers.facts(tokenizer, END))
+        ),
+        settings=ShardConfig(target_tokens=1024).model_copy(update={"target_tokens": target_tokens}),
         verify_documents=3,
+        folder=str(folder / "v0001"),
+        facts=str(folder / "facts" / key),
     )
-    return [shard.write_shard(task) for task in tasks], version
+    return stage.run(InProcess(), silent), folder / "v0001"
 
 
-def contents(version: Path, lines: list[dict[str, Any]]) -> dict[str, bytes]:
-    return {line["path"]: (version / line["path"]).read_bytes() for line in lines}
+def survivors_of(part: str, file: str, documents: str, entries: str, dropped: str | None) -> Survivors:
+    return Survivors(
+        part=part,
+        file=file,
+        documents=documents,
+        entries=entries,
+        dropped=dropped,
+        spans=None,
+        edits=NO_EDITS,
+    )
+
+
+def contents(version: Path, shards: list[WrittenShard]) -> dict[str, bytes]:
+    return {shard.path: (version / shard.path).read_bytes() for shard in shards}
 
 
 def test_every_document_once_with_its_ids_and_origin(tmp_path: Path, tokenizer: str) -> None:
-    lines, version = build(tmp_path, tokenizer, [25, 40])
+    shards, version = build(tmp_path, tokenizer, [25, 40])
     reference = Tokenizer.load(tokenizer, END)
     seen = {}
-    for line in lines:
-        table = pa.ipc.open_file(pa.memory_map(str(version / line["path"]))).read_all()
-        assert table.num_rows == line["documents"]
-        assert line["split"] in shard.SPLITS
+    for shard in shards:
+        table = pa.ipc.open_file(pa.memory_map(str(version / shard.path))).read_all()
+        assert table.num_rows == shard.documents
+        assert shard.split in SPLITS
         origins = files.read_parquet(
-            str(version / line["path"].replace("shards", "origins").replace(".arrow", ".parquet"))
+            str(version / shard.path.replace("shards", "origins").replace(".arrow", ".parquet"))
         )
         assert origins["document_id"].to_pylist() == table["document_id"].to_pylist()
         for row, origin in zip(table.to_pylist(), origins.to_pylist(), strict=True):
             text = TEXTS[origin["record"]]
             assert row["input_ids"] == [*reference.encode_reference([text])[0], reference.end_of_document_id]
             assert origin["bytes"] == len(text)
-            assert line["source"] == ("even" if origin["record"] % 2 == 0 else "odd")
-            seen[origin["record"]] = line["split"]
+            assert shard.source == ("even" if origin["record"] % 2 == 0 else "odd")
+            seen[origin["record"]] = shard.split
     assert sorted(seen) == list(range(len(TEXTS)))
     assert 3 <= sum(split == "heldout" for split in seen.values()) <= 25
-    assert sum(line["tokens"] for line in lines if line["split"] == "train") > 400
-    assert len([line for line in lines if line["split"] == "train"]) > 2
+    assert sum(shard.tokens for shard in shards if shard.split == "train") > 400
+    assert len([shard for shard in shards if shard.split == "train"]) > 2
 
 
 def test_identical_documents_are_all_trained_on_or_all_held_out(tmp_path: Path, tokenizer: str) -> None:
     splits = []
     for ordinal in (0, 1):
-        lines, version = build(tmp_path / str(ordinal), tokenizer, [25], ordinal=ordinal)
-        found: dict[str, set[int]] = {split: set() for split in shard.SPLITS}
-        for line in lines:
-            origins = line["path"].replace("shards", "origins").replace(".arrow", ".parquet")
-            found[line["split"]].update(files.read_parquet(str(version / origins))["record"].to_pylist())
+        shards, version = build(tmp_path / str(ordinal), tokenizer, [25], ordinal=ordinal)
+        found: dict[str, set[int]] = {split: set() for split in SPLITS}
+        for shard in shards:
+            origins = shard.path.replace("shards", "origins").replace(".arrow", ".parquet")
+            found[shard.split].update(files.read_parquet(str(version / origins))["record"].to_pylist())
         splits.append(found)
     assert splits[0] == splits[1] and splits[0]["heldout"]
 
@@ -139,29 +179,29 @@ def test_shards_are_the_same_however_the_files_are_divided(
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     expected = contents(tmp_path / "a" / "v0001", build(tmp_path / "a", tokenizer, [25, 40])[0])
-    monkeypatch.setattr(shard, "RUN_TOKENS", 150)
+    monkeypatch.setattr(tokenize, "RUN_TOKENS", 150)
     assert contents(tmp_path / "b" / "v0001", build(tmp_path / "b", tokenizer, divisions)[0]) == expected
 
 
 def test_there_are_no_more_shards_than_documents(tmp_path: Path, tokenizer: str) -> None:
-    lines, _ = build(tmp_path, tokenizer, [25], target_tokens=1)
-    groups = [(line["source"], line["split"]) for line in lines]
+    shards, _ = build(tmp_path, tokenizer, [25], target_tokens=1)
+    groups = [(shard.source, shard.split) for shard in shards]
     for group in set(groups):
-        mine = [line["documents"] for line in lines if (line["source"], line["split"]) == group]
+        mine = [shard.documents for shard in shards if (shard.source, shard.split) == group]
         assert len(mine) == sum(mine)
-    assert sum(line["documents"] for line in lines) == len(TEXTS)
+    assert sum(shard.documents for shard in shards) == len(TEXTS)
 
 
 def test_dropped_documents_are_left_out(tmp_path: Path, tokenizer: str) -> None:
-    lines, _ = build(tmp_path, tokenizer, [25], dropped={0: [0, 24], 1: [3]})
-    assert sum(line["documents"] for line in lines) == len(TEXTS) - 3
+    shards, _ = build(tmp_path, tokenizer, [25], dropped={0: [0, 24], 1: [3]})
+    assert sum(shard.documents for shard in shards) == len(TEXTS) - 3
 
 
 @pytest.mark.parametrize("run_tokens", [150, 2**26])
 def test_other_survivors_take_the_tokens_that_are_there(
     tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch, run_tokens: int
 ) -> None:
-    monkeypatch.setattr(shard, "RUN_TOKENS", run_tokens)
+    monkeypatch.setattr(tokenize, "RUN_TOKENS", run_tokens)
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     build(tmp_path / "a", tokenizer, [25], dropped={0: [0, 5, 24], 1: list(range(35))}, key="first")
@@ -174,9 +214,9 @@ def test_other_survivors_take_the_tokens_that_are_there(
         return encode(self, text, end)
 
     monkeypatch.setattr(Tokenizer, "encode", count)
-    lines, version = build(tmp_path / "a", tokenizer, [25], dropped={0: [5]}, key="third")
+    shards, version = build(tmp_path / "a", tokenizer, [25], dropped={0: [5]}, key="third")
     assert sum(encoded) == 0
-    found = contents(version, lines)
+    found = contents(version, shards)
     shutil.rmtree(tmp_path / "a" / "runs" / "second")
     build(tmp_path / "a", tokenizer, [25], dropped={1: [5]}, key="fourth")
     assert sum(encoded) == 1
@@ -187,21 +227,21 @@ def test_other_survivors_take_the_tokens_that_are_there(
 def test_datasets_opens_the_shards(tmp_path: Path, tokenizer: str) -> None:
     from datasets import load_dataset
 
-    lines, version = build(tmp_path, tokenizer, [])
-    paths = [str(version / line["path"]) for line in lines if line["split"] == "train"]
+    shards, version = build(tmp_path, tokenizer, [])
+    paths = [str(version / shard.path) for shard in shards if shard.split == "train"]
     dataset = load_dataset("arrow", data_files=paths, split="train", cache_dir=str(tmp_path / "cache"))
-    assert len(dataset) == sum(line["documents"] for line in lines if line["split"] == "train")
+    assert len(dataset) == sum(shard.documents for shard in shards if shard.split == "train")
     assert dataset[0]["input_ids"][-1] == Tokenizer.load(tokenizer, END).end_of_document_id
 
 
 def test_a_damaged_shard_is_written_again_and_a_whole_one_is_not(tmp_path: Path, tokenizer: str) -> None:
-    lines, version = build(tmp_path, tokenizer, [])
-    path = version / lines[0]["path"]
-    whole, untouched = path.read_bytes(), version / lines[1]["path"]
+    shards, version = build(tmp_path, tokenizer, [])
+    path = version / shards[0].path
+    whole, untouched = path.read_bytes(), version / shards[1].path
     stamp = untouched.stat().st_mtime_ns
     path.write_bytes(whole[:-9] + b"?" + whole[-8:])
     again, _ = build(tmp_path, tokenizer, [])
-    assert again == lines
+    assert again == shards
     assert path.read_bytes() == whole
     assert untouched.stat().st_mtime_ns == stamp
 
@@ -227,17 +267,17 @@ def test_a_share_of_the_texts_is_sampled(
     build(tmp_path, tokenizer, [])
     part = f"{0:016x}"
     documents, entries = str(tmp_path / f"{part}.documents"), str(tmp_path / f"{part}.entries")
-    survivors = shard.Survivors(part, "file", documents, entries, None, None, NO_EDITS)
-    task = shard.Sample(survivors, share, str(tmp_path / "sample.parquet"))
-    sample = files.read_parquet(shard.sample_texts(task))
+    survivors = survivors_of(part, "file", documents, entries, None)
+    task = SamplePart(survivors=survivors, share=share, output=str(tmp_path / "sample.parquet"))
+    sample = files.read_parquet(sample_texts(task))
     assert low <= sample.num_rows <= high
     assert set(sample["text"].to_pylist()) <= set(TEXTS)
 
 
 def test_keys_and_split_depend_on_the_seed_and_fraction() -> None:
     ids = hashing.hash128(pa.array([str(number) for number in range(4000)], pa.large_string()))
-    one, two = shard.shuffle_keys(ids, 1), shard.shuffle_keys(ids, 2)
+    one, two = shuffle_keys(ids, 1), shuffle_keys(ids, 2)
     assert not np.array_equal(np.argsort(one), np.argsort(two))
-    assert abs(shard.is_heldout(ids, 0.25).mean() - 0.25) < 0.04
-    assert not shard.is_heldout(ids, 0.0).any()
-    assert np.all(shard.is_heldout(ids, 0.5)[shard.is_heldout(ids, 0.25)])
+    assert abs(is_heldout(ids, 0.25).mean() - 0.25) < 0.04
+    assert not is_heldout(ids, 0.0).any()
+    assert np.all(is_heldout(ids, 0.5)[is_heldout(ids, 0.25)])

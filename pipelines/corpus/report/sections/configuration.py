@@ -1,0 +1,35 @@
+"""How the version was made: configuration, input files, tokenizer and packages."""
+
+from dataclasses import dataclass
+
+import yaml
+
+from base.manifest import InputEntry, Manifest, TokenizerFacts
+
+MAX_INPUTS = 1000
+"""Input files that are shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """How the version was made."""
+
+    configuration: str
+    """As YAML."""
+    input_count: int
+    """Of all input files."""
+    inputs: list[InputEntry]
+    tokenizer: TokenizerFacts
+    packages: dict[str, str]
+    """Versions of the packages that outputs depend on."""
+
+
+def section(manifest: Manifest) -> Configuration:
+    """How a version was made."""
+    return Configuration(
+        configuration=yaml.safe_dump(manifest.config, sort_keys=False, allow_unicode=True),
+        input_count=len(manifest.inputs),
+        inputs=manifest.inputs[:MAX_INPUTS],
+        tokenizer=manifest.tokenizer,
+        packages=manifest.packages,
+    )

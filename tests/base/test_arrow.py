@@ -1,0 +1,36 @@
+import pyarrow as pa
+import pytest
+
+from base import arrow, files
+
+
+@pytest.fixture(params=["local", "remote"])
+def url(request, tmp_path):
+    url = str(tmp_path / "a.arrow") if request.param == "local" else "memory://arrow/a.arrow"
+    table = pa.table({"id": [1, 2, 3], "text": ["a", "b", "c"]})
+    with files.atomic_writer(url) as stream, pa.ipc.new_file(stream, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    return url
+
+
+def test_batches_are_read_and_outlive_their_reader(url):
+    reader = arrow.open_file(url)
+    batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    del reader
+    assert [batch.to_pydict() for batch in batches] == [
+        {"id": [1, 2], "text": ["a", "b"]},
+        {"id": [3], "text": ["c"]},
+    ]
+
+
+def test_readers_of_columns_hold_these_alone(url):
+    texts, ids = arrow.open_columns(url, ["text", "id"])
+    assert [texts.get_batch(i).to_pydict() for i in range(2)] == [{"text": ["a", "b"]}, {"text": ["c"]}]
+    assert ids.get_batch(1).to_pydict() == {"id": [3]}
+
+
+def test_what_is_local_is_mapped(tmp_path):
+    files.write_bytes(str(tmp_path / "a"), b"abc")
+    with arrow.open_bytes(str(tmp_path / "a")) as file:
+        assert isinstance(file, pa.MemoryMappedFile)
+        assert file.read() == b"abc"

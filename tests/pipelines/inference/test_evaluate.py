@@ -1,0 +1,134 @@
+"""Evaluation in this process: against sums made token by token, resumed, and of sources with odd names."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from base import files, manifest
+from base.errors import UserError
+from base.manifest import Version
+from model.neox import NeoX
+from pipelines.config import Config
+from pipelines.inference.evaluate import UNIT_DOCUMENTS, EvaluationResult, evaluate
+from pipelines.inference.models import ModelFolder
+from pipelines.runtime import tracking
+from tests.helpers.corpus import write_corpus
+from tests.helpers.models import LENGTH, VOCAB, Asked, StoppedError, Told, config_of, write_model
+
+CHOSEN = UNIT_DOCUMENTS + 3
+LENGTHS = [1 + 7 * number % (2 * LENGTH + 5) for number in range(CHOSEN + 2)]
+"""Of held-out documents: some are shorter than a window, some have three; the last ones are not chosen."""
+SOURCES = {"wiki.arrow": [LENGTHS], "b": [[LENGTH, 2, 40, 5]]}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[NeoX, ModelFolder, Version]:
+    folder = tmp_path_factory.mktemp("evaluate")
+    url = write_corpus(folder, SOURCES, vocab_size=VOCAB, heldout=len(LENGTHS))
+    return *write_model(folder), manifest.open_version(url)
+
+
+def _config(storage: Path, **sections: Any) -> Config:
+    settings = {"max_documents": CHOSEN, "micro_batch_size": 3}
+    return config_of(storage, evaluate=settings, **sections)
+
+
+def _heldout(version: Version, source: str) -> list[list[int]]:
+    """The held-out documents of a source that are chosen."""
+    (shard,) = [
+        entry for entry in version.manifest.shards if (entry.source, entry.split) == (source, "heldout")
+    ]
+    table = pa.ipc.open_file(version.below_versions(shard.path)).read_all()
+    documents: list[list[int]] = table["input_ids"].to_pylist()
+    return documents[:CHOSEN]
+
+
+@torch.no_grad()
+def _nats(model: NeoX, document: list[int]) -> float:
+    """Minus the log-probability of a document, a token at a time, given those before it in its window."""
+    nats = 0.0
+    for place, token in enumerate(document):
+        begin = place - place % LENGTH
+        given = [document[begin - 1] if begin else 0, *document[begin:place]]
+        logits = model(torch.tensor([given]))[0, -1, :VOCAB].double()
+        nats -= float(logits.log_softmax(0)[token])
+    return nats
+
+
+def test_losses_equal_a_direct_computation(made: tuple[NeoX, ModelFolder, Version], tmp_path: Path) -> None:
+    model, folder, version = made
+    place = f"sqlite:///{tmp_path}/mlflow.db"
+    config, told, asked = _config(tmp_path, tracking={"uri": place}), Told(), Asked()
+    result, new = evaluate(config, version, folder, told, executor=asked)
+    assert new and told.counts == [(done, 3) for done in range(4)] and asked.calls == [(3, None)]
+    table = files.read_parquet(f"{result.url}/documents.parquet")
+    totals = np.zeros(3)
+    for source in SOURCES:
+        mine = table.filter(pa.compute.equal(table["source"], source))
+        documents = _heldout(version, source)
+        assert mine["tokens"].to_pylist() == [len(document) for document in documents]
+        assert mine["bytes"].to_pylist() == [5 * len(document) for document in documents]
+        expected = [_nats(model, document) for document in documents]
+        assert mine["nats"].to_pylist() == pytest.approx(expected, rel=1e-5)
+        tokens, nats, found = sum(map(len, documents)), sum(expected), result.sources[source]
+        assert (found.documents, found.tokens, found.bytes) == (len(documents), tokens, 5 * tokens)
+        assert found.loss == pytest.approx(nats / tokens, rel=1e-5)
+        assert found.perplexity == pytest.approx(math.exp(nats / tokens), rel=1e-5)
+        assert found.bits_per_byte == pytest.approx(nats / math.log(2) / (5 * tokens), rel=1e-5)
+        totals += [len(documents), tokens, nats]
+    assert list(result.sources) == ["b", "wiki.arrow"]
+    assert (result.all.documents, result.all.tokens) == (totals[0], totals[1])
+    assert result.all.loss == pytest.approx(totals[2] / totals[1], rel=1e-5)
+    written = json.loads(Path(result.url, "result.json").read_text())
+    assert list(written) == ["sources", "all", "url"] and EvaluationResult.from_json(written, "") == result
+    assert Path(result.url, "evaluation.png").read_bytes().startswith(b"\x89PNG")
+    run = tracking.find(tracking.Tracking.of(config), "evaluate", corpus=version.hash)
+    assert run is not None and run.data.metrics["loss/wiki.arrow"] == result.sources["wiki.arrow"].loss
+    assert run.data.metrics["perplexity/all"] == result.all.perplexity
+    assert evaluate(config, version, folder, Told(stop_after=0), executor=asked) == (result, False)
+    assert len(asked.calls) == 1
+
+
+def test_a_killed_evaluation_repeats_no_finished_unit(
+    made: tuple[NeoX, ModelFolder, Version], tmp_path: Path
+) -> None:
+    _, folder, version = made
+    config, asked, told = _config(tmp_path / "killed"), Asked(), Told()
+    with pytest.raises(StoppedError):
+        evaluate(config, version, folder, Told(stop_after=2), executor=asked)
+    units = sorted((tmp_path / "killed").rglob("units/*"))
+    assert len(units) == 2 and not list((tmp_path / "killed").rglob("result.json"))
+    before = [unit.stat().st_mtime_ns for unit in units]
+    result, new = evaluate(config, version, folder, told, executor=asked)
+    assert new and told.counts == [(2, 3), (3, 3)] and [items for items, _ in asked.calls] == [3, 1]
+    assert [unit.stat().st_mtime_ns for unit in units] == before
+    whole, _ = evaluate(_config(tmp_path / "whole"), version, folder, Told(), executor=Asked())
+    assert (result.sources, result.all) == (whole.sources, whole.all)
+    for unit in units:
+        assert unit.read_bytes() == next((tmp_path / "whole").rglob(unit.name)).read_bytes()
+
+
+def test_fewer_documents_are_another_evaluation(
+    made: tuple[NeoX, ModelFolder, Version], tmp_path: Path
+) -> None:
+    _, folder, version = made
+    few = config_of(tmp_path, evaluate={"max_documents": 2})
+    result, _ = evaluate(few, version, folder, Told(), executor=Asked())
+    assert [measures.documents for measures in result.sources.values()] == [2, 2]
+    fewer = config_of(tmp_path, evaluate={"max_documents": 1})
+    other, new = evaluate(fewer, version, folder, Told(), executor=Asked())
+    assert new and other.url != result.url and other.all.documents == 2
+
+
+def test_a_version_without_held_out_documents_is_named(
+    made: tuple[NeoX, ModelFolder, Version], tmp_path: Path
+) -> None:
+    version = manifest.open_version(write_corpus(tmp_path, {"a": [[4, 5]]}, vocab_size=VOCAB, heldout=0))
+    with pytest.raises(UserError, match="v0001 has no held-out documents; raise shard.heldout_fraction"):
+        evaluate(_config(tmp_path), version, made[1], Told(), executor=Asked())

@@ -1,0 +1,175 @@
+"""Batch inference in this process: against greedy decoding by hand, resumed, and with rows that are wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from base.errors import UserError
+from model.neox import NeoX
+from pipelines.config import Config
+from pipelines.inference.infer import BLOCK_ROWS, InferenceResult, infer, read_prompts
+from pipelines.inference.models import ModelFolder
+from tests.helpers.models import LENGTH, VOCAB, Asked, StoppedError, Told, config_of, write_model
+
+NEW = 8
+ROWS = BLOCK_ROWS + 6
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[NeoX, ModelFolder]:
+    return write_model(tmp_path_factory.mktemp("infer"))
+
+
+def _config(storage: Path, **settings: Any) -> Config:
+    return config_of(storage, infer={"max_new_tokens": NEW, "temperature": 0, **settings})
+
+
+def _ids(row: int) -> list[int]:
+    return [1 + (3 * row + 7 * place) % (VOCAB - 1) for place in range(row % 9)]
+
+
+def _text(ids: list[int]) -> str:
+    return " ".join(f"w{number}" for number in ids)
+
+
+def _prompts(folder: Path) -> str:
+    path = folder / "prompts.jsonl"
+    lines = [json.dumps({"id": f"row {row}", "prompt": _text(_ids(row))}) for row in range(ROWS)]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def _rows(result: InferenceResult) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(result.url).read_text().splitlines()]
+
+
+@torch.no_grad()
+def _greedy(model: NeoX, prompt: list[int]) -> list[int]:
+    """The most probable tokens after a prompt, one at a time, up to the one that ends documents."""
+    row = prompt or [0]
+    made: list[int] = []
+    while len(made) < NEW:
+        token = int(model(torch.tensor([row + made]))[0, -1, :VOCAB].argmax())
+        if token == 0:
+            break
+        made.append(token)
+    return made
+
+
+def test_completions_equal_greedy_decoding_by_hand(made: tuple[NeoX, ModelFolder], tmp_path: Path) -> None:
+    model, folder = made
+    prompts, told, asked = _prompts(tmp_path), Told(), Asked()
+    config = _config(tmp_path, workers=3)
+    result, new = infer(config, folder, prompts, told, executor=asked)
+    assert new and told.counts == [(0, 2), (1, 2), (2, 2)] and asked.calls == [(2, 3)]
+    rows, lengths = _rows(result), []
+    for number, row in enumerate(rows):
+        ids = _ids(number)
+        expected = _greedy(model, ids)
+        assert row == {
+            "key": f"row {number}",
+            "prompt": _text(ids),
+            "completion": _text(expected),
+            "prompt_tokens": max(len(ids), 1),
+            "new_tokens": len(expected),
+            "finish": "length" if len(expected) == NEW else "end",
+        }
+        lengths.append(len(expected))
+    assert 0 < sum(length < NEW for length in lengths) < ROWS
+    assert (result.rows, result.errors, result.new_tokens) == (ROWS, 0, sum(lengths))
+    written = json.loads(Path(result.url).with_name("result.json").read_text())
+    assert list(written) == ["key", "url", "rows", "errors", "new_tokens"]
+    assert InferenceResult.from_json(written, "") == result
+    more_workers = _config(tmp_path, workers=1)
+    assert infer(more_workers, folder, prompts, Told(stop_after=0), executor=asked) == (result, False)
+
+
+def test_rows_that_cannot_be_used_have_an_error(made: tuple[NeoX, ModelFolder], tmp_path: Path) -> None:
+    most = LENGTH - NEW
+    lines = [
+        b'{"id": "good", "prompt": "w5 w6"}',
+        b'{"key": 7, "prompt": ""}',
+        b'{"prompt": ',
+        b"[1]",
+        b'{"id": "no text"}',
+        b'{"id": "number", "prompt": 5}',
+        json.dumps({"id": "fits", "prompt": "w1 " * most}).encode(),
+        json.dumps({"id": "long", "prompt": "w1 " * (most + 1)}).encode(),
+        b'{"prompt": "\xff"}',
+        b'{"prompt": "w1 \\ud800"}',
+        b'{"id": "\\udfff", "prompt": "w1"}',
+    ]
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    result, _ = infer(_config(tmp_path), made[1], str(path), Told(), executor=Asked())
+    rows = _rows(result)
+    assert (result.rows, result.errors) == (len(lines), 8)
+    assert [row["key"] for row in rows] == [
+        *("good", "7", "2", "3", "no text", "number", "fits", "long", "8", "9", "10")
+    ]
+    assert [row["key"] for row in rows if "completion" in row] == ["good", "7", "fits"]
+    errors = {row["key"]: row["error"] for row in rows if "error" in row}
+    assert errors["2"].startswith(f"line 3 of {path}: Expecting value")
+    assert errors["3"] == "row 3 is not an object"
+    assert errors["no text"] == "row 4 has no text in the field prompt"
+    assert errors["number"] == "row 5 has no text in the field prompt"
+    assert errors["long"] == f"the prompt has {most + 1} tokens; with {NEW} new ones at most {most} fit"
+    assert "'utf-8' codec can't decode" in errors["8"]
+    assert all("surrogates not allowed" in errors[key] for key in ("9", "10"))
+    assert [list(row) for row in rows if row["key"] in ("3", "long")] == [
+        ["key", "error"],
+        ["key", "prompt", "error"],
+    ]
+
+
+def test_a_killed_inference_repeats_no_finished_block(made: tuple[NeoX, ModelFolder], tmp_path: Path) -> None:
+    folder, prompts, asked, told = made[1], _prompts(tmp_path), Asked(), Told()
+    config = _config(tmp_path / "killed", temperature=0.9)
+    with pytest.raises(StoppedError):
+        infer(config, folder, prompts, Told(stop_after=1), executor=asked)
+    (block,) = (tmp_path / "killed").rglob("blocks/*/*")
+    before = block.stat().st_mtime_ns
+    assert not list((tmp_path / "killed").rglob("result*"))
+    result, new = infer(config, folder, prompts, told, executor=asked)
+    assert new and told.counts == [(1, 2), (2, 2)] and asked.calls == [(2, 1), (1, 1)]
+    assert block.stat().st_mtime_ns == before
+    whole = _config(tmp_path / "whole", temperature=0.9)
+    other, _ = infer(whole, folder, prompts, Told(), executor=Asked())
+    assert Path(result.url).read_bytes() == Path(other.url).read_bytes()
+
+
+def test_sampling_depends_on_seed_and_key_alone(made: tuple[NeoX, ModelFolder], tmp_path: Path) -> None:
+    prompts = _prompts(tmp_path)
+    backwards = tmp_path / "backwards.jsonl"
+    backwards.write_text("\n".join(Path(prompts).read_text().splitlines()[::-1]))
+
+    def completions(url: str, **settings: Any) -> dict[str, str]:
+        config = _config(tmp_path, temperature=1.0, **settings)
+        result, _ = infer(config, made[1], url, Told(), executor=Asked())
+        return {row["key"]: row["completion"] for row in _rows(result)}
+
+    first = completions(prompts)
+    assert completions(str(backwards), batch_size=3) == first
+    assert completions(prompts, seed=1) != first
+
+
+def test_prompts_of_every_format(tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("one\ntwo\n\n")
+    assert [row.prompt for row in read_prompts(str(tmp_path / "lines.txt"))] == ["one", "two", ""]
+    table = pa.table({"id": [3, None], "prompt": ["a", None]})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    rows = read_prompts(str(tmp_path / "rows.parquet"))
+    assert [(row.key, row.prompt, row.error) for row in rows] == [
+        ("3", "a", None),
+        ("1", None, "row 1 has no text in the field prompt"),
+    ]
+    pq.write_table(table.select(["id"]), tmp_path / "other.parquet")
+    with pytest.raises(UserError, match="has no column prompt, only id"):
+        read_prompts(str(tmp_path / "other.parquet"))
+    with pytest.raises(UserError, match="missing.jsonl does not exist"):
+        read_prompts(str(tmp_path / "missing.jsonl"))
