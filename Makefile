@@ -26,6 +26,7 @@ lint: install
 reference: install
 	$(BIN)/python -m jobs.reference > docs/reference/configuration.md
 	$(BIN)/python docs/commands.py
+	$(BIN)/python docs/tables.py
 	$(BIN)/python docs/tour.py
 
 docs: install

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from docs import commands, tour
+from docs import commands, tables, tour
 
 ROOT = Path(__file__).parents[2]
 LONGEST_PARAGRAPH = 80
@@ -105,3 +105,8 @@ def test_the_tour_of_the_code_is_current() -> None:
 
 def test_the_reference_of_commands_is_current() -> None:
     assert commands.PAGE.read_text() == commands.page(), "run `make reference`"
+
+
+@pytest.mark.parametrize("name", tables.PAGES)
+def test_the_tables_are_current(name: str) -> None:
+    assert tables.PAGES[name].read_text() == tables.with_table(name), "run `make reference`"
