@@ -26,10 +26,11 @@ lint: install
 reference: install
 	$(BIN)/python -m jobs.reference > docs/reference/configuration.md
 	$(BIN)/python docs/commands.py
+	$(BIN)/python docs/tables.py
 	$(BIN)/python docs/tour.py
 
 docs: install
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 install: $(VENV)/installed
 

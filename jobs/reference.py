@@ -1,6 +1,7 @@
 """References as Markdown, generated from the code: the configuration, the formats, the quality rules."""
 
 import argparse
+import inspect
 import typing
 from typing import Any
 
@@ -20,7 +21,7 @@ def main() -> None:
 
 def _section(model: type[Section], path: str, title: str) -> None:
     print(f"\n## {title}\n")
-    print((model.__doc__ or "").strip() + "\n")
+    print(inspect.cleandoc(model.__doc__ or "") + "\n")
     print("| field | type | default | meaning |\n|---|---|---|---|")
     nested: list[tuple[type[Section], str]] = []
     for name, field in model.model_fields.items():
