@@ -196,7 +196,7 @@ def measure_peer(data: Path, work: Path, python: str, copies: int) -> dict[str, 
         name: round(run["megabytes_per_second"] / peer["megabytes_per_second"], 1)
         for name, run in ours.items()
     }
-    print(f"times datatrove (must be 40): {times}")
+    print(f"megabytes per second over datatrove's: {times}")
     return {"piledriver": ours, "datatrove": peer, "times": times}
 
 
@@ -233,9 +233,8 @@ def measure_kernels(data: Path, work: Path, python: str, megabytes: float) -> di
             "ours": speed,
             "peer": round(theirs[name], 3),
             "times": round(speed / theirs[name], 1),
-            "must": must,
         }
-        for (name, speed), must in zip(ours.items(), (150, 50, 12), strict=True)
+        for name, speed in ours.items()
     }
     if "rensa" in theirs:
         speed, rensa = ours["signatures"], theirs["rensa"]
@@ -243,11 +242,10 @@ def measure_kernels(data: Path, work: Path, python: str, megabytes: float) -> di
             "ours": speed,
             "peer": round(rensa, 2),
             "times": round(speed / rensa, 1),
-            "must": 5,
         }
     for name, row in rows.items():
         speeds = f"ours {row['ours']:7.1f} MB/s  peer {row['peer']:7.3f} MB/s"
-        print(f"{name:<18} {speeds}  {row['times']} times (must be {row['must']})")
+        print(f"{name:<18} {speeds}  {row['times']} times the peer's")
     return {"documents": len(texts), "megabytes": round(size, 1), "MB per CPU second": rows}
 
 
@@ -308,7 +306,7 @@ def measure_workers(data: Path, work: Path, copies: int) -> dict[str, Any]:
         "CPU of one over two": round(busy[0] / busy[1], 3),
         "kernels alone": [round(times, 3) for times in machine],
     }
-    print(f"two workers over one (must be 1.85): {found}")
+    print(f"seconds of one worker over those of two: {found}")
     return runs | found
 
 

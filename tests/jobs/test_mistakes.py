@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -145,7 +144,5 @@ try:
 except SystemExit as exit:
     print(exit.code, "ray" in sys.modules, "torch" in sys.modules)
 """
-    begin = time.monotonic()
     finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert finished.stdout.split() == ["2", "False", "False"]
-    assert time.monotonic() - begin < 10
