@@ -1,18 +1,22 @@
 # make demo: raw text to a trained, evaluated, sampled model. make test: lint, types, tests.
-# Both make .venv first; both can be run again.
+# make unit: the tests without Ray and torch, on generated data. All make .venv first; all can be run again.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test slow golden lint install reference docs clean
+.PHONY: demo test unit slow golden lint install reference docs clean
 
 demo: install
 	@$(BIN)/python -m jobs.demo
 
 test: lint
 	$(BIN)/python -m pytest -m "not slow"
+
+unit: install
+	PILEDRIVER_DATA=stand-in $(BIN)/python -m pytest \
+		-m "not ray and not train and not gpu and not slow and not command"
 
 slow: install
 	$(BIN)/python -m pytest -m slow

@@ -40,10 +40,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 from typing import Any
-from unittest import mock
 
 import psutil
 import pyarrow as pa
@@ -51,7 +51,6 @@ import ray
 import zstandard
 from ray._private import internal_api
 
-import pipelines.corpus.versions.build
 from benchmarks import peers
 from benchmarks.dedup_inputs import read_texts
 from benchmarks.dedup_speed import kernel
@@ -64,6 +63,7 @@ from pipelines.corpus.text.settings import QualityConfig
 from pipelines.corpus.text.tokenizer import Tokenizer
 from pipelines.corpus.versions import commands as prepare
 from pipelines.runtime import cluster
+from pipelines.runtime.executor import InProcess, OnDone, OnRay
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "build.json"
@@ -146,13 +146,15 @@ def build(config: Config, looks: float = 5) -> dict[str, Any]:
         last[:] = [stage.split()[0], now]
 
     try:
-        version = prepare.prepare(config, prepare.inputs_of(config), progress).version
+        version = prepare.prepare(
+            config, prepare.inputs_of(config), executor=OnRay(workers=config.ray.workers), progress=progress
+        ).version
         seconds = time.perf_counter() - begin
         progress("end")
     finally:
         watch.close()
         ray.shutdown()
-    read = sum(source[0]["bytes_in"] for source in version.raw["ledger"].values())
+    read = sum(stages[0]["bytes_in"] for stages in version.manifest.ledger.values())
     return {
         "seconds": round(seconds, 2),
         "megabytes": round(read / 1e6, 2),
@@ -162,8 +164,8 @@ def build(config: Config, looks: float = 5) -> dict[str, Any]:
         "worker_peak_mib": round(watch.memory / 2**20),
         "object_store_peak_mib": round(watch.stored / 2**20, 1),
         "object_store_spilled_mib": round(watch.spilled / 2**20, 1),
-        "tokens": sum(line["tokens"] for line in version.raw["shards"]),
-        "documents": sum(line["documents"] for line in version.raw["shards"]),
+        "tokens": sum(shard.tokens for shard in version.manifest.shards),
+        "documents": sum(shard.documents for shard in version.manifest.shards),
     }
 
 
@@ -198,7 +200,7 @@ def measure_peer(data: Path, work: Path, python: str, copies: int) -> dict[str, 
         name: round(run["megabytes_per_second"] / peer["megabytes_per_second"], 1)
         for name, run in ours.items()
     }
-    print(f"times datatrove (must be 40): {times}")
+    print(f"megabytes per second over datatrove's: {times}")
     return {"piledriver": ours, "datatrove": peer, "times": times}
 
 
@@ -235,9 +237,8 @@ def measure_kernels(data: Path, work: Path, python: str, megabytes: float) -> di
             "ours": speed,
             "peer": round(theirs[name], 3),
             "times": round(speed / theirs[name], 1),
-            "must": must,
         }
-        for (name, speed), must in zip(ours.items(), (150, 50, 12), strict=True)
+        for name, speed in ours.items()
     }
     if "rensa" in theirs:
         speed, rensa = ours["signatures"], theirs["rensa"]
@@ -245,11 +246,10 @@ def measure_kernels(data: Path, work: Path, python: str, megabytes: float) -> di
             "ours": speed,
             "peer": round(rensa, 2),
             "times": round(speed / rensa, 1),
-            "must": 5,
         }
     for name, row in rows.items():
         speeds = f"ours {row['ours']:7.1f} MB/s  peer {row['peer']:7.3f} MB/s"
-        print(f"{name:<18} {speeds}  {row['times']} times (must be {row['must']})")
+        print(f"{name:<18} {speeds}  {row['times']} times the peer's")
     return {"documents": len(texts), "megabytes": round(size, 1), "MB per CPU second": rows}
 
 
@@ -310,7 +310,7 @@ def measure_workers(data: Path, work: Path, copies: int) -> dict[str, Any]:
         "CPU of one over two": round(busy[0] / busy[1], 3),
         "kernels alone": [round(times, 3) for times in machine],
     }
-    print(f"two workers over one (must be 1.85): {found}")
+    print(f"seconds of one worker over those of two: {found}")
     return runs | found
 
 
@@ -357,32 +357,61 @@ def write_copies(sources: list[Path], folder: Path, copies: int, apart: bool = F
     return paths
 
 
-class Here:
-    """Builds whose tasks run in this process: CPU seconds and megabytes read of their stages."""
+class Timed:
+    """An executor that runs tasks in this process: CPU seconds and megabytes read, by stage.
+
+    The stage is what the progress of the build names, so `progress` is to be given to the build too.
+    """
+
+    workers = 1
 
     def __init__(self) -> None:
         """Nothing has run."""
+        self.inner = InProcess()
         self.profiler = cProfile.Profile()
         self.stage = "list"
         self.seconds: dict[str, float] = {}
         self.megabytes: dict[str, float] = {}
 
-    def run_tasks(self, function: Any, items: list[Any], _: int, on_done: Any = None) -> list[Any]:
-        """As pipelines.runtime.cluster.run_tasks."""
-        results = []
-        for item in items:
+    def timed(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """The function, counted to the stage that runs."""
+
+        def counted(item: Any) -> Any:
             begin, read = time.process_time(), psutil.Process().io_counters().read_chars
-            results.append(self.profiler.runcall(function, item))
+            result = self.profiler.runcall(function, item)
             read = psutil.Process().io_counters().read_chars - read
             self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + time.process_time() - begin
             self.megabytes[self.stage] = self.megabytes.get(self.stage, 0.0) + read / 1e6
-            if on_done:
-                on_done(results[-1])
-        return results
+            return result
 
-    def map_files(self, function: Any, items: list[Any], _: Any, workers: int, on_done: Any) -> list[Any]:
-        """As pipelines.runtime.cluster.map_files."""
-        return self.run_tasks(function, items, workers, on_done)
+        return counted
+
+    def run_tasks(
+        self, function: Callable[[Any], Any], items: list[Any], on_done: OnDone | None = None
+    ) -> list[Any]:
+        """As Executor says."""
+        return self.inner.run_tasks(self.timed(function), items, on_done)
+
+    def map_files(
+        self, function: Callable[[Any], Any], items: list[Any], sizes: list[int], on_done: OnDone
+    ) -> list[Any]:
+        """As Executor says."""
+        return self.inner.map_files(self.timed(function), items, sizes, on_done)
+
+    def map_actors(
+        self,
+        actor: type,
+        arguments: dict[str, Any],
+        items: list[Any],
+        on_done: OnDone,
+        workers: int | None = None,
+    ) -> list[Any]:
+        """As Executor says."""
+        return self.inner.run_tasks(self.timed(actor(**arguments)), items, on_done) if items else []
+
+    def share(self, value: Any) -> Any:
+        """As Executor says."""
+        return self.inner.share(value)
 
     def progress(self, name: str, *_: Any) -> None:
         """Note the stage."""
@@ -392,21 +421,12 @@ class Here:
         """Build; counts begin at zero."""
         self.profiler.clear()
         self.seconds, self.megabytes = {}, {}
-        cluster.start_local(1)
-        try:
-            with (
-                mock.patch.object(cluster, "run_tasks", self.run_tasks),
-                mock.patch.object(pipelines.corpus.versions.build, "run_tasks", self.run_tasks),
-                mock.patch.object(pipelines.corpus.versions.build, "map_files", self.map_files),
-            ):
-                prepare.prepare(config, prepare.inputs_of(config), self.progress)
-        finally:
-            ray.shutdown()
+        prepare.prepare(config, prepare.inputs_of(config), executor=self, progress=self.progress)
 
 
 def measure_profile(data: Path, work: Path) -> dict[str, Any]:
     """Where the CPU time of the tasks of a build goes: own seconds of functions, in all and by stage."""
-    here = Here()
+    here = Timed()
     for name in ("us_*", "*"):  # the first compiles
         sources = sorted((data / "pile_sample").glob(f"{name}.jsonl.zst"))
         here.build(configuration(data, work / f"profile-{len(sources)}", sources, 1))
@@ -447,7 +467,7 @@ def measure_threshold(data: Path, work: Path) -> dict[str, Any]:
     """A build, and another of the same storage with a stricter rule: seconds, and what their tasks read."""
     sources = sorted((data / "pile_sample").glob("*.jsonl.zst"))
     stricter = {"quality.basic.min_words": 30}
-    here = Here()
+    here = Timed()
     here.build(configuration(data, work / "warm", sources[-2:], 1))
     found = {}
     for name, changes in (("build", {}), ("changed rule", stricter)):

@@ -1,5 +1,6 @@
 """Which marks a test has, by the fixtures that it uses and by what it and its module import."""
 
+import subprocess
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -31,13 +32,13 @@ def marks(item: pytest.Item) -> set[str]:
         return found
     for name in late_imports(str(item.path)):
         found |= {mark for package, mark in IMPORTS.items() if f"{name}.".startswith(f"{package}.")}
-    if trains(item):
-        found.add("train")
-    return found
+    return found | calls(item)
 
 
-def trains(item: pytest.Function) -> bool:
-    """Whether a test, a fixture of it or a function of its module that they call, trains a model."""
+def calls(item: pytest.Function) -> set[str]:
+    """Marks by what a test, a fixture of it or a function of its module that they call, calls: `train` for
+    whoever trains a model, `command` for whoever starts a process."""
+    found: set[str] = set()
     module: ModuleType = item.module
     fixtures = [one.func for found in item._fixtureinfo.name2fixturedefs.values() for one in found]
     waiting: list[Callable[..., Any]] = [item.function, *fixtures]
@@ -45,14 +46,16 @@ def trains(item: pytest.Function) -> bool:
     while waiting:
         for name in names(waiting.pop()):
             value = module.__dict__.get(name)
+            if value is subprocess:
+                found.add("command")
             if name in seen or not isinstance(value, FunctionType):
                 continue
             seen.add(name)
             if value.__module__ == module.__name__:
                 waiting.append(value)
             elif name in TRAINS and value.__module__ == "tests.helpers.training":
-                return True
-    return False
+                found.add("train")
+    return found
 
 
 def names(function: Callable[..., Any]) -> Iterator[str]:

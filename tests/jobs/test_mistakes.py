@@ -103,3 +103,17 @@ def test_a_checkpoint_that_does_not_fit_the_model(path: Path, tmp_path: Path) ->
     assert "does not fit" in message
     assert "32" in message
     assert "16" in message
+
+
+def test_mistakes_are_found_before_ray_is_imported(path: Path) -> None:
+    code = f"""
+import sys
+sys.argv = ["prepare", "--config", {str(path)!r}, "--set", "sources.0.urls=[/nowhere]"]
+import jobs.session, jobs.prepare
+try:
+    jobs.session.run(jobs.prepare.main)
+except SystemExit as exit:
+    print(exit.code, "ray" in sys.modules, "torch" in sys.modules)
+"""
+    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert finished.stdout.split() == ["2", "False", "False"]

@@ -3,6 +3,7 @@
 import json
 import math
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -109,16 +110,23 @@ def test_progress_becomes_metrics_of_each_stage(place: tracking.Tracking) -> Non
     assert history[-1] == 900
 
 
-def test_a_server_that_does_not_answer_delays_no_build() -> None:
+def test_a_server_that_does_not_answer_delays_no_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def log_batch(*_: object, **__: object) -> None:
+        asked.set()
+        answer.wait(60)
+
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         run = tracking.TrackedRun(tracking.client_of(tracking.Tracking(uri, "test", None)), "0" * 32)
-        begin = time.monotonic()
+        monkeypatch.setattr(run.client, "log_batch", log_batch)
         with tracking.ship_progress(run, lambda *_: None, every=0.01) as progress:
             progress("measure", 0, 2)
-            time.sleep(0.2)
-            progress("measure", 1, 2, 500, 1_000_000)
-            assert time.monotonic() - begin < 1
+            assert asked.wait(60)
+            progress("measure", 1, 2, 500, 1_000_000)  # comes back though the server is still silent
+            assert not answer.is_set()
+            answer.set()
 
 
 def test_remote_storage_needs_a_tracking_uri(tmp_path: Path) -> None:

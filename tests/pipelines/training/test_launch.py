@@ -1,6 +1,5 @@
 import functools
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +73,7 @@ def test_a_mistake_ends_the_run_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="step 3 is refused"):
         launch(_config(tmp_path), manifest, str(tmp_path / "run"), Refuses(str(starts)))
     # No retry.
-    (started,) = starts.read_text().splitlines()
-    assert time.time() - float(started) < 30
+    assert len(starts.read_text().splitlines()) == 1
 
 
 def test_a_cluster_too_small_is_named(tmp_path: Path) -> None:

@@ -137,10 +137,10 @@ def test_ids_equal_tokenizers_on_real_documents(neox: Tokenizer, small: Tokenize
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["neox", "trained"])
 def test_ids_equal_tokenizers_on_all_documents(
-    neox: Tokenizer, shared_data: Path, which: str, monkeypatch: pytest.MonkeyPatch
+    neox: Tokenizer, real_data: Path, which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
-    texts = real_documents(shared_data, None)
+    texts = real_documents(real_data, None)
     assert len(texts) > 9_000
     tokenizer = neox if which == "neox" else Tokenizer(train(texts[::40], 4096, END), END)
     for start in range(0, len(texts), 1000):
@@ -232,9 +232,12 @@ def test_arrays_of_every_shape(small: Tokenizer) -> None:
         small.encode(pa.array(["a", None], pa.large_string()))
 
 
-def test_attributes(neox: Tokenizer, small: Tokenizer) -> None:
+def test_attributes_of_neox(real_data: Path, neox: Tokenizer) -> None:
     assert (neox.vocab_size, neox.end_of_document_id, neox.dtype) == (50277, 0, np.uint16)
     assert neox.sha256.startswith("56ac4821e129d2c5")
+
+
+def test_attributes(small: Tokenizer) -> None:
     assert small.vocab_size <= 700
     large = with_added(("<far>", False))
     content = json.loads(large)

@@ -163,8 +163,8 @@ def test_near_duplicates_of_pile_messy_are_true_and_nearly_all_are_found(messy: 
     assert covered / len(pairs) >= 0.99
 
 
-def test_pile_sample_keeps_its_documents(ray_cluster: None, shared_data: Path, tmp_path: Path) -> None:
-    version = build(tmp_path, shared_data, "pile_sample")
+def test_pile_sample_keeps_its_documents(ray_cluster: None, real_data: Path, tmp_path: Path) -> None:
+    version = build(tmp_path, real_data, "pile_sample")
     ledger = Ledger.from_json(version.raw["ledger"])
 
     def total(stage: str, field: str) -> int:
@@ -186,11 +186,9 @@ def test_pile_sample_keeps_its_documents(ray_cluster: None, shared_data: Path, t
 
 
 @pytest.mark.slow
-def test_the_three_samples_together(
-    ray_cluster: None, shared_data: Path, truth: Path, tmp_path: Path
-) -> None:
+def test_the_three_samples_together(ray_cluster: None, real_data: Path, truth: Path, tmp_path: Path) -> None:
     """pile_messy was made of documents of pile_sample, so that most of them meet their original here."""
-    version = build(tmp_path, shared_data, "pile_messy", "pile_sample", "pile_sample_sharealike")
+    version = build(tmp_path, real_data, "pile_messy", "pile_sample", "pile_sample_sharealike")
     Ledger.from_json(version.raw["ledger"]).check()
     sets = {item["part"]: Path(item["file"]).parent.name for item in version.raw["inputs"]}
     fates: dict[tuple[str, tuple[str, int]], str] = {}

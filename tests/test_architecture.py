@@ -1,0 +1,27 @@
+"""The floor plan: who may import whom, and how long a function and a class may be."""
+
+import ast
+from pathlib import Path
+
+from tests.helpers import architecture
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_no_folder_imports_upward() -> None:
+    assert architecture.upward(ROOT) == []
+
+
+def test_no_circle_of_modules() -> None:
+    assert architecture.circles(ROOT) == []
+
+
+def test_functions_and_classes_are_short() -> None:
+    assert architecture.too_long(ROOT) == []
+
+
+def test_no_test_module_imports_another() -> None:
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tests."):
+                assert node.module is not None and node.module.startswith("tests.helpers"), path
