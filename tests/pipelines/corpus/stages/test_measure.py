@@ -39,6 +39,7 @@ def measure(folder: Path, lines: list[str], rejects: RejectsConfig) -> MeasurePa
         language=LanguageConfig(),
         minhash=MinHashConfig(),
         rejects=rejects,
+        filters=[],
     )
     measure_part(task)
     return task

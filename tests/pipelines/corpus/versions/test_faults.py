@@ -141,6 +141,7 @@ def test_a_part_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
             language=LanguageConfig(),
             minhash=MinHashConfig(),
             rejects=RejectsConfig(),
+            filters=[],
         )
 
     measure_part(task("whole"))
