@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.dedup_inputs import ROOT, circumstances, record
 from model.config import ModelConfig, TrainConfig
-from model.plan import logits_bytes, memory
+from model.memory import logits_bytes, memory
 
 SHAPES: dict[str, dict[str, Any]] = {
     "wide": {

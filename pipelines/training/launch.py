@@ -17,8 +17,9 @@ from ray.util.queue import Queue
 from base import files
 from base.errors import UserError
 from model.config import TrainConfig
-from model.job import SUMMARY, TrainJob, check
-from model.journal import NAME
+from model.job import TrainJob, check
+from model.journal import NAME, StepRecord
+from model.run import SUMMARY, Summary
 from pipelines.config import Config
 
 logger = logging.getLogger("piledriver.training")
@@ -42,7 +43,7 @@ def run_training(
     """Train on the corpus version `manifest_url` into the folder `run_url`, continuing what is there.
 
     Ray must be initialised. Warnings of the workers become warnings here, each once. Returns the summary that
-    model.train.train describes. Raises UserError for settings that do not fit the corpus, an earlier part of
+    model.run.Summary describes. Raises UserError for settings that do not fit the corpus, an earlier part of
     the run or the cluster.
     """
     train = config.train
@@ -85,8 +86,7 @@ def run_training(
         if mistake is not None:
             raise UserError(str(mistake)) from None
         raise
-    summary: dict[str, Any] = files.read_json(files.join(run_url, SUMMARY))
-    return summary
+    return Summary.read(files.join(run_url, SUMMARY)).to_json()
 
 
 def _environment(use_gpu: bool) -> dict[str, str]:
@@ -222,8 +222,8 @@ def _worker(settings: dict[str, Any]) -> None:
     leads = ray.train.get_context().get_world_rank() == 0
     journal_url = files.join(job.run_url, NAME)
 
-    def tell(line: dict[str, Any]) -> None:
-        messages.actor.put_nowait.remote(line)
+    def tell(record: StepRecord) -> None:
+        messages.actor.put_nowait.remote(record.to_json())
 
     with on_start(journal_url) if on_start is not None and leads else nullcontext():
         train(job, on_metrics=tell)

@@ -173,7 +173,8 @@ def _record(
     url = trained.run_url(config.storage, run)
     picture = files.join(url, "training.png")
     title = f"{config.name} {run}"
-    files.write_bytes(picture, charts.training(read(url), title, result["unigram_entropy"]))
+    lines = [record.to_json() for record in read(url)]
+    files.write_bytes(picture, charts.training(lines, title, result["unigram_entropy"]))
     if opened.id is None:
         return
     delivered = shipping.deliver(place, opened.id, files.join(url, NAME))
@@ -200,10 +201,10 @@ def unigram_entropy(version: Version, mixture: dict[str, float]) -> float:
     It is the lowest loss of a model that ignores all context. Sources are weighted as in training; at most
     ENTROPY_TOKENS of each are counted.
     """
-    from model.loader import Corpus
+    from model.corpus import Corpus
 
     corpus = Corpus.open(version.manifest_url)
-    shares = np.zeros(corpus.tokenizer["vocab_size"])
+    shares = np.zeros(corpus.tokenizer.vocab_size)
     for source in corpus.sources("train"):
         counts = np.zeros(len(shares))
         for number in corpus.shard_numbers(source, "train"):

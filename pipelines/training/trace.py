@@ -3,12 +3,13 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from base import files, manifest
+from base import files, layout, manifest
 from base.errors import UserError
 from model import batches, checkpoint, journal
-from model.config import BatchWarmup
-from model.job import RUN
-from model.loader import Corpus, Loader, ShardCache
+from model.corpus import Corpus
+from model.loader import Loader
+from model.run import RUN, RunDescription
+from model.shard_cache import ShardCache
 from pipelines.inference import trained
 
 
@@ -24,34 +25,33 @@ class Run:
         url = trained.run_url(storage, name)
         if not files.exists(files.join(url, RUN)):
             raise UserError(f"{url} is not a training run: it has no {RUN}")
-        facts = files.read_json(files.join(url, RUN))
-        data = facts["data"]
+        facts = RunDescription.read(files.join(url, RUN))
+        data = facts.data
         found = {version.hash: version.manifest_url for version in manifest.versions(storage)}
-        manifest_url = found.get(data["manifest_hash"], facts["manifest_url"])
-        corpus = Corpus.open(manifest_url, cache, verify=facts["verify_shards"])
-        if corpus.hash != data["manifest_hash"]:
+        manifest_url = found.get(data.manifest_hash, facts.manifest_url)
+        corpus = Corpus.open(manifest_url, cache, verify=facts.verify_shards)
+        if corpus.hash != data.manifest_hash:
             raise UserError(f"run {name} was trained on another corpus version than {manifest_url} is now")
         self.loader = Loader(
             corpus,
-            data["sequence_length"],
-            data["seed"],
-            facts["mixture"],
-            skip_damaged=facts["damaged_shards"] == "skip",
+            data.sequence_length,
+            seed=data.seed,
+            weights=facts.mixture,
+            skip_damaged=facts.damaged_shards == "skip",
         )
-        warmup = data.get("batch_warmup")
-        self.batch = data["global_batch_size"], BatchWarmup.model_validate(warmup) if warmup else None
-        lines = journal.read(url)
-        self.steps = max([line["step"] for line in lines] + checkpoint.steps(url), default=0)
+        self.batch = data.global_batch_size, data.batch_warmup
+        records = journal.read(url)
+        self.steps = max([record.step for record in records] + checkpoint.steps(url), default=0)
         """Steps that the run has taken, as far as its journal tells."""
         self.undone: dict[int, str] = {}
         """Of the steps that the weights hold nothing of, by 1-based step: why."""
-        for line in lines:
-            if "rollback" in line:
-                back, step = line["rollback"]["step"], line["step"]
+        for record in records:
+            if record.rollback is not None:
+                back, step = record.rollback.step, record.step
                 reason = f"rolled back: step {step} went back to the weights of step {back}"
                 self.undone = dict.fromkeys(range(back + 1, step + 1), reason) | self.undone
-            if line.get("skipped"):
-                self.undone[line["step"]] = f"skipped: {line['reason']}"
+            if record.skipped:
+                self.undone[record.step] = f"skipped: {record.reason}"
 
 
 def documents_of_step(run: Run, step: int) -> pa.Table:
@@ -101,16 +101,16 @@ def steps_of_document(run: Run, document: str) -> pa.Table:
     places = _places(corpus, identifier)
     if not places:
         raise UserError(f"{corpus.manifest_url} holds no document {document.lower()}; see jobs.explain")
-    trained_on = [place for place in places if corpus.shards[place[0]]["split"] == "train"]
+    trained_on = [place for place in places if corpus.shards[place[0]].split == "train"]
     if not trained_on:
-        path = corpus.shards[places[0][0]]["path"]
+        path = corpus.shards[places[0][0]].path
         raise UserError(f"document {document.lower()} is held out of training ({path})")
     rows = []
     for number, row in trained_on:
         for sample in run.loader.samples_of(number, row, batches.first_sample(*run.batch, run.steps)):
             step = batches.step_of(*run.batch, sample)
             for span in run.loader.trace(sample):
-                if (span.shard, span.row) == (corpus.shards[number]["path"], row):
+                if (span.shard, span.row) == (corpus.shards[number].path, row):
                     rows.append(
                         {
                             "step": step + 1,
@@ -142,8 +142,8 @@ def _places(corpus: Corpus, identifier: bytes) -> list[tuple[int, int]]:
     wanted = pa.scalar(identifier, pa.binary(16))
     found = []
     for number, entry in enumerate(corpus.shards):
-        if entry["documents"]:
-            identifiers = files.read_parquet(_origins(corpus, entry["path"]), ["document_id"])["document_id"]
+        if entry.documents:
+            identifiers = files.read_parquet(_origins(corpus, entry.path), ["document_id"])["document_id"]
             row = pc.index(identifiers, wanted.cast(identifiers.type)).as_py()
             if row >= 0:
                 found.append((number, row))
@@ -152,7 +152,7 @@ def _places(corpus: Corpus, identifier: bytes) -> list[tuple[int, int]]:
 
 def _origins(corpus: Corpus, shard: str) -> str:
     """URL of a shard's table of origins; raises UserError if it is not there."""
-    url = files.join(corpus.base, shard.replace("/shards/", "/origins/").removesuffix(".arrow") + ".parquet")
+    url = corpus.version.below_versions(layout.origins_path(shard))
     if not files.exists(url):
         raise UserError(f"origins {url} of shard {shard} do not exist")
     return url

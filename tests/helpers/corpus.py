@@ -1,5 +1,6 @@
 """Synthetic corpus versions, written as docs/formats.md says."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -81,6 +82,10 @@ def write_corpus(
             "heldout_tokens": tokens_of["heldout"],
             "heldout_text_bytes": heldout_text_bytes,
         }
+    vocabulary = {"<|endoftext|>": 0, **{str(number): number for number in range(1, vocab_size)}}
+    tokenizer = {"version": "1.0", "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "1"}}
+    content = json.dumps(tokenizer).encode()
+    (versions / "v0001" / "tokenizer.json").write_bytes(content)
     manifest = {
         "schema": 1,
         "name": "tiny",
@@ -94,7 +99,7 @@ def write_corpus(
         "sources": summary,
         "tokenizer": {
             "file": "tokenizer.json",
-            "sha256": "0" * 64,
+            "sha256": hashlib.sha256(content).hexdigest(),
             "vocab_size": vocab_size,
             "end_of_document": "<|endoftext|>",
             "end_of_document_id": 0,

@@ -5,8 +5,9 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from model.config import ModelConfig
+from model.layers import rotary_tables
 from model.loss import IGNORE
-from model.neox import NeoX, rotary_tables, weight_decay_groups
+from model.neox import NeoX, weight_decay_groups
 
 VOCAB = 300
 

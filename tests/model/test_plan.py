@@ -8,16 +8,10 @@ from base.errors import UserError
 from benchmarks.plan import compare
 from model.config import ModelConfig, TrainConfig
 from model.job import TrainJob
+from model.memory import activation_bytes, logits_bytes, memory
 from model.neox import NeoX
-from model.plan import (
-    activation_bytes,
-    flops_per_token,
-    logits_bytes,
-    memory,
-    parameters,
-    plan,
-    workers_for,
-)
+from model.parameters import flops_per_token, parameters
+from model.plan import plan, workers_for
 from model.roofline import GPUS
 from model.train import train
 from pipelines.config import load
@@ -192,6 +186,6 @@ def test_checkpoints_have_the_size_that_is_planned(stage, precision, tmp_path):
     changes = {"steps": 2, "zero_stage": stage, "precision": precision}
     wide = MODEL.model_copy(update={"hidden_size": 256})
     job = TrainJob(wide, settings(**changes), manifest, str(tmp_path / "run"))
-    folder = Path(train(job)["checkpoint_url"])
+    folder = Path(train(job).checkpoint_url)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     assert size == pytest.approx(plan(wide, job.train, 128).checkpoint_bytes, rel=0.03)

@@ -13,6 +13,7 @@ from pipelines.inference import trained
 from pipelines.runtime import tracking
 from pipelines.training import run as pretrain
 from tests.helpers.corpus import write_corpus
+from tests.helpers.training import step_record
 
 
 def test_a_finished_run_delivers_what_mlflow_has_missed(
@@ -24,9 +25,7 @@ def test_a_finished_run_delivers_what_mlflow_has_missed(
     url = trained.run_url(config.storage, "run")
     journal = Journal(url)
     for step in (1, 2):
-        line = {"step": step, "time": 1e9 + step, "loss": 3.0 - step, "loss_scale": 1.0, "tokens": 64 * step}
-        line |= {"learning_rate": 0.1, "gradient_norm": 1.0, "tokens_per_second": 100.0}
-        journal.append({**line, "evaluation": {"a": {"loss": 2.5}}})
+        journal.append(step_record(step, loss=3.0 - step, evaluation={"a": {"loss": 2.5}}))
     journal.close()
     result = {"manifest_hash": version.hash, "version": "v0001", "step": 2, "unigram_entropy": 4.0}
     result |= {"model": f"{url}/hf", "evaluation": {"a": {"loss": 2.5, "bits_per_byte": 1.2}}}
