@@ -228,7 +228,8 @@ def losses(precision: str) -> list[dict[str, Any]]:
 
         chunked, plain = run(chunk), run(None)
         config = ModelConfig(hidden_size=hidden_size, num_heads=4, vocab_multiple=1)
-        planned = logits_bytes(config, rows, positions, chunk, dtype.itemsize, cuda=False) / 2**20
+        sizes = {"positions": positions, "chunk": chunk, "bytes_per_value": dtype.itemsize}
+        planned = logits_bytes(config, rows, **sizes, cuda=False) / 2**20
         found.append(
             {
                 "precision": precision,

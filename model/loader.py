@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base.errors import UserError
-from model import lineage, mixture, order
+from base.mixture import check_names, check_shares
+from model import lineage, order
 from model.corpus import Corpus
 from model.lineage import Span
 from model.streams import Streams, windows_in
@@ -73,7 +74,9 @@ class Loader:
         """One sample, [sequence_length + 1]."""
         return cast(NDArray[np.int64], self.tokens(np.array([number], np.int64))[0])
 
-    def batch(self, first: int, global_batch_size: int, rank: int = 0, world: int = 1) -> NDArray[np.int64]:
+    def batch(
+        self, first: int, global_batch_size: int, *, rank: int = 0, world: int = 1
+    ) -> NDArray[np.int64]:
         """A rank's rows of the global batch that begins at sample `first`.
 
         Shape [global_batch_size / world, sequence_length + 1]; the ranks' rows one after the other are the
@@ -116,11 +119,9 @@ def _named(corpus: Corpus, weights: dict[str, float] | None) -> list[str]:
     names = corpus.sources()
     if not weights:
         return names
-    mixture.check_sources("mixture", weights, "weight", sources=names, manifest_url=corpus.manifest_url)
-    try:
-        mixture.check_values("mixture", weights, "a weight is")
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    told = f"corpus {corpus.manifest_url} holds {', '.join(names)}"
+    check_names("mixture", weights, names, told=told, every=True)
+    check_shares("mixture", weights)
     return [name for name in names if weights[name] > 0]
 
 

@@ -122,7 +122,7 @@ class Loop:
     def batch(self, step: int) -> Tensor:
         """The rows of a step that are this rank's, [rows, length + 1], ready to be copied to the device."""
         begin, end = self.job.samples(step, step + 1)
-        rows = torch.from_numpy(self.loader.batch(begin, end - begin, self.share, self.shares))
+        rows = torch.from_numpy(self.loader.batch(begin, end - begin, rank=self.share, world=self.shares))
         return rows.pin_memory() if torch.cuda.is_available() else rows
 
     def take(self, step: int, rows: Tensor) -> Outcome:

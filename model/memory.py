@@ -9,7 +9,7 @@ BUCKET = 500_000_000
 """Largest number of elements that ZeRO reduces or gathers at a time."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Memory:
     """Bytes on one worker's device, by part and at the three moments of a step that may need most."""
 
@@ -82,7 +82,13 @@ def activation_bytes(
 
 
 def logits_bytes(
-    config: ModelConfig, vocab_size: int, positions: int, chunk: int, bytes_per_value: int, cuda: bool = True
+    config: ModelConfig,
+    vocab_size: int,
+    *,
+    positions: int,
+    chunk: int,
+    bytes_per_value: int,
+    cuda: bool = True,
 ) -> int:
     """Bytes of the chunked cross-entropy for `positions` positions.
 
@@ -136,7 +142,9 @@ def memory(
     optimizer = 0 if train.offload_optimizer else states
     sizes = train.micro_batch_size, config.max_sequence_length, width
     activations = activation_bytes(config, *sizes, train.activation_checkpointing, split)
-    logits = logits_bytes(config, vocab_size, positions, train.loss_chunk, width, cuda)
+    logits = logits_bytes(
+        config, vocab_size, positions=positions, chunk=train.loss_chunk, bytes_per_value=width, cuda=cuda
+    )
 
     # Gradients: held while another micro batch is computed, at the start of a backward pass, and at its end.
     accumulates = train.global_batch_size > train.micro_batch_size * replicas

@@ -13,7 +13,7 @@ from model.roofline import GPUS, Gpu
 SECONDS_PER_DAY = 86_400
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A training run in numbers."""
 
@@ -140,11 +140,11 @@ def workers_for(
     most = math.gcd(*train.batch_sizes().values()) // train.micro_batch_size
     for replicas in range(1, most + 1):
         if most % replicas == 0:
-            found = plan(config, train, vocab_size, workers=replicas * split, gpu=gpu, mfu=mfu)
-            if found.days <= days:
-                return found.workers
+            planned = plan(config, train, vocab_size, workers=replicas * split, gpu=gpu, mfu=mfu)
+            if planned.days <= days:
+                return planned.workers
     raise UserError(
         f"{most * split} workers, the most for train.global_batch_size = {train.global_batch_size}"
         f"{', batch_warmup' if train.batch_warmup else ''} and micro_batch_size = {train.micro_batch_size}, "
-        f"take {found.days:.1f} days, not {days:g}"
+        f"take {planned.days:.1f} days, not {days:g}"
     )

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from base.errors import UserError
-from model import checkpoint, journal, restore, saver
+from model import checkpoint, journal, pickles, restore, saver
 from model.job import TrainJob, check, precision_of
 from model.train import train
 from tests.helpers.corpus import write_corpus
@@ -300,3 +300,9 @@ def test_a_remote_run_folder(manifest: str) -> None:
     result = run_here(manifest, run_url, steps=5, **same)
     assert result.resumed_from == 3 and len(_losses(run_url)) == 5
     assert len(restore.consolidated_state(result.checkpoint_url)) == 28
+
+
+def test_one_function_reads_what_torch_has_saved() -> None:
+    folder = Path(pickles.__file__).parent
+    readers = [path.name for path in folder.glob("*.py") if "torch.load(" in path.read_text()]
+    assert readers == ["pickles.py"]

@@ -42,7 +42,7 @@ def test_order_is_a_function_of_the_sample_number_alone(tmp_path: Path) -> None:
     for world in (1, 2, 4, 8):
         for first in (0, 8, 56):
             fresh = Loader(Corpus.open(url), 16, seed=3, global_batch_size=8)
-            ranks = [fresh.batch(first, 8, rank, world) for rank in range(world)]
+            ranks = [fresh.batch(first, 8, rank=rank, world=world) for rank in range(world)]
             assert np.array_equal(np.concatenate(ranks), whole[first : first + 8])
     assert np.array_equal(loader.sample(41), whole[41])
     assert not np.array_equal(Loader(Corpus.open(url), 16, seed=4).tokens(np.arange(64)), whole)
@@ -181,7 +181,7 @@ def test_samples_of_a_damaged_corpus_are_the_same_for_any_workers_start_and_orde
     one, two = fresh(), [fresh(), fresh()]
     steps = range(0, int(one.windows.sum()), 4)
     expected = np.concatenate([one.batch(step, 4) for step in steps])
-    shared = [two[rank].batch(step, 4, rank, 2) for step in steps for rank in range(2)]
+    shared = [two[rank].batch(step, 4, rank=rank, world=2) for step in steps for rank in range(2)]
     assert np.array_equal(np.concatenate(shared), expected)
     resumed = fresh()
     middle = steps[len(steps) // 2]

@@ -119,8 +119,9 @@ def test_memory_is_what_a_step_allocates(stage):
 
 def test_chunked_logits_need_less_than_all_at_once():
     config = ModelConfig(hidden_size=4096, num_heads=32, max_sequence_length=4096)
-    chunked = logits_bytes(config, NEOX_20B_VOCAB, 8 * 4096, 1024, 2)
-    assert chunked < logits_bytes(config, NEOX_20B_VOCAB, 8 * 4096, 8 * 4096, 2) / 4
+    chunked = logits_bytes(config, NEOX_20B_VOCAB, positions=8 * 4096, chunk=1024, bytes_per_value=2)
+    whole = logits_bytes(config, NEOX_20B_VOCAB, positions=8 * 4096, chunk=8 * 4096, bytes_per_value=2)
+    assert chunked < whole / 4
 
 
 def test_time_and_cost_follow_from_rate_and_price():
