@@ -306,7 +306,8 @@ def test_torch_compile_gives_the_same_curve(manifest: str, tmp_path: Path) -> No
 def test_tensor_parallel_layers_give_the_same_curve_checkpoint_and_model(
     manifest: str, tmp_path: Path
 ) -> None:
-    constant = {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 2}
+    # With the usual epsilon Adam makes as much of a gradient that is all rounding as of any other.
+    constant = {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 2, "epsilon": 1e-5}
     same: dict[str, Any] = {"optimizer": constant, "evaluate_batches": 2, "evaluate_every": 3}
     expected = run_here(manifest, str(tmp_path / "reference"), steps=6, **same)
     state = restore.consolidated_state(expected.checkpoint_url)
