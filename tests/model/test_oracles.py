@@ -72,7 +72,7 @@ def _plain(manifest: str, given: dict[str, Any]) -> tuple[list[float], list[floa
         for group in optimizer.param_groups:
             group["lr"] = _rate(given, step)
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return losses, norms
 
 
