@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.dedup_inputs import circumstances, record
-from model.loader import Corpus, Loader
+from model.corpus import Corpus
+from model.loader import Loader
 
 SHARD_TOKENS = 4_000_000
 SHARDS = 16

@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.dedup_inputs import ROOT, circumstances, record
 from model.config import ModelConfig, TrainConfig
-from model.plan import logits_bytes, memory
+from model.memory import logits_bytes, memory
 
 SHAPES: dict[str, dict[str, Any]] = {
     "wide": {
@@ -228,7 +228,8 @@ def losses(precision: str) -> list[dict[str, Any]]:
 
         chunked, plain = run(chunk), run(None)
         config = ModelConfig(hidden_size=hidden_size, num_heads=4, vocab_multiple=1)
-        planned = logits_bytes(config, rows, positions, chunk, dtype.itemsize, cuda=False) / 2**20
+        sizes = {"positions": positions, "chunk": chunk, "bytes_per_value": dtype.itemsize}
+        planned = logits_bytes(config, rows, **sizes, cuda=False) / 2**20
         found.append(
             {
                 "precision": precision,

@@ -50,7 +50,8 @@ from unittest import mock
 from benchmarks.dedup_inputs import ROOT, circumstances, record
 from benchmarks.plan import peaks
 from model.config import ModelConfig, TrainConfig
-from model.plan import checkpoint_bytes, flops_per_token, memory
+from model.memory import checkpoint_bytes, memory
+from model.parameters import flops_per_token
 from model.roofline import GPUS
 from pipelines.config import load
 
@@ -111,7 +112,7 @@ def hugging_face(model: ModelConfig, train: TrainConfig, vocab_size: int) -> Cal
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-    from model.engine import deepspeed_config
+    from model.deepspeed_settings import deepspeed_config
     from model.neox import weight_decay_groups
 
     config = GPTNeoXConfig(
@@ -299,13 +300,13 @@ class Turns:
     @contextmanager
     def __call__(self, journal_url: str) -> Iterator[None]:
         """Wait after each line until the other one has written its next."""
-        from model.journal import Journal
+        from model.journal import Journal, StepRecord
 
         append, turn = Journal.append, Path(self.folder, "turn")
 
-        def append_and_wait(journal: Journal, line: dict[str, Any]) -> bool:
-            written = append(journal, line)
-            if line["step"] == 1:
+        def append_and_wait(journal: Journal, record: StepRecord) -> bool:
+            written = append(journal, record)
+            if record.step == 1:
                 Path(self.folder, f"{self.name} is here").touch()
             else:
                 turn.write_text(self.other)
@@ -343,7 +344,9 @@ def launch(
             torch.set_num_threads(1)
         model = ModelConfig.model_validate(shape["model"])
         with turns(run_url) if turns else nullcontext():
-            return run_url, run(TrainJob(model, TrainConfig.model_validate(train), manifest, run_url))
+            summary = run(TrainJob(model, TrainConfig.model_validate(train), manifest, run_url))
+            assert summary is not None
+            return run_url, summary.to_json()
     import ray
 
     from pipelines.runtime.cluster import start_local
@@ -372,11 +375,11 @@ def loop(launcher: str, steps: int, folder: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         lines = read(launch(launcher, LOOP, place, turns, steps=steps)[0])[2:-1]
     size = LOOP["train"]["micro_batch_size"] * LOOP["model"]["max_sequence_length"]
-    used = [line["system"]["process_cpu_seconds"] for line in lines]
+    used = [line.system["process_cpu_seconds"] for line in lines]
     return {
-        "milliseconds": [1000 * size / line["tokens_per_second"] for line in lines],
+        "milliseconds": [1000 * size / line.tokens_per_second for line in lines],
         "cpu_milliseconds": [1000 * (after - before) / 5 for before, after in itertools.pairwise(used)],
-        "loader_wait": [line["loader_wait"] for line in lines],
+        "loader_wait": [line.loader_wait for line in lines],
     }
 
 
@@ -414,7 +417,7 @@ def stall(asynchronous: bool, shape: dict[str, Any], saves: int) -> dict[str, An
             file.stat().st_size for file in Path(summary["checkpoint_url"]).rglob("*") if file.is_file()
         )
         last = read(url)[-1]
-    speed = {name: last[name] for name in ("tokens_per_second", "loader_wait")}
+    speed = {name: getattr(last, name) for name in ("tokens_per_second", "loader_wait")}
     return {"seconds": summary["checkpoint_stalls"], "mb": size / 1e6, **speed}
 
 

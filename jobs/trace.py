@@ -25,7 +25,7 @@ def main(
       python -m jobs.trace --config configs/quickstart.yaml --run v0001-1f2e3d4c \
         --document 0123456789abcdef0123456789abcdef
     """
-    from model.loader import ShardCache
+    from model.shard_cache import ShardCache
     from pipelines.config import load
     from pipelines.training import trace
 

@@ -43,9 +43,9 @@ def check_state_dict(state: Mapping[str, Tensor], config: ModelConfig, vocab_siz
             raise UserError(
                 f"{source} does not fit the model: it has no {name}, which the model needs as {shape}"
             )
-        found = tuple(state[name].shape)
-        if found != shape:
-            raise UserError(f"{source} does not fit the model: {name} is {found}, the model needs {shape}")
+        given = tuple(state[name].shape)
+        if given != shape:
+            raise UserError(f"{source} does not fit the model: {name} is {given}, the model needs {shape}")
     for name, tensor in state.items():
         if name not in expected:
             raise UserError(
@@ -195,10 +195,10 @@ def _model_config(content: dict[str, Any], folder: str) -> tuple[ModelConfig, in
 def _token_id(tokenizer: dict[str, Any], token: str, source: str) -> int:
     ids = {added["content"]: added["id"] for added in tokenizer.get("added_tokens", [])}
     vocabulary = tokenizer.get("model", {}).get("vocab", {})
-    found = ids.get(token, vocabulary.get(token) if isinstance(vocabulary, dict) else None)
-    if found is None:
+    number = ids.get(token, vocabulary.get(token) if isinstance(vocabulary, dict) else None)
+    if number is None:
         raise UserError(f"tokenizer {source} has no token {token}")
-    return int(found)
+    return int(number)
 
 
 def _write_tensors(tensors: dict[str, Tensor], folder: str, shard_bytes: int) -> None:

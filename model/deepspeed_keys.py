@@ -1,14 +1,12 @@
 """Which DeepSpeed settings may be given besides those of the train section."""
 
-import os
 from typing import Any, Literal
 
-import torch
 from pydantic import ConfigDict, PositiveFloat, ValidationError
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+import model.accelerator  # noqa: F401 - before DeepSpeed
 
+# isort: split
 from deepspeed.comm.config import CommsLoggerConfig
 from deepspeed.runtime.config_utils import DeepSpeedConfigModel
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig

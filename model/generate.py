@@ -1,4 +1,4 @@
-"""Text generation with a key-value cache, and log-probabilities of given tokens."""
+"""Text generation with a key-value cache."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from base.errors import UserError
-from model.loss import IGNORE
 from model.neox import NeoX
 
 
@@ -79,34 +78,6 @@ def _nucleus(logits: Tensor, top_p: float, uniform: Tensor) -> Tensor:
     reach = (probabilities * (before < top_p)).cumsum(dim=1)
     index = torch.searchsorted(reach, uniform.unsqueeze(1) * reach[:, -1:], right=True)
     return order.gather(1, index.clamp_max(order.shape[1] - 1)).squeeze(1)
-
-
-@torch.no_grad()
-def score(model: NeoX, sequences: Sequence[Sequence[int]], batch_size: int = 8) -> list[np.ndarray]:
-    """Log-probabilities (length - 1,) float32 of every token but the first, given those before it.
-
-    Sequences of like length are computed together; the order of the results is that of `sequences`. Raises
-    UserError for a sequence of more than max_sequence_length + 1 tokens.
-    """
-    limit = model.config.max_sequence_length + 1
-    for row, sequence in enumerate(sequences):
-        if len(sequence) > limit:
-            raise UserError(f"sequence {row} has {len(sequence)} tokens; the model can score {limit} at most")
-    results = [np.zeros(0, dtype=np.float32) for _ in sequences]
-    device = model.final_layer_norm.weight.device
-    order = sorted(
-        (row for row in range(len(sequences)) if len(sequences[row]) > 1), key=lambda row: len(sequences[row])
-    )
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        tokens, lengths = _right_padded([sequences[row] for row in rows], device)
-        targets = tokens[:, 1:].masked_fill(
-            torch.arange(1, tokens.shape[1], device=device) >= lengths.unsqueeze(1), IGNORE
-        )
-        losses = model(tokens[:, :-1], targets, reduction="none").cpu().numpy()
-        for row, loss in zip(rows, losses, strict=True):
-            results[row] = -loss[: len(sequences[row]) - 1]
-    return results
 
 
 def _right_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

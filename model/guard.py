@@ -1,15 +1,26 @@
 """Which steps are not taken: losses and gradients that are not finite, or far outside of the latest ones."""
 
 import math
-from typing import Any
 
 import numpy as np
 
 from base.errors import UserError
+from base.records import Record
 from model.config import GuardConfig
 
 FLOOR = 0.01
 """Smallest standard deviation, as a share of the mean: a flat curve is no reason to call noise a spike."""
+
+
+class GuardState(Record):
+    """What a guard knows, in a checkpoint."""
+
+    losses: list[float] = []
+    """Of the latest steps that were taken."""
+    norms: list[float] = []
+    """Gradient norms of the same steps."""
+    streak: int = 0
+    """Bad steps one after the other."""
 
 
 class Guard:
@@ -18,23 +29,20 @@ class Guard:
     Its state is small, goes into checkpoints and decides alone: runs that are resumed judge alike.
     """
 
-    def __init__(self, config: GuardConfig, state: dict[str, Any] | None = None) -> None:
+    def __init__(self, config: GuardConfig, state: GuardState | None = None) -> None:
         """`state`: from a checkpoint; absent for a run's first step."""
         self.config = config
-        self.restore(state or {})
+        self.restore(state or GuardState())
         self.rollbacks: dict[int, int] = {}
         """Returns to each checkpoint since this process began or resumed there."""
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: GuardState) -> None:
         """Take up the state that `state` returned."""
-        self.losses: list[float] = list(state.get("losses", []))
-        self.norms: list[float] = list(state.get("norms", []))
-        self.streak: int = state.get("streak", 0)
-        """Bad steps one after the other."""
+        self.losses, self.norms, self.streak = list(state.losses), list(state.norms), state.streak
 
-    def state(self) -> dict[str, Any]:
-        """JSON values from which `restore` continues."""
-        return {"losses": list(self.losses), "norms": list(self.norms), "streak": self.streak}
+    def state(self) -> GuardState:
+        """What `restore` continues from."""
+        return GuardState(losses=list(self.losses), norms=list(self.norms), streak=self.streak)
 
     def judge(self, loss: float, norm: float) -> str | None:
         """Why a step with this mean loss and gradient norm (before clipping) must not be taken, if so."""
@@ -60,13 +68,13 @@ class Guard:
         self.streak += 1
         return self.streak == self.config.rollback_after
 
-    def roll_back(self, checkpoint_step: int | None, state: dict[str, Any], steps: str) -> int:
+    def roll_back(self, checkpoint_step: int | None, state: GuardState | None, steps: str) -> int:
         """Take up the state of a checkpoint that the weights are taken from; the step of it.
 
-        steps: what the message says of the bad steps. Raises UserError when there is no checkpoint, or it has
-        been returned to so often that it will not help.
+        Both are None when there is none. steps: what the message says of the bad steps. Raises UserError when
+        there is no checkpoint, or it has been returned to so often that it will not help.
         """
-        if checkpoint_step is None:
+        if checkpoint_step is None or state is None:
             raise UserError(f"{steps}, and there is no way back to a checkpoint; lower the learning rate")
         self.rollbacks[checkpoint_step] = self.rollbacks.get(checkpoint_step, 0) + 1
         if self.rollbacks[checkpoint_step] > self.config.max_rollbacks:

@@ -6,18 +6,17 @@ Imports no DeepSpeed, and torch only for a run that has begun: they take seconds
 import json
 import logging
 from dataclasses import dataclass, field
-from typing import Any
 
-from base import files
 from base.errors import UserError
+from model import batches, checkpoint
+from model.checkpoint import Identity
 from model.config import ModelConfig, TrainConfig
-from model.loader import Corpus, Loader, ShardCache
+from model.corpus import Corpus
+from model.loader import Loader
+from model.run import SampleOrder
+from model.shard_cache import ShardCache
 
 logger = logging.getLogger("piledriver.job")
-
-SUMMARY = "summary.json"
-RUN = "run.json"
-"""What the run trains on, written before its first step: manifest_url, mixture, model and data."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,14 @@ class TrainJob:
     """Folder of the run: journal, checkpoints, summary."""
     mixture: dict[str, float] = field(default_factory=dict)
     """Weights of the sources; by tokens when empty."""
+
+    def samples(self, step: int, stop: int) -> tuple[int, int]:
+        """First sample of 0-based `step`, and of `stop`."""
+        begin, end = (
+            batches.first_sample(self.train.global_batch_size, self.train.batch_warmup, number)
+            for number in (step, stop)
+        )
+        return begin, end
 
 
 def precision_of(config: TrainConfig) -> str:
@@ -70,34 +77,34 @@ def check(job: TrainJob) -> Loader:
         check_keys(job.train.deepspeed)
     cache = ShardCache(job.train.cache_folder, int(job.train.cache_gib * 2**30))
     corpus = Corpus.open(job.manifest_url, cache, verify=job.train.verify_shards)
-    vocab_size = corpus.tokenizer["vocab_size"]
     loader = Loader(
         corpus,
         job.model.max_sequence_length,
-        job.train.seed,
-        job.mixture,
-        job.train.global_batch_size,
-        job.model.padded_vocab_size(vocab_size),
-        job.train.damaged_shards == "skip",
+        seed=job.train.seed,
+        weights=job.mixture,
+        global_batch_size=job.train.global_batch_size,
+        vocab_size=job.model.padded_vocab_size(corpus.tokenizer.vocab_size),
+        skip_damaged=job.train.damaged_shards == "skip",
     )
-    if not files.exists(files.join(job.run_url, "checkpoints")):
-        return loader
-    from model import checkpoint
-
     newest = next(checkpoint.descriptions(job.run_url), None)
     if newest is not None:
-        expected = describe(job, loader)
+        expected = identity(job, loader)
         if job.train.precision == "auto":  # the workers decide it: their machines may be other ones
-            del expected["model"]["precision"]
-        checkpoint.check_description(checkpoint.folder(job.run_url, newest[0]), expected)
+            del expected.model["precision"]
+        checkpoint.check_description(checkpoint.folder(job.run_url, newest.step), expected)
     return loader
 
 
-def describe(job: TrainJob, loader: Loader) -> dict[str, Any]:
+def identity(job: TrainJob, loader: Loader) -> Identity:
     """What must be the same for a checkpoint to be continued: architecture, and what decides the samples."""
-    data = {**loader.fingerprint, "global_batch_size": job.train.global_batch_size}
-    if job.train.batch_warmup is not None:
-        data["batch_warmup"] = job.train.batch_warmup.model_dump()
-    model = {**job.model.model_dump(), "vocab_size": loader.corpus.tokenizer["vocab_size"]}
+    data = SampleOrder(
+        manifest_hash=loader.corpus.hash,
+        seed=job.train.seed,
+        sequence_length=loader.sequence_length,
+        weights=loader.weights,
+        global_batch_size=job.train.global_batch_size,
+        batch_warmup=job.train.batch_warmup,
+    )
+    model = {**job.model.model_dump(), "vocab_size": loader.corpus.tokenizer.vocab_size}
     model["precision"] = precision_of(job.train)
-    return {"model": json.loads(json.dumps(model)), "data": json.loads(json.dumps(data))}
+    return Identity(json.loads(json.dumps(model)), data)

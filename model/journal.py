@@ -1,6 +1,6 @@
 """The journal of a training run: one JSON line a step, written once.
 
-It is the record of a run; MLflow is filled from it and may be away. Lines are appended by rank 0 only.
+It is the record of a run; MLflow is filled from it and may be away. Only rank 0 appends to it.
 """
 
 import json
@@ -9,15 +9,68 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from base import files
+from base.errors import UserError
+from base.records import Record
 
 NAME = "journal.jsonl"
 SYNC_SECONDS = 30.0
 """A remote journal gets new lines so often, if there are some; MLflow is filled from there."""
 
 logger = logging.getLogger("piledriver.journal")
+
+
+class Rollback(Record):
+    """A return to the weights of a checkpoint."""
+
+    step: int
+    """Of the checkpoint."""
+    samples: list[int]
+    """First sample that is left out, and the one after the last."""
+
+
+class SampleText(Record):
+    """A text that the model continued."""
+
+    prompt: str
+    text: str
+    """What it wrote."""
+
+
+class StepRecord(Record):
+    """What the journal holds of a step, and of the steps since the last one that it holds."""
+
+    step: int
+    time: float
+    """Seconds since 1970."""
+    tokens: int
+    """Trained on since the run began."""
+    loss: float | None
+    """Mean loss of the step's samples in nats a token; None when it is not finite."""
+    learning_rate: float
+    gradient_norm: float | None
+    """Before clipping; None when it is not finite."""
+    loss_scale: float
+    """1 without FP16."""
+    tokens_per_second: float
+    """Of all workers."""
+    mfu: float
+    """Model FLOPs utilisation."""
+    loader_wait: float
+    """Share of the time in which the loop waited for samples."""
+    system: dict[str, float]
+    """Of rank 0's machine and process, by MLflow's names."""
+    skipped: bool | None = None
+    """True for a step that was not taken."""
+    reason: str | None = None
+    """Why it was not."""
+    samples: list[int] | None = None
+    """First sample of a step that was not taken, and the one after the last."""
+    rollback: Rollback | None = None
+    evaluation: dict[str, dict[str, float]] | None = None
+    """Held-out loss and bits_per_byte by source."""
+    texts: list[SampleText] | None = None
 
 
 class Journal:
@@ -37,17 +90,17 @@ class Journal:
         self._file.seek(0)
         content = self._file.read()
         self._file.truncate(content.rfind(b"\n") + 1)
-        self.last_step = max((line["step"] for line in parse(content)), default=0)
+        self.last_step = max((record.step for record in parse(content, self.url)), default=0)
         """The last step that has a line; 0 when there is none."""
         self._synced = time.monotonic()
 
-    def append(self, line: dict[str, Any]) -> bool:
+    def append(self, record: StepRecord) -> bool:
         """Write a line, unless its step has one; says whether it was written."""
-        if line["step"] <= self.last_step:
+        if record.step <= self.last_step:
             return False
-        self._file.write((json.dumps(line) + "\n").encode())
+        self._file.write((json.dumps(record.to_json()) + "\n").encode())
         self._file.flush()
-        self.last_step = line["step"]
+        self.last_step = record.step
         if time.monotonic() - self._synced > SYNC_SECONDS:
             try:
                 self.sync()
@@ -67,12 +120,20 @@ class Journal:
         self._file.close()
 
 
-def parse(content: bytes) -> list[dict[str, Any]]:
-    """The complete lines of a journal."""
-    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+def parse(content: bytes, url: str) -> list[StepRecord]:
+    """The complete lines of a journal that was read from `url`. Raises UserError for a damaged one."""
+    records = []
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
+        place = f"line {number} of {url}"
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{place} is damaged: it is no JSON ({error})") from None
+        records.append(StepRecord.from_json(value, place))
+    return records
 
 
-def read(run_url: str) -> list[dict[str, Any]]:
-    """The lines of a run's journal in the order of steps; none when there is no journal."""
+def read(run_url: str) -> list[StepRecord]:
+    """What a run's journal holds, in the order of steps; none when there is no journal."""
     url = files.join(run_url, NAME)
-    return parse(files.read_bytes(url)) if files.exists(url) else []
+    return parse(files.read_bytes(url), url) if files.exists(url) else []

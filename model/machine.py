@@ -14,7 +14,7 @@ def machine() -> dict[str, float]:
     The processor's share is that since the last call.
     """
     memory = psutil.virtual_memory()
-    found = {
+    values = {
         "cpu_utilization_percentage": psutil.cpu_percent(),
         "system_memory_usage_megabytes": memory.used / MEGABYTE,
         "system_memory_usage_percentage": memory.percent,
@@ -23,7 +23,7 @@ def machine() -> dict[str, float]:
     }
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
-        found["gpu_0_memory_usage_megabytes"] = (total - free) / MEGABYTE
-        found["gpu_0_memory_usage_percentage"] = 100 * (1 - free / total)
-        found["process_gpu_peak_megabytes"] = torch.cuda.max_memory_allocated() / MEGABYTE
-    return found
+        values["gpu_0_memory_usage_megabytes"] = (total - free) / MEGABYTE
+        values["gpu_0_memory_usage_percentage"] = 100 * (1 - free / total)
+        values["process_gpu_peak_megabytes"] = torch.cuda.max_memory_allocated() / MEGABYTE
+    return values

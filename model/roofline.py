@@ -23,7 +23,7 @@ EAGER = 2.5
 """How much longer elementwise work takes when torch.compile does not fuse it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Gpu:
     """A GPU by its data sheet, and how many of them share fast links."""
 
@@ -42,14 +42,32 @@ class Gpu:
 
 
 GPUS = {
-    "h200": Gpu(989, 4.8, 139, 450, 50),
-    "h100": Gpu(989, 3.35, 78, 450, 50),
-    "a100": Gpu(312, 2.04, 78, 300, 25),
+    "h200": Gpu(
+        tflops=989,
+        terabytes_per_second=4.8,
+        memory_gib=139,
+        link_gigabytes_per_second=450,
+        network_gigabytes_per_second=50,
+    ),
+    "h100": Gpu(
+        tflops=989,
+        terabytes_per_second=3.35,
+        memory_gib=78,
+        link_gigabytes_per_second=450,
+        network_gigabytes_per_second=50,
+    ),
+    "a100": Gpu(
+        tflops=312,
+        terabytes_per_second=2.04,
+        memory_gib=78,
+        link_gigabytes_per_second=300,
+        network_gigabytes_per_second=25,
+    ),
 }
 """SXM parts, as NVIDIA's data sheets give them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """Seconds of one optimizer step on each worker, by part; nothing overlaps but what is said to."""
 
@@ -102,23 +120,34 @@ def step(
     attention_seconds = attention / (peak * 1e12 * ATTENTION_SHARE)
     hidden_behind = (matrix_seconds + attention_seconds) * 2 / passes
     return Step(
-        matrix_seconds,
-        attention_seconds,
-        moved / (bandwidth * BANDWIDTH_SHARE),
-        updated / (bandwidth * UPDATE_SHARE),
-        _communication(train, layers * hidden, tokens, owned, split, replicas, width, gpu, hidden_behind),
+        matrices=matrix_seconds,
+        attention=attention_seconds,
+        elementwise=moved / (bandwidth * BANDWIDTH_SHARE),
+        optimizer=updated / (bandwidth * UPDATE_SHARE),
+        communication=_communication(
+            train,
+            gpu,
+            layers_hidden=layers * hidden,
+            tokens=tokens,
+            owned=owned,
+            split=split,
+            replicas=replicas,
+            width=width,
+            hidden_behind=hidden_behind,
+        ),
     )
 
 
 def _communication(
     train: TrainConfig,
+    gpu: Gpu,
+    *,
     layers_hidden: int,
     tokens: int,
     owned: int,
     split: int,
     replicas: int,
     width: int,
-    gpu: Gpu,
     hidden_behind: float,
 ) -> float:
     """Seconds of communication that the backward pass of `hidden_behind` seconds does not hide."""

@@ -1,13 +1,13 @@
 """Samples of text at each evaluation, so that a person sees what the losses mean."""
 
 import logging
-from typing import Any
 
 from base import files
 from base.errors import UserError
+from model.corpus import Corpus
 from model.generate import generate
 from model.job import TrainJob
-from model.loader import Corpus
+from model.journal import SampleText
 from model.neox import NeoX
 
 PROMPT_TOKENS = 16
@@ -26,12 +26,11 @@ class Sampler:
         """Take the prompts, or the beginnings of held-out documents; raises UserError if there are none."""
         from tokenizers import Tokenizer
 
-        facts = corpus.tokenizer
-        if "file" not in facts:
-            raise UserError(f"corpus {corpus.manifest_url} names no tokenizer file")
-        url = files.join(corpus.manifest_url.rsplit("/", 1)[0], facts["file"])
+        url = corpus.version.tokenizer_url
+        if not files.exists(url):
+            raise UserError(f"tokenizer {url} does not exist")
         self.tokenizer = Tokenizer.from_str(files.read_bytes(url).decode())
-        self.end: int = facts["end_of_document_id"]
+        self.end = corpus.tokenizer.end_of_document_id
         self.seed = job.train.seed
         length = job.model.max_sequence_length
         self.tokens = min(job.train.samples.tokens, length // 2)
@@ -44,7 +43,7 @@ class Sampler:
         if not self.prompts:
             raise UserError(f"corpus {corpus.manifest_url} has no held-out documents to continue")
 
-    def sample(self, model: NeoX) -> list[dict[str, str]]:
+    def sample(self, model: NeoX) -> list[SampleText]:
         """Each prompt and its continuation; torch's random state stays as it is."""
         rows = generate(
             model,
@@ -58,12 +57,12 @@ class Sampler:
         texts = [
             self.tokenizer.decode_batch(part, skip_special_tokens=False) for part in (self.prompts, rows)
         ]
-        return [{"prompt": prompt, "text": text} for prompt, text in zip(*texts, strict=True)]
+        return [SampleText(prompt=prompt, text=text) for prompt, text in zip(*texts, strict=True)]
 
 
 def sampler(job: TrainJob, corpus: Corpus) -> Sampler | None:
     """The sampler of a run, or None with a message where there can be none."""
-    settings: Any = job.train.samples
+    settings = job.train.samples
     if not settings.tokens or not job.train.evaluate_batches:
         return None
     if job.train.zero_stage == 3 or job.train.tensor_parallel > 1:
@@ -78,12 +77,12 @@ def sampler(job: TrainJob, corpus: Corpus) -> Sampler | None:
 
 def _beginnings(corpus: Corpus) -> list[list[int]]:
     """The first tokens of the first held-out document of a few sources."""
-    found = []
+    beginnings = []
     for source in corpus.sources("heldout")[:SOURCES]:
         try:
             tokens = corpus.heldout(source, 1).input_ids[:PROMPT_TOKENS]
         except UserError as error:
             log.warning("%s; the source gives no sample of text", error)
             continue
-        found.append([int(token) for token in tokens])
-    return found
+        beginnings.append([int(token) for token in tokens])
+    return beginnings

@@ -16,6 +16,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from model import pickles
 from model.neox import weight_decay_groups
 
 STATES = ("fp32", "exp_avg", "exp_avg_sq")
@@ -66,8 +67,8 @@ def _write_stage_0(source: Path, target: Path, engine: Any) -> None:
     """
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 
-    facts = next(source.glob("*_model_states.pt"))
-    content = torch.load(facts, map_location="cpu", weights_only=False, mmap=True)
+    states = next(source.glob("*_model_states.pt"))
+    content = pickles.load(states, "cpu", mmap=True)
     optimizer = content["optimizer"]
     adam = optimizer.get("optimizer_state_dict", optimizer)
     masters = iter(weight for group in optimizer.get("fp32_groups", []) for weight in group)
@@ -89,29 +90,29 @@ def _write_stage_0(source: Path, target: Path, engine: Any) -> None:
         common["loss_scaler"] = scaler
     torch.save(common, target / "zero" / "optimizer_state.pt")
     left = {key: value for key, value in content.items() if key not in ("module", "optimizer")}
-    torch.save({**left, "module": {}, "optimizer": None}, target / facts.name)
+    torch.save({**left, "module": {}, "optimizer": None}, target / states.name)
 
 
 def _complete(root: Path, engine: Any) -> None:
     """Make a universal checkpoint readable by any ZeRO stage; as DeepSpeed makes it, only its own can."""
     # The step and the like are read from a file that the stages name differently; weights come from zero/.
-    facts = _facts(root)
+    states = _model_states(root)
     for worker in range(torch.distributed.get_world_size()):
         prefix = f"zero_pp_rank_{worker}_" if engine.zero_optimization_partition_weights() else ""
         wanted = root / f"{prefix}mp_rank_00_model_states.pt"
         if not wanted.exists():
-            wanted.symlink_to(facts.resolve())
-    common = torch.load(root / "zero" / "optimizer_state.pt", weights_only=False)
+            wanted.symlink_to(states.resolve())
+    common = pickles.load(root / "zero" / "optimizer_state.pt")
     for name, parameter in engine.module.named_parameters():
         shape = getattr(parameter, "ds_shape", parameter.shape)
         for key in STATES:
             path = root / "zero" / name / f"{key}.pt"
-            content = torch.load(path, weights_only=False)
+            content = pickles.load(path)
             if isinstance(content, Tensor):  # ZeRO-3 leaves them flat
                 values = content.detach()[: shape.numel()].view(shape).clone()
                 torch.save({"param": values, "cat_dim": 0}, path)
         if (path := root / "zero" / name / "step.pt").exists():
-            updates = torch.load(path, weights_only=False)
+            updates = pickles.load(path)
         else:
             updates = common["optimizer_state_dict"]["state"][0]["step"].clone()
             torch.save(updates, path)
@@ -123,7 +124,7 @@ def _complete(root: Path, engine: Any) -> None:
     torch.save(common, root / "zero" / "optimizer_state.pt")
 
 
-def _facts(root: Path) -> Path:
+def _model_states(root: Path) -> Path:
     """A file with the step and the like."""
     return min(root.glob("*_model_states.pt"))
 
@@ -131,16 +132,16 @@ def _facts(root: Path) -> Path:
 def weights(root: Path) -> dict[str, Tensor]:
     """Whole fp32 weights of a universal checkpoint by parameter name."""
     paths = sorted((root / "zero").glob("*/fp32.pt"))
-    return {path.parent.name: torch.load(path, weights_only=False)["param"].detach() for path in paths}
+    return {path.parent.name: pickles.load(path)["param"].detach() for path in paths}
 
 
 def load_stage_0(root: Path, engine: Any) -> None:
     """Load the universal checkpoint in `root` into an engine of ZeRO 0."""
 
     def read(name: str, file: str) -> Any:
-        return torch.load(root / "zero" / name / f"{file}.pt", weights_only=False)
+        return pickles.load(root / "zero" / name / f"{file}.pt")
 
-    facts = torch.load(_facts(root), map_location="cpu", weights_only=False, mmap=True)
+    counters = pickles.load(_model_states(root), "cpu", mmap=True)
     groups = parameter_groups(engine)
     names = [name for group in groups for name, _ in group]
     with torch.no_grad():
@@ -154,17 +155,17 @@ def load_stage_0(root: Path, engine: Any) -> None:
     if "fp32_groups" in content:  # half precision
         content["fp32_groups"] = [[read(name, "fp32")["param"] for name, _ in group] for group in groups]
     if "piledriver_loss_scaler" in content:
-        scaler = torch.load(root / "zero" / "optimizer_state.pt", weights_only=False)["loss_scaler"]
+        scaler = pickles.load(root / "zero" / "optimizer_state.pt")["loss_scaler"]
         content |= {"piledriver_loss_scaler": dict(vars(scaler)), "cur_scale": scaler.cur_scale}
     engine.optimizer.load_state_dict(content)
     for name in ("global_steps", "global_samples", "skipped_steps"):
-        setattr(engine, name, facts[name])
+        setattr(engine, name, counters[name])
 
 
 def check_loaded(root: Path, engine: Any) -> None:
     """Compare all master weights with the universal checkpoint; RuntimeError names one that differs."""
     for name, values in master_weights(engine):
-        expected = torch.load(root / "zero" / name / "fp32.pt", weights_only=False)["param"]
+        expected = pickles.load(root / "zero" / name / "fp32.pt")["param"]
         if values is None or not torch.equal(values.cpu().view(-1), expected.view(-1)):
             raise RuntimeError(f"DeepSpeed did not load {name} from the universal checkpoint {root}")
 

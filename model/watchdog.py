@@ -104,12 +104,12 @@ def blame(run_url: str, since: float = 0.0) -> list[str]:
         files.read_json(url) for url in files.list_files(files.join(run_url, FOLDER, "rank_*.json"))
     ]
     recent = [report for report in reports if report["time"] >= since]
-    found = [report for report in recent if not report["waits"]]
-    if recent and not found:
+    at_fault = [report for report in recent if not report["waits"]]
+    if recent and not at_fault:
         waiting = ", ".join(str(report["rank"]) for report in recent)
         return [f"ranks {waiting} wait for a rank that does not answer; see {files.join(run_url, FOLDER)}"]
     return [
         f"rank {report['rank']} (host {report['host']}, process {report['pid']}) hung for "
         f"{report['seconds']:g} s in {report['doing']}, at {report['at']}"
-        for report in found
+        for report in at_fault
     ]

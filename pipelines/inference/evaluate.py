@@ -75,7 +75,7 @@ class Scorer:
         """Load the model once."""
         import torch
 
-        from model.loader import ShardCache
+        from model.shard_cache import ShardCache
 
         self.cache = ShardCache()
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -17,10 +17,10 @@ from ray.util.queue import Queue
 from base import files
 from base.errors import UserError
 from model.config import TrainConfig
-from model.job import SUMMARY, TrainJob, check
-from model.journal import NAME
+from model.job import TrainJob, check
+from model.journal import NAME, StepRecord
+from model.run import SUMMARY, Summary
 from pipelines.config import Config
-from pipelines.training.results import Summary
 
 logger = logging.getLogger("piledriver.training")
 
@@ -221,8 +221,8 @@ def _worker(settings: dict[str, Any]) -> None:
     leads = ray.train.get_context().get_world_rank() == 0
     journal_url = files.join(job.run_url, NAME)
 
-    def tell(line: dict[str, Any]) -> None:
-        messages.actor.put_nowait.remote(line)
+    def tell(record: StepRecord) -> None:
+        messages.actor.put_nowait.remote(record.to_json())
 
     with on_start(journal_url) if on_start is not None and leads else nullcontext():
         train(job, on_metrics=tell)

@@ -4,34 +4,7 @@ from base import files
 from base.errors import UserError
 from base.layout import Layout
 from base.records import Record
-
-
-class Summary(Record):
-    """What the training loop tells at the end of a launch."""
-
-    run_url: str
-    step: int
-    """Steps that were taken."""
-    tokens: int
-    """Tokens of all steps."""
-    first_loss: float | None
-    last_loss: float | None
-    tokens_per_second: float | None
-    """Of this launch; None if it took no step."""
-    mfu: float | None
-    """Model FLOPs utilisation of the last step."""
-    skipped_steps: int
-    rollbacks: int
-    resumed_from: int
-    """Steps that earlier launches had taken."""
-    evaluation: dict[str, dict[str, float]]
-    """Held-out loss, and bits_per_byte where it is known, by source."""
-    checkpoint_url: str | None
-    best_checkpoint_url: str | None
-    checkpoint_stalls: list[float]
-    """Seconds that each checkpoint held training up."""
-    hf_url: str | None = None
-    """The Hugging Face folder; None if the last checkpoint could not be written."""
+from model.run import Summary
 
 
 class RunResult(Summary):

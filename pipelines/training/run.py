@@ -174,7 +174,8 @@ def _record(
     url = Layout(config.storage).run(run)
     picture = files.join(url, PICTURE)
     title = f"{config.name} {run}"
-    files.write_bytes(picture, charts.training(read(url), title, result.unigram_entropy))
+    lines = [record.to_json() for record in read(url)]
+    files.write_bytes(picture, charts.training(lines, title, result.unigram_entropy))
     if opened.id is None:
         return
     delivered = shipping.deliver(place, opened.id, files.join(url, NAME))
@@ -201,7 +202,7 @@ def unigram_entropy(version: Version, mixture: dict[str, float]) -> float:
     It is the lowest loss of a model that ignores all context. Sources are weighted as in training; at most
     ENTROPY_TOKENS of each are counted.
     """
-    from model.loader import Corpus
+    from model.corpus import Corpus
 
     corpus = Corpus.open(version.manifest_url)
     shares = np.zeros(version.manifest.tokenizer.vocab_size)

@@ -10,9 +10,11 @@ from base.errors import UserError
 from base.layout import Layout, origins_path
 from base.manifest import Version
 from model import batches, checkpoint, journal
-from model.config import BatchWarmup
-from model.job import RUN
-from model.loader import Corpus, Loader, ShardCache, Span
+from model.corpus import Corpus
+from model.lineage import Span
+from model.loader import Loader
+from model.run import RUN, RunDescription
+from model.shard_cache import ShardCache
 
 
 class RunSamples:
@@ -27,34 +29,33 @@ class RunSamples:
         url = Layout(storage).run(name)
         if not files.exists(files.join(url, RUN)):
             raise UserError(f"{url} is not a training run: it has no {RUN}")
-        facts = files.read_json(files.join(url, RUN))
-        data = facts["data"]
-        found = {version.hash: version for version in manifest.versions(storage)}
-        self.version = found.get(data["manifest_hash"]) or manifest.open_version(facts["manifest_url"])
+        described = RunDescription.read(files.join(url, RUN))
+        data = described.data
+        by_hash = {version.hash: version for version in manifest.versions(storage)}
+        self.version = by_hash.get(data.manifest_hash) or manifest.open_version(described.manifest_url)
         url_now = self.version.manifest_url
-        if self.version.hash != data["manifest_hash"]:
+        if self.version.hash != data.manifest_hash:
             raise UserError(f"run {name} was trained on another corpus version than {url_now} is now")
         self.loader = Loader(
-            Corpus.open(url_now, cache, verify=facts["verify_shards"]),
-            data["sequence_length"],
-            data["seed"],
-            facts["mixture"],
-            skip_damaged=facts["damaged_shards"] == "skip",
+            Corpus.open(url_now, cache, verify=described.verify_shards),
+            data.sequence_length,
+            seed=data.seed,
+            weights=described.mixture,
+            skip_damaged=described.damaged_shards == "skip",
         )
-        warmup = data.get("batch_warmup")
-        self.batch = data["global_batch_size"], BatchWarmup.model_validate(warmup) if warmup else None
-        lines = journal.read(url)
-        self.steps = max([line["step"] for line in lines] + checkpoint.steps(url), default=0)
+        self.batch = data.global_batch_size, data.batch_warmup
+        records = journal.read(url)
+        self.steps = max([record.step for record in records] + checkpoint.steps(url), default=0)
         """Steps that the run has taken, as far as its journal tells."""
         self.undone: dict[int, str] = {}
         """Of the steps that the weights hold nothing of, by 1-based step: why."""
-        for line in lines:
-            if "rollback" in line:
-                back, step = line["rollback"]["step"], line["step"]
+        for record in records:
+            if record.rollback is not None:
+                back, step = record.rollback.step, record.step
                 reason = f"rolled back: step {step} went back to the weights of step {back}"
                 self.undone = dict.fromkeys(range(back + 1, step + 1), reason) | self.undone
-            if line.get("skipped"):
-                self.undone[line["step"]] = f"skipped: {line['reason']}"
+            if record.skipped:
+                self.undone[record.step] = f"skipped: {record.reason}"
 
 
 def documents_of_step(run: RunSamples, step: int) -> pa.Table:

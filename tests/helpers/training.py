@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import psutil
@@ -22,10 +22,18 @@ import psutil
 from base.errors import UserError
 from model import journal
 from model.config import ModelConfig, TrainConfig
+from model.run import Summary
 
 ROOT = Path(__file__).parents[2]
 SOURCES = {"a": [[200] * 20, [100] * 20], "b": [[333] * 10]}
 MODEL = ModelConfig(hidden_size=32, num_layers=2, num_heads=4, max_sequence_length=32)
+
+
+def step_record(step: int, **changes: Any) -> journal.StepRecord:
+    """What a journal may hold of a step."""
+    values: dict[str, Any] = {"step": step, "time": 1e9 + step, "tokens": 64 * step, "loss": 3.0}
+    values |= {"learning_rate": 0.1, "gradient_norm": 1.0, "loss_scale": 1.0, "tokens_per_second": 100.0}
+    return journal.StepRecord(**{**values, "mfu": 0.5, "loader_wait": 0.0, "system": {}, **changes})
 
 
 def settings(**changes: Any) -> TrainConfig:
@@ -50,8 +58,8 @@ def run_here(
     overflows: tuple[int, ...] = (),
     spikes: tuple[int, ...] = (),
     **changes: Any,
-) -> dict[str, Any]:
-    """One run in this process.
+) -> Summary:
+    """One run in this process; its summary, on rank 0.
 
     The loss is made infinite in the 0-based steps `overflows`, and its gradient 1000 times as large in
     `spikes`. One thread, as in the processes of `start`: sums are rounded otherwise with two.
@@ -64,7 +72,8 @@ def run_here(
     torch.set_num_threads(1)
     job = TrainJob(MODEL, settings(**changes), manifest_url, run_url)
     factors = dict.fromkeys(spikes, 1000.0) | dict.fromkeys(overflows, math.inf)
-    return train(job, transform_loss=lambda step, loss: loss * factors.get(step, 1.0))
+    summary = train(job, transform_loss=lambda step, loss: loss * factors.get(step, 1.0))
+    return cast(Summary, summary)
 
 
 def start(world: int, manifest_url: str, runs: list[dict[str, Any]]) -> list[subprocess.Popen[bytes]]:
@@ -97,10 +106,10 @@ def run_processes(world: int, manifest_url: str, runs: list[dict[str, Any]]) -> 
 
 def _kill_in_save(step: int, point: str) -> None:
     """Let this process die of SIGKILL during the save at `step`, before or after DeepSpeed has written."""
-    from model import checkpoint
+    from model import checkpoint, saver
 
-    original = checkpoint._flush if point == "files" else checkpoint._prune
-    name = "_flush" if point == "files" else "_prune"
+    place, name = (saver, "_flush") if point == "files" else (checkpoint, "prune")
+    original = getattr(place, name)
 
     def fatal(*arguments: Any) -> None:
         if f"step_{step:08d}" in str(arguments[0]) or (
@@ -109,13 +118,13 @@ def _kill_in_save(step: int, point: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         original(*arguments)
 
-    setattr(checkpoint, name, fatal)
+    setattr(place, name, fatal)
 
 
 def _fail(rank: int, step: int) -> None:
     """Let one rank's disk be full in the save at `step`, and let it alone not read held-out shards of `a`."""
     from base import files
-    from model.loader import Corpus, Heldout
+    from model.corpus import Corpus, Heldout
 
     write, read = files.write_json, Corpus.heldout
 
@@ -218,8 +227,8 @@ class Refuses(Starts):
 
     @contextmanager
     def __call__(self, journal_url: str) -> Iterator[None]:
-        def refuse(_: journal.Journal, line: dict[str, Any]) -> bool:
-            if line["step"] == 3:
+        def refuse(_: journal.Journal, record: journal.StepRecord) -> bool:
+            if record.step == 3:
                 raise UserError("step 3 is refused")
             return True
 
@@ -234,9 +243,9 @@ class SlowFirst(Starts):
     def __call__(self, journal_url: str) -> Iterator[None]:
         append = journal.Journal.append
 
-        def wait_and_append(self: journal.Journal, line: dict[str, Any]) -> bool:
+        def wait_and_append(self: journal.Journal, record: journal.StepRecord) -> bool:
             time.sleep(1)
-            return append(self, line)
+            return append(self, record)
 
         with super().__call__(journal_url):
             if len(Path(self.path).read_text().splitlines()) == 1:

@@ -1,6 +1,7 @@
 import json
 import logging
 import math
+import re
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from tests.helpers.training import MODEL, SOURCES, run_here, run_processes, run_
 if RUNNING:
     import torch
 
-    from model import checkpoint
+    from model import checkpoint, pickles, restore, saver
     from model.train import train
 
 
@@ -30,12 +31,12 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def _losses(run_url: object) -> list[float]:
     lines = journal.read(str(run_url))
-    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
-    return [line["loss"] for line in lines]
+    assert [line.step for line in lines] == list(range(1, len(lines) + 1))
+    return [line.loss for line in lines]
 
 
 def test_killed_at_any_point_and_run_again_gives_the_same_losses(manifest: str, tmp_path: Path) -> None:
-    expected = _losses(run_here(manifest, str(tmp_path / "reference"), steps=10, precision="bf16")["run_url"])
+    expected = _losses(run_here(manifest, str(tmp_path / "reference"), steps=10, precision="bf16").run_url)
     run = {"run_url": str(tmp_path / "run"), "steps": 10, "precision": "bf16", "checkpoint": {"every": 3}}
     for kill in ({"kill_at": 5}, {"kill_in_save": (6, "files")}, {"kill_in_save": (9, "prune")}):
         assert run_processes(1, manifest, [{**run, **kill}]) == [-9]
@@ -43,7 +44,7 @@ def test_killed_at_any_point_and_run_again_gives_the_same_losses(manifest: str, 
             with open(tmp_path / "run" / journal.NAME, "a") as file:
                 file.write('{"step": 6, "lo')
     result = run_here(manifest, **run)
-    assert result["resumed_from"] == 9
+    assert result.resumed_from == 9
     assert _losses(tmp_path / "run") == expected
     assert checkpoint.steps(run["run_url"]) == [9, 10]
 
@@ -60,7 +61,7 @@ def test_random_kills_change_no_loss(
     run["loss_scale"] = {"initial_power": 8, "window": 100}
     with ThreadPoolExecutor(1) as pool:  # each has one core
         killing = pool.submit(run_with_kills, manifest, run, kills, seed=stage)
-        expected = _losses(run_here(manifest, **{**run, "run_url": str(tmp_path / "reference")})["run_url"])
+        expected = _losses(run_here(manifest, **{**run, "run_url": str(tmp_path / "reference")}).run_url)
         assert killing.result() == kills
     assert _losses(tmp_path / "run") == expected and len(expected) == steps
     assert all(
@@ -77,9 +78,9 @@ def test_fp16_resumes_exactly_with_its_loss_scale(manifest: str, tmp_path: Path,
     for steps in (3, 6, 10):
         run_here(manifest, str(tmp_path / "parts"), (2, 7), steps=steps, **same)
     fields = ("step", "loss", "loss_scale", "gradient_norm", "learning_rate")
-    before, after = journal.read(whole["run_url"]), journal.read(str(tmp_path / "parts"))
-    assert [[line[name] for name in fields] for line in after] == [
-        [line[name] for name in fields] for line in before
+    before, after = journal.read(whole.run_url), journal.read(str(tmp_path / "parts"))
+    assert [[getattr(line, name) for name in fields] for line in after] == [
+        [getattr(line, name) for name in fields] for line in before
     ]
 
 
@@ -87,7 +88,7 @@ def test_damaged_and_unfinished_checkpoints_are_passed_over(
     manifest: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = {"run_url": str(tmp_path / "run"), "steps": 6, "checkpoint": {"every": 2, "keep_last": 3}}
-    expected = _losses(run_here(manifest, **run)["run_url"])
+    expected = _losses(run_here(manifest, **run).run_url)
     folders = [Path(checkpoint.folder(run["run_url"], step)) for step in (2, 4, 6)]
     weights = sorted((folders[2] / "state").iterdir())[0]
     content = bytearray(weights.read_bytes())
@@ -98,7 +99,7 @@ def test_damaged_and_unfinished_checkpoints_are_passed_over(
         assert checkpoint.latest(run["run_url"]) == str(folders[0])
     assert "step_00000006 is damaged" in caplog.text and weights.name in caplog.text
     result = run_here(manifest, **run)
-    assert result["resumed_from"] == 2 and _losses(run["run_url"]) == expected
+    assert result.resumed_from == 2 and _losses(run["run_url"]) == expected
     assert checkpoint.latest(run["run_url"]) == str(folders[2])
 
 
@@ -123,7 +124,7 @@ def test_a_damaged_description_stops_nothing_and_what_is_damaged_is_not_kept_in_
     with pytest.raises(UserError, match="step_00000004 has data.seed = 1234, this run has 5"):
         check(TrainJob(MODEL, settings(seed=5), manifest, run_url))
     result = run_here(manifest, run_url, steps=5, checkpoint={"every": 1, "keep_last": 1, "keep_best": 1})
-    assert result["resumed_from"] == 4 and result["best_checkpoint_url"] == checkpoint.folder(run_url, 2)
+    assert result.resumed_from == 4 and result.best_checkpoint_url == checkpoint.folder(run_url, 2)
     assert checkpoint.steps(run_url) == [2, 5] and (newest / checkpoint.DAMAGED).exists()
     assert checkpoint.latest(run_url) == checkpoint.folder(run_url, 5)
 
@@ -141,36 +142,36 @@ def test_the_best_checkpoints_stay(manifest: str, tmp_path: Path) -> None:
     rates = {"learning_rate": 3.0, "warmup_steps": 16, "gradient_clipping": 0, "schedule": "constant"}
     result = run_here(manifest, str(tmp_path / "run"), **shared, optimizer=rates, guard={"sigmas": 0})
     losses = {}
-    for line in journal.read(result["run_url"]):
-        if "evaluation" in line:
-            losses[line["step"]] = sum(values["loss"] for values in line["evaluation"].values()) / 2
+    for line in journal.read(result.run_url):
+        if line.evaluation is not None:
+            losses[line.step] = sum(values["loss"] for values in line.evaluation.values()) / 2
     ranked = sorted(losses, key=lambda step: losses[step])
-    assert ranked[0] != 16 and checkpoint.steps(result["run_url"]) == sorted({*ranked[:2], 16})
-    assert result["best_checkpoint_url"] == checkpoint.folder(result["run_url"], ranked[0])
+    assert ranked[0] != 16 and checkpoint.steps(result.run_url) == sorted({*ranked[:2], 16})
+    assert result.best_checkpoint_url == checkpoint.folder(result.run_url, ranked[0])
 
 
 def test_checkpoints_are_written_while_training_goes_on(
     manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = checkpoint._flush
+    written = saver._flush
 
     def slowly(path: str) -> None:
         if "step_00000002" in path and path.endswith(".pt"):
             time.sleep(0.5)
         written(path)
 
-    monkeypatch.setattr(checkpoint, "_flush", slowly)
+    monkeypatch.setattr(saver, "_flush", slowly)
     results = {}
     for name, asynchronous in (("behind", True), ("before", False)):
         policy = {"every": 2, "asynchronous": asynchronous}
         results[name] = run_here(manifest, str(tmp_path / name), steps=3, checkpoint=policy)
         begin = journal.read(str(tmp_path / name))
-        waited = begin[2]["time"] - begin[1]["time"]
+        waited = begin[2].time - begin[1].time
         assert (waited > 0.9) == (not asynchronous)
     first, second = (checkpoint.folder(str(tmp_path / name), 2) for name in results)
     before, after = (json.loads(Path(url, checkpoint.DESCRIPTION).read_text()) for url in (first, second))
     assert before == after
-    assert sum(results["before"]["checkpoint_stalls"]) > 0.9
+    assert sum(results["before"].checkpoint_stalls) > 0.9
 
 
 def test_a_checkpoint_that_cannot_be_written_costs_only_itself(
@@ -187,11 +188,9 @@ def test_a_checkpoint_that_cannot_be_written_costs_only_itself(
     with caplog.at_level(logging.WARNING):
         result = run_here(manifest, str(tmp_path / "run"), steps=6, checkpoint={"every": 2, "keep_last": 5})
     assert "no checkpoint at step 4: OSError: rank 0: OSError: [Errno 28] No space left" in caplog.text
-    assert (
-        checkpoint.steps(result["run_url"]) == [2, 6] and checkpoint.damage(result["checkpoint_url"]) is None
-    )
+    assert checkpoint.steps(result.run_url) == [2, 6] and checkpoint.damage(result.checkpoint_url) is None
     # What was half written takes no room any more.
-    assert {path.name for path in Path(result["run_url"], "checkpoints").iterdir()} == {
+    assert {path.name for path in Path(result.run_url, "checkpoints").iterdir()} == {
         "step_00000002",
         "step_00000006",
     }
@@ -206,8 +205,8 @@ def test_a_rank_that_fails_alone_costs_a_checkpoint_and_an_evaluation(
     assert "no checkpoint at step 4: RuntimeError: rank 1 did not finish" in capfd.readouterr().err
     folders = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
     assert folders == {"step_00000002", "step_00000006"}
-    lines = [line for line in journal.read(str(tmp_path / "run")) if "evaluation" in line]
-    assert [(line["step"], set(line["evaluation"])) for line in lines] == [(3, {"b"}), (6, {"b"})]
+    lines = [line for line in journal.read(str(tmp_path / "run")) if line.evaluation is not None]
+    assert [(line.step, set(line.evaluation)) for line in lines] == [(3, {"b"}), (6, {"b"})]
 
 
 def test_another_model_or_corpus_is_refused_by_name(manifest: str, tmp_path: Path) -> None:
@@ -244,7 +243,7 @@ def test_no_space_keeps_the_last_checkpoint_and_goes_on(
     with caplog.at_level(logging.WARNING):
         result = run_here(manifest, steps=5, **run)
     assert "no checkpoint at step 4" in caplog.text
-    assert result["step"] == 5 and checkpoint.steps(run["run_url"]) == [2] and "hf_url" not in result
+    assert result.step == 5 and checkpoint.steps(run["run_url"]) == [2] and result.hf_url is None
     assert [path.name for path in Path(run["run_url"], "checkpoints").iterdir()] == ["step_00000002"]
 
 
@@ -257,16 +256,14 @@ def _exchange(manifest: str, run_url: Path, parts: list[tuple[int, int]], **same
     for number, (workers, stage) in enumerate(parts):
         run = {"run_url": str(run_url), "zero_stage": stage, "steps": 3 * (number + 1), **same}
         if workers == 1:
-            assert run_here(manifest, optimizer=CONSTANT, **run)["resumed_from"] == 3 * number
+            assert run_here(manifest, optimizer=CONSTANT, **run).resumed_from == 3 * number
         else:
             assert run_processes(workers, manifest, [{"optimizer": CONSTANT, **run}]) == [0] * workers
     return _losses(run_url)
 
 
 def test_workers_and_zero_stage_may_change_between_runs(manifest: str, tmp_path: Path) -> None:
-    expected = _losses(
-        run_here(manifest, str(tmp_path / "reference"), steps=12, optimizer=CONSTANT)["run_url"]
-    )
+    expected = _losses(run_here(manifest, str(tmp_path / "reference"), steps=12, optimizer=CONSTANT).run_url)
     losses = _exchange(manifest, tmp_path / "run", [(1, 1), (2, 3), (1, 2), (1, 0)])
     assert losses == pytest.approx(expected, abs=1e-5)
     assert not [path for path in (tmp_path / "run").rglob("*") if "universal" in path.name]
@@ -281,7 +278,7 @@ def test_workers_and_zero_stage_may_change_between_runs(manifest: str, tmp_path:
 )
 def test_to_zero_0_and_back(manifest: str, tmp_path: Path, parts: list[tuple[int, int]]) -> None:
     reference = run_here(manifest, str(tmp_path / "reference"), steps=3 * len(parts), optimizer=CONSTANT)
-    expected = _losses(reference["run_url"])
+    expected = _losses(reference.run_url)
     assert _exchange(manifest, tmp_path / "run", parts) == pytest.approx(expected, abs=1e-5)
 
 
@@ -294,12 +291,12 @@ def test_half_precisions_keep_master_weights_and_loss_scale_between_zero_0_and_o
     reference = run_here(
         manifest, str(tmp_path / "reference"), steps=15, zero_stage=0, optimizer=CONSTANT, **same
     )
-    lines = journal.read(reference["run_url"])
+    lines = journal.read(reference.run_url)
     losses = _exchange(manifest, tmp_path / "run", parts, **same)
     # One step of ZeRO 2 or 3 rounds its gradients elsewhere than one of ZeRO 0.
-    assert losses == pytest.approx([line["loss"] for line in lines], abs=2e-3)
-    scales = [line["loss_scale"] for line in journal.read(str(tmp_path / "run"))]
-    assert scales == [line["loss_scale"] for line in lines]
+    assert losses == pytest.approx([line.loss for line in lines], abs=2e-3)
+    scales = [line.loss_scale for line in journal.read(str(tmp_path / "run"))]
+    assert scales == [line.loss_scale for line in lines]
 
 
 def test_a_remote_run_folder(manifest: str) -> None:
@@ -307,5 +304,12 @@ def test_a_remote_run_folder(manifest: str) -> None:
     same = {"optimizer": {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 2}}
     run_here(manifest, run_url, steps=3, **same)
     result = run_here(manifest, run_url, steps=5, **same)
-    assert result["resumed_from"] == 3 and len(_losses(run_url)) == 5
-    assert len(checkpoint.consolidated_state(result["checkpoint_url"])) == 28
+    assert result.resumed_from == 3 and len(_losses(run_url)) == 5
+    assert len(restore.consolidated_state(result.checkpoint_url)) == 28
+
+
+def test_one_function_reads_what_torch_has_saved() -> None:
+    folder = Path(pickles.__file__).parent
+    loads = re.compile(r"(?<!safetensors\.)torch\.load\(")
+    readers = [path.name for path in folder.glob("*.py") if loads.search(path.read_text())]
+    assert readers == ["pickles.py"]

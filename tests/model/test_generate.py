@@ -10,7 +10,7 @@ from tests.helpers.late import RUNNING
 if RUNNING:
     import torch
 
-    from model.generate import generate, score
+    from model.generate import generate
     from model.neox import NeoX
 
 
@@ -81,24 +81,11 @@ def test_rows_end_before_the_end_token(model):
         assert ended == (plain[: plain.index(end)] if end in plain else plain)
 
 
-def test_scores_are_the_log_probabilities(model):
-    sequences = [*PROMPTS, [], list(range(65))]
-    for sequence, scores in zip(sequences, score(model, sequences, batch_size=2), strict=True):
-        assert scores.dtype == np.float32 and len(scores) == max(len(sequence) - 1, 0)
-        if len(sequence) > 1:
-            with torch.no_grad():
-                logs = model(torch.tensor([sequence[:-1]]))[0, :, :VOCAB].log_softmax(-1)
-            expected = logs.gather(1, torch.tensor(sequence[1:]).unsqueeze(1)).squeeze(1)
-            np.testing.assert_allclose(scores, expected.numpy(), atol=2e-5)
-
-
 def test_prompts_that_cannot_be_continued_are_named(model):
     assert generate(model, [], 5) == []
     with pytest.raises(UserError, match="prompt 1 is empty"):
         generate(model, [[1], []], 5)
     with pytest.raises(UserError, match="prompt 0 has 60 tokens; with 5 new ones"):
         generate(model, [[1] * 60], 5)
-    with pytest.raises(UserError, match="sequence 1 has 66 tokens"):
-        score(model, [[1], [1] * 66])
     with pytest.raises(ValueError, match="one seed per prompt"):
         generate(model, [[1]], 5, temperature=1.0)

@@ -19,7 +19,7 @@ from tests.helpers.training import ROOT, SOURCES, run_here
 if RUNNING:
     import torch
 
-    from model import checkpoint
+    from model import checkpoint, restore
     from model.loss import IGNORE, chunked_cross_entropy
     from model.neox import NeoX
 
@@ -47,7 +47,7 @@ def expected(manifest: str, tmp_path_factory: pytest.TempPathFactory) -> list[fl
 
 
 def _losses(run_url: object) -> list[float]:
-    return [line["loss"] for line in journal.read(str(run_url))]
+    return [line.loss for line in journal.read(str(run_url))]
 
 
 @pytest.mark.parametrize("compile", [False, True])
@@ -85,11 +85,9 @@ def test_a_checkpoint_holds_the_state_and_training_goes_on_from_it(
     whole = run_here(manifest, str(tmp_path / "whole"), **run)
     run_here(manifest, str(tmp_path / "parts"), **run, steps=4)
     parts = run_here(manifest, str(tmp_path / "parts"), **run)
-    assert parts["resumed_from"] == 4
+    assert parts.resumed_from == 4
     assert _losses(tmp_path / "parts") == pytest.approx(_losses(tmp_path / "whole"), abs=1e-3)
-    states = [
-        checkpoint.consolidated_state(checkpoint.folder(whole["run_url"], step)) for step in (2, 4, 6, 8)
-    ]
+    states = [restore.consolidated_state(checkpoint.folder(whole.run_url, step)) for step in (2, 4, 6, 8)]
     name = "layers.0.mlp.dense_h_to_4h.weight"
     assert all(not torch.equal(a[name], b[name]) for a, b in zip(states, states[1:], strict=False))
 

@@ -10,7 +10,9 @@ import pytest
 from base.errors import UserError
 from model import journal
 from model.config import GuardConfig
-from model.guard import Guard
+from model.guard import Guard, GuardState
+from model.journal import Rollback
+from model.run import Summary
 from tests.helpers import training
 from tests.helpers.corpus import write_corpus
 from tests.helpers.training import SOURCES, run_here, run_processes
@@ -37,7 +39,10 @@ def test_six_sigma_of_the_accepted_steps() -> None:
     assert "gradient norm 60 is" in str(guard.judge(3.0, 60.0))
     assert guard.judge(math.nan, 1.0) == "loss is not finite"
     assert guard.judge(3.0, math.inf) == "gradient norm is not finite"
-    again = Guard(GuardConfig(window=40), json.loads(json.dumps(guard.state())))
+    again = Guard(
+        GuardConfig(window=40),
+        GuardState.from_json(json.loads(json.dumps(guard.state().to_json())), "a checkpoint"),
+    )
     assert again.state() == guard.state()
 
 
@@ -48,10 +53,10 @@ def test_a_flat_curve_has_no_spikes() -> None:
     assert guard.judge(2.1, 1.05) is None and guard.judge(2.2, 1.0) is not None
 
 
-def _same_weights(first: dict[str, Any], second: dict[str, Any]) -> bool:
-    from model import checkpoint
+def _same_weights(first: Summary, second: Summary) -> bool:
+    from model import restore
 
-    before, after = (checkpoint.consolidated_state(run["checkpoint_url"]) for run in (first, second))
+    before, after = (restore.consolidated_state(run.checkpoint_url) for run in (first, second))
     return set(before) == set(after) and all(before[name].equal(after[name]) for name in before)
 
 
@@ -65,9 +70,9 @@ def test_a_spike_is_skipped_and_changes_nothing(
     shared["optimizer"] = {"learning_rate": 1e-2, "warmup_steps": 2, "schedule": "constant"}
     shared["loss_scale"] = {"initial_power": 4}
     result = run_here(manifest, str(tmp_path / "run"), spikes=(11,), steps=12, **shared)
-    line = journal.read(result["run_url"])[-1]
-    assert line["skipped"] and line["samples"] == [88, 96] and line["reason"].startswith("gradient norm")
-    assert line["gradient_norm"] > 50
+    line = journal.read(result.run_url)[-1]
+    assert line.skipped and line.samples == [88, 96] and line.reason.startswith("gradient norm")
+    assert line.gradient_norm > 50
     shorter = run_here(manifest, str(tmp_path / "shorter"), steps=11, **shared)
     assert _same_weights(result, shorter)
 
@@ -81,13 +86,13 @@ def test_bad_steps_lead_back_to_the_checkpoint_and_resume_exactly(
     shared: dict[str, Any] = {"zero_stage": stage, "guard": RULE, "steps": 24, "spikes": (13, 14, 15)}
     shared |= {"checkpoint": {"every": 5, "keep_last": 9}, "overflows": (4,)}
     result = run_here(manifest, str(tmp_path / "whole"), **shared)
-    lines = journal.read(result["run_url"])
-    assert [line["step"] for line in lines] == list(range(1, 25))
-    assert [line["step"] for line in lines if line.get("skipped")] == [5, 14, 15, 16]
+    lines = journal.read(result.run_url)
+    assert [line.step for line in lines] == list(range(1, 25))
+    assert [line.step for line in lines if line.skipped] == [5, 14, 15, 16]
     # No checkpoint after step 5, which was bad; then one after 10, to which step 16 goes back.
-    assert checkpoint.steps(result["run_url"]) == [10, 20, 24]
-    assert lines[15]["rollback"] == {"step": 10, "samples": [80, 128]}
-    assert result["rollbacks"] == 1 and result["last_loss"] < result["first_loss"] - 0.3
+    assert checkpoint.steps(result.run_url) == [10, 20, 24]
+    assert lines[15].rollback == Rollback(step=10, samples=[80, 128])
+    assert result.rollbacks == 1 and result.last_loss < result.first_loss - 0.3
     # Killed anywhere after the checkpoint of step 10, it does the same again.
     for cut in (10, 12, 16, 20):
         run_url = tmp_path / f"cut-{cut}"
@@ -98,11 +103,11 @@ def test_bad_steps_lead_back_to_the_checkpoint_and_resume_exactly(
         journal_path = run_url / journal.NAME
         journal_path.write_text("".join(journal_path.read_text().splitlines(keepends=True)[:cut]))
         again = run_here(manifest, str(run_url), **shared)
-        assert again["resumed_from"] == (20 if cut == 20 else 10)
-        strip = ("time", "tokens_per_second", "mfu", "loader_wait", "system")
-        assert [{k: v for k, v in line.items() if k not in strip} for line in journal.read(str(run_url))] == [
-            {k: v for k, v in line.items() if k not in strip} for line in lines
-        ]
+        assert again.resumed_from == (20 if cut == 20 else 10)
+        clock = ("time", "tokens_per_second", "mfu", "loader_wait", "system")
+        for record, before in zip(journal.read(str(run_url)), lines, strict=True):
+            changed = {name for name, value in record if value != getattr(before, name)}
+            assert changed <= set(clock)
         assert _same_weights(result, again)
 
 
@@ -112,10 +117,10 @@ def test_a_return_on_a_step_of_evaluation_leaves_no_held_out_loss(manifest: str,
     shared: dict[str, Any] = {"guard": RULE, "checkpoint": {"every": 5, "keep_last": 9}}
     shared |= {"evaluate_every": 5, "evaluate_batches": 1}
     result = run_here(manifest, str(tmp_path / "run"), spikes=(12, 13, 14), steps=16, **shared)
-    lines = {line["step"]: line for line in journal.read(result["run_url"])}
-    assert lines[15]["rollback"]["step"] == 10 and "evaluation" not in lines[15]
+    lines = {line.step: line for line in journal.read(result.run_url)}
+    assert lines[15].rollback.step == 10 and lines[15].evaluation is None
     for step in (5, 10, 15, 16):
-        folder = Path(checkpoint.folder(result["run_url"], step))
+        folder = Path(checkpoint.folder(result.run_url, step))
         loss = json.loads((folder / checkpoint.DESCRIPTION).read_text())["evaluation_loss"]
         assert (loss is None) == (step == 15)
 
@@ -125,7 +130,7 @@ def test_stages_agree_after_a_return(manifest: str, tmp_path: Path) -> None:
     curves = []
     for stage in (0, 1, 2, 3):
         run_here(manifest, str(tmp_path / str(stage)), zero_stage=stage, **shared)
-        curves.append([line["loss"] for line in journal.read(str(tmp_path / str(stage)))])
+        curves.append([line.loss for line in journal.read(str(tmp_path / str(stage)))])
     for curve in curves[1:]:
         assert curve == pytest.approx(curves[0], abs=1e-5)
 
@@ -144,11 +149,11 @@ def test_endless_overflow_goes_back_too(manifest: str, tmp_path: Path) -> None:
         run_url = str(tmp_path / str(stage))
         result = run_here(manifest, run_url, (6, 7, 8), zero_stage=stage, **shared)
         lines = journal.read(run_url)
-        assert lines[6]["reason"] == "overflow" and "rollback" not in lines[6]
-        assert lines[8]["rollback"] == {"step": 5, "samples": [40, 72]}
-        assert lines[8]["reason"] == "overflow at the loss scale 1" and lines[9]["loss_scale"] == 2
-        assert result["last_loss"] < result["first_loss"]
-        curves.append([line["loss"] for line in lines])
+        assert lines[6].reason == "overflow" and lines[6].rollback is None
+        assert lines[8].rollback == Rollback(step=5, samples=[40, 72])
+        assert lines[8].reason == "overflow at the loss scale 1" and lines[9].loss_scale == 2
+        assert result.last_loss < result.first_loss
+        curves.append([line.loss for line in lines])
     for curve in curves[1:]:
         assert curve == pytest.approx(curves[0], abs=0.01)
     rule["initial_power"] = 0
@@ -165,7 +170,7 @@ def test_no_way_back_and_going_round_in_circles_are_named(manifest: str, tmp_pat
     with pytest.raises(UserError, match="after 2 returns to the checkpoint of step 5; lower the learning"):
         run_here(manifest, str(tmp_path / "circles"), guard=RULE, **shared)
     never = {**RULE, "rollback_after": 0}
-    assert run_here(manifest, str(tmp_path / "never"), guard=never, **shared)["skipped_steps"] == 24
+    assert run_here(manifest, str(tmp_path / "never"), guard=never, **shared).skipped_steps == 24
 
 
 def test_a_rank_that_hangs_is_named_with_its_stack(
@@ -178,7 +183,7 @@ def test_a_rank_that_hangs_is_named_with_its_stack(
     report = json.loads((run_url / "hangs" / "rank_00001.json").read_text())
     assert report["rank"] == 1 and not report["waits"] and report["doing"] == "step 4"
     assert any("time.sleep(1000)" in line for line in report["stacks"]["MainThread"])
-    assert "training_runs.py" in (run_url / "hangs" / "rank_00001.txt").read_text()
+    assert "training.py" in (run_url / "hangs" / "rank_00001.txt").read_text()
     other = run_url / "hangs" / "rank_00000.json"
     assert not other.exists() or json.loads(other.read_text())["waits"]
     assert len(journal.read(str(run_url))) == 3

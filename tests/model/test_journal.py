@@ -1,7 +1,11 @@
+from pathlib import Path
+
 import pytest
 
 from base import files
+from base.errors import UserError
 from model import journal
+from tests.helpers.training import step_record
 
 
 def test_a_remote_journal_gets_lines_while_training_goes_on(
@@ -9,18 +13,36 @@ def test_a_remote_journal_gets_lines_while_training_goes_on(
 ) -> None:
     url = "memory://journal/run"
     kept = journal.Journal(url)
-    kept.append({"step": 1})
+    kept.append(step_record(1))
     assert journal.read(url) == []
     monkeypatch.setattr(journal, "SYNC_SECONDS", 0)
-    assert kept.append({"step": 2})
-    assert journal.read(url) == [{"step": 1}, {"step": 2}]
+    assert kept.append(step_record(2))
+    assert journal.read(url) == [step_record(1), step_record(2)]
     with monkeypatch.context() as away:
 
         def fail(*_: object) -> None:
             raise OSError("no route to host")
 
         away.setattr(files, "write_bytes", fail)
-        assert kept.append({"step": 3})
+        assert kept.append(step_record(3))
     assert "waits: no route to host" in caplog.text
     kept.close()
-    assert [line["step"] for line in journal.read(url)] == [1, 2, 3]
+    assert [record.step for record in journal.read(url)] == [1, 2, 3]
+
+
+def test_a_record_keeps_its_bytes_and_a_damaged_line_is_named(tmp_path: Path) -> None:
+    kept = journal.Journal(str(tmp_path))
+    kept.append(step_record(1, loss=None, evaluation={"a": {"loss": float("nan")}}))
+    kept.append(step_record(2, skipped=True, reason="overflow", samples=[8, 16]))
+    kept.close()
+    first, second = (tmp_path / journal.NAME).read_text().splitlines()
+    assert first == (
+        '{"step": 1, "time": 1000000001.0, "tokens": 64, "loss": null, "learning_rate": 0.1, '
+        '"gradient_norm": 1.0, "loss_scale": 1.0, "tokens_per_second": 100.0, "mfu": 0.5, '
+        '"loader_wait": 0.0, "system": {}, "evaluation": {"a": {"loss": NaN}}}'
+    )
+    assert second.endswith('"system": {}, "skipped": true, "reason": "overflow", "samples": [8, 16]}')
+    for damaged, problem in (("{", "it is no JSON"), ('{"step": "3"}', "step: Input should be a valid int")):
+        (tmp_path / journal.NAME).write_text(f"{first}\n{damaged}\n")
+        with pytest.raises(UserError, match=f"line 2 of .*journal.jsonl is damaged.*{problem}"):
+            journal.read(str(tmp_path))

@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base.errors import UserError
-from model.loader import Corpus, Loader, ShardCache, bits_per_byte
+from model.corpus import Corpus
+from model.evaluation import bits_per_byte
+from model.loader import Loader
+from model.shard_cache import ShardCache
 from tests.helpers.corpus import write_corpus
 
 SOURCES = {"alpha": [[40, 3, 70], [1, 90], [25]], "beta": [[200, 31]], "gamma": [[17, 64, 64]]}
@@ -39,7 +42,7 @@ def test_order_is_a_function_of_the_sample_number_alone(tmp_path: Path) -> None:
     for world in (1, 2, 4, 8):
         for first in (0, 8, 56):
             fresh = Loader(Corpus.open(url), 16, seed=3, global_batch_size=8)
-            ranks = [fresh.batch(first, 8, rank, world) for rank in range(world)]
+            ranks = [fresh.batch(first, 8, rank=rank, world=world) for rank in range(world)]
             assert np.array_equal(np.concatenate(ranks), whole[first : first + 8])
     assert np.array_equal(loader.sample(41), whole[41])
     assert not np.array_equal(Loader(Corpus.open(url), 16, seed=4).tokens(np.arange(64)), whole)
@@ -61,7 +64,7 @@ def test_trace_names_the_documents_of_every_token(
     for number in corpus.shard_numbers("only", "train"):
         shard = corpus.shard(number)
         for row in range(len(shard.offsets) - 1):
-            key = (corpus.shards[number]["path"], row)
+            key = (corpus.shards[number].path, row)
             identifier = shard.table.column("document_id")[row].as_py()
             documents[key] = (identifier, shard.tokens[shard.offsets[row] : shard.offsets[row + 1]])
     for number in range(int(loader.windows[0])):
@@ -97,9 +100,9 @@ def test_bad_corpora_are_named(tmp_path: Path) -> None:
         Loader(corpus, 16, seed=0, global_batch_size=512)
     with pytest.raises(UserError, match="vocabulary of 128 tokens, the model only 100"):
         Loader(corpus, 16, seed=0, vocab_size=100)
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="nowhere/manifest.json is not a corpus version"):
         Corpus.open(str(tmp_path / "nowhere" / "manifest.json"))
-    shard = tmp_path / "corpus" / "versions" / corpus.shards[0]["path"]
+    shard = tmp_path / "corpus" / "versions" / corpus.shards[0].path
     content = shard.read_bytes()
     shard.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="alpha/train-00000.arrow is damaged"):
@@ -112,7 +115,7 @@ def test_bad_corpora_are_named(tmp_path: Path) -> None:
 def _damage(url: str, corpus: Corpus, numbers: list[int]) -> None:
     """Give the first shard a token outside the vocabulary, cut the others short."""
     for number in numbers:
-        shard = Path(url).parents[1] / corpus.shards[number]["path"]
+        shard = Path(url).parents[1] / corpus.shards[number].path
         tokens = corpus.shard(number).tokens.tobytes()
         content = bytearray(shard.read_bytes())
         shard.unlink()  # others have it mapped
@@ -162,7 +165,7 @@ def test_damaged_shards_stop_or_are_skipped(
     for sample in samples.tolist():
         for span in loader.trace(sample):
             expected.setdefault((span.shard, span.row), []).append(sample)
-    paths = [entry["path"] for entry in whole.corpus.shards]
+    paths = [entry.path for entry in whole.corpus.shards]
     for (path, row), seen in expected.items():
         fresh = Loader(Corpus.open(url, verify=verify), 16, seed=3, skip_damaged=True)
         assert fresh.samples_of(paths.index(path), row, 400) == sorted(set(seen))
@@ -178,7 +181,7 @@ def test_samples_of_a_damaged_corpus_are_the_same_for_any_workers_start_and_orde
     one, two = fresh(), [fresh(), fresh()]
     steps = range(0, int(one.windows.sum()), 4)
     expected = np.concatenate([one.batch(step, 4) for step in steps])
-    shared = [two[rank].batch(step, 4, rank, 2) for step in steps for rank in range(2)]
+    shared = [two[rank].batch(step, 4, rank=rank, world=2) for step in steps for rank in range(2)]
     assert np.array_equal(np.concatenate(shared), expected)
     resumed = fresh()
     middle = steps[len(steps) // 2]
@@ -189,7 +192,7 @@ def test_samples_of_a_damaged_corpus_are_the_same_for_any_workers_start_and_orde
         pieces = []
         for span in traced.trace(sample):
             assert "train-00001" not in span.shard
-            (number,) = [n for n, entry in enumerate(traced.corpus.shards) if entry["path"] == span.shard]
+            (number,) = [n for n, entry in enumerate(traced.corpus.shards) if entry.path == span.shard]
             shard = traced.corpus.shard(number)
             pieces.append(shard.tokens[shard.offsets[span.row] :][span.first : span.stop])
         assert np.array_equal(np.concatenate(pieces), expected[sample])
@@ -245,13 +248,13 @@ def test_remote_shards_go_through_a_bounded_cache(tmp_path: Path) -> None:
 
 
 def test_a_trillion_tokens_start_at_once(tmp_path: Path) -> None:
-    shards = [
-        {"path": f"v1/shards/{number:05d}.arrow", "source": f"s{number % 35}", "split": "train",
-         "documents": 1, "tokens": 2**26, "bytes": 2**27, "digest": "", "version": "v1"}
+    path = Path(write_corpus(tmp_path, {"s0": [[20]]}))
+    manifest = json.loads(path.read_text())
+    entry = {**manifest["shards"][0], "tokens": 2**26}
+    manifest["shards"] = [
+        {**entry, "path": f"v1/shards/{number:05d}.arrow", "source": f"s{number % 35}"}
         for number in range(15000)
-    ]  # fmt: skip
-    manifest = {"shards": shards, "sources": {}, "tokenizer": {"vocab_size": 50277, "dtype": "uint16"}}
-    path = tmp_path / "manifest.json"
+    ]
     path.write_text(json.dumps(manifest))
     begin = time.process_time()
     loader = Loader(Corpus.open(str(path)), 2048, seed=0)

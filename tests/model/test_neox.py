@@ -11,8 +11,9 @@ if RUNNING:
     import torch
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+    from model.layers import rotary_tables
     from model.loss import IGNORE
-    from model.neox import NeoX, rotary_tables, weight_decay_groups
+    from model.neox import NeoX, weight_decay_groups
 
 
 VOCAB = 300

@@ -8,15 +8,9 @@ import pytest
 from base.errors import UserError
 from model.config import ModelConfig, TrainConfig
 from model.job import TrainJob
-from model.plan import (
-    activation_bytes,
-    flops_per_token,
-    logits_bytes,
-    memory,
-    parameters,
-    plan,
-    workers_for,
-)
+from model.memory import activation_bytes, logits_bytes, memory
+from model.parameters import flops_per_token, parameters
+from model.plan import plan, workers_for
 from model.roofline import GPUS
 from pipelines.config import load
 from tests.helpers.corpus import write_corpus
@@ -133,8 +127,9 @@ def test_memory_is_what_a_step_allocates(stage):
 
 def test_chunked_logits_need_less_than_all_at_once():
     config = ModelConfig(hidden_size=4096, num_heads=32, max_sequence_length=4096)
-    chunked = logits_bytes(config, NEOX_20B_VOCAB, 8 * 4096, 1024, 2)
-    assert chunked < logits_bytes(config, NEOX_20B_VOCAB, 8 * 4096, 8 * 4096, 2) / 4
+    chunked = logits_bytes(config, NEOX_20B_VOCAB, positions=8 * 4096, chunk=1024, bytes_per_value=2)
+    whole = logits_bytes(config, NEOX_20B_VOCAB, positions=8 * 4096, chunk=8 * 4096, bytes_per_value=2)
+    assert chunked < whole / 4
 
 
 def test_time_and_cost_follow_from_rate_and_price():
@@ -200,6 +195,6 @@ def test_checkpoints_have_the_size_that_is_planned(stage, precision, tmp_path):
     changes = {"steps": 2, "zero_stage": stage, "precision": precision}
     wide = MODEL.model_copy(update={"hidden_size": 256})
     job = TrainJob(wide, settings(**changes), manifest, str(tmp_path / "run"))
-    folder = Path(train(job)["checkpoint_url"])
+    folder = Path(train(job).checkpoint_url)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     assert size == pytest.approx(plan(wide, job.train, 128).checkpoint_bytes, rel=0.03)

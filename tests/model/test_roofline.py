@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from model.config import ModelConfig, TrainConfig
-from model.plan import flops_per_token, owned_parameters, plan
+from model.parameters import flops_per_token, owned_parameters
+from model.plan import plan
 from model.roofline import ATTENTION_SHARE, BANDWIDTH_SHARE, EAGER, GPUS, MATRIX_SHARE, Step, step
 
 MODEL = ModelConfig(hidden_size=4096, num_layers=16, num_heads=32, max_sequence_length=4096)

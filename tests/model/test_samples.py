@@ -6,8 +6,8 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from model import journal
+from model.corpus import Corpus
 from model.job import TrainJob
-from model.loader import Corpus
 from tests.helpers.corpus import write_corpus
 from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, SOURCES, run_here, settings
@@ -36,13 +36,13 @@ def test_samples_change_no_loss_and_stand_in_the_journal(manifest: str, tmp_path
     run_here(manifest, str(tmp_path / "with"), **same)
     run_here(manifest, str(tmp_path / "without"), **same, samples={"tokens": 0})
     lines, others = (journal.read(str(tmp_path / name)) for name in ("with", "without"))
-    assert [line["loss"] for line in lines] == [line["loss"] for line in others]
-    assert [line["step"] for line in lines if "texts" in line] == [2, 4]
-    assert not any("texts" in line for line in others)
-    samples = lines[-1]["texts"]
-    assert [len(sample["prompt"].split()) for sample in samples] == [16, 16]  # one a source
-    assert all(0 < len(sample["text"].split()) <= 16 for sample in samples)  # half of 32 positions
-    assert [sample["prompt"] for sample in lines[1]["texts"]] == [sample["prompt"] for sample in samples]
+    assert [line.loss for line in lines] == [line.loss for line in others]
+    assert [line.step for line in lines if line.texts is not None] == [2, 4]
+    assert not any(line.texts is not None for line in others)
+    samples = lines[-1].texts
+    assert [len(sample.prompt.split()) for sample in samples] == [16, 16]  # one a source
+    assert all(0 < len(sample.text.split()) <= 16 for sample in samples)  # half of 32 positions
+    assert [sample.prompt for sample in lines[1].texts] == [sample.prompt for sample in samples]
 
 
 def test_prompts_of_the_configuration_are_continued(manifest: str) -> None:
@@ -53,7 +53,7 @@ def test_prompts_of_the_configuration_are_continued(manifest: str) -> None:
     before = torch.random.get_rng_state()
     model = NeoX(MODEL, 128)
     (first,), (second,) = found.sample(model), found.sample(model)
-    assert first == second and first["prompt"] == "7" and 0 < len(first["text"].split()) <= 5
+    assert first == second and first.prompt == "7" and 0 < len(first.text.split()) <= 5
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -64,5 +64,6 @@ def test_no_samples_with_a_message(manifest: str, tmp_path: Path, caplog: pytest
         assert sampler(divided, corpus) is None
     assert "among the workers" in caplog.text
     bare = write_corpus(tmp_path / "bare", SOURCES)
+    Path(bare).with_name("tokenizer.json").unlink()
     assert sampler(TrainJob(MODEL, settings(evaluate_batches=1), bare, ""), Corpus.open(bare)) is None
-    assert "names no tokenizer file" in caplog.text
+    assert "tokenizer.json does not exist" in caplog.text

@@ -76,9 +76,9 @@ def test_a_node_that_joins_is_used(cluster: Cluster, tmp_path: Path) -> None:
     assert len(starts.read_text().splitlines()) == 2
     assert 10 <= result.resumed_from < 60
     lines, reference = journal.read(run_url), journal.read(expected["run_url"])
-    assert [line["step"] for line in lines] == list(range(1, 61))
-    assert [line["loss"] for line in lines] == pytest.approx([line["loss"] for line in reference], abs=1e-5)
-    assert [line["tokens"] for line in lines] == [line["tokens"] for line in reference]
+    assert [line.step for line in lines] == list(range(1, 61))
+    assert [line.loss for line in lines] == pytest.approx([line.loss for line in reference], abs=1e-5)
+    assert [line.tokens for line in lines] == [line.tokens for line in reference]
     description = json.loads(Path(str(result.checkpoint_url), checkpoint.DESCRIPTION).read_text())
     assert description["world_size"] == 2
 

@@ -52,16 +52,16 @@ def test_two_workers_survive_the_death_of_one_with_the_same_losses(tmp_path: Pat
     # From the death of a worker until the next ones train: noticing it, and starting two processes.
     assert float(starts[1].split()[1]) - float((tmp_path / "killed").read_text()) < 30
     lines = journal.read(run_url)
-    assert [line["step"] for line in lines] == list(range(1, 41))
+    assert [line.step for line in lines] == list(range(1, 41))
     # The line that is written when the process dies may not be told; repeated steps are.
-    assert len([line for line in lines if line in told]) >= 39
+    assert len([line for line in lines if line.to_json() in told]) >= 39
     assert told[-1]["step"] == 40 and result.resumed_from + 1 in [line["step"] for line in told]
     curve = MlflowClient(place.uri).get_metric_history(str(tracked.id), "loss")
-    assert [(point.step, point.value) for point in curve] == [(line["step"], line["loss"]) for line in lines]
-    reference = [line["loss"] for line in journal.read(str(tmp_path / "alone"))]
-    assert [line["loss"] for line in lines] == pytest.approx(reference, abs=1e-4)
+    assert [(point.step, point.value) for point in curve] == [(line.step, line.loss) for line in lines]
+    reference = [line.loss for line in journal.read(str(tmp_path / "alone"))]
+    assert [line.loss for line in lines] == pytest.approx(reference, abs=1e-4)
     assert result.step == 40 and result.resumed_from in (10, 20, 30) and result.run_url == run_url
-    assert result.last_loss == pytest.approx(expected["last_loss"], abs=1e-4)
+    assert result.last_loss == pytest.approx(expected.last_loss, abs=1e-4)
     assert checkpoint.latest(run_url) == result.checkpoint_url
     with pytest.raises(UserError, match="data.seed"):
         launch(_config(tmp_path, steps=50, seed=1), manifest, run_url)
@@ -92,7 +92,7 @@ def test_fewer_workers_train_on_a_smaller_cluster_and_their_warnings_are_heard_o
     caplog.clear()
     config = _config(tmp_path, min_workers=1, workers=3, **same)
     result = launch(config, manifest, str(tmp_path / "run"), Sees(str(tmp_path / "seen")))
-    assert result.last_loss == pytest.approx(expected["last_loss"], abs=1e-5)
+    assert result.last_loss == pytest.approx(expected.last_loss, abs=1e-5)
     description = json.loads((Path(str(result.checkpoint_url)) / checkpoint.DESCRIPTION).read_text())
     assert description["world_size"] == 2
     (heard,) = [message for message in caplog.messages if "is damaged" in message]

@@ -18,6 +18,7 @@ from pipelines.training.results import RunResult
 from pipelines.training.run import check_fits, mixture, run_name, train
 from tests.helpers.corpus import write_corpus
 from tests.helpers.late import RUNNING
+from tests.helpers.training import step_record
 
 if RUNNING:
     from mlflow import MlflowClient
@@ -32,9 +33,7 @@ def test_a_finished_run_delivers_what_mlflow_has_missed(
     url = Layout(config.storage).run("run")
     journal = Journal(url)
     for step in (1, 2):
-        line = {"step": step, "time": 1e9 + step, "loss": 3.0 - step, "loss_scale": 1.0, "tokens": 64 * step}
-        line |= {"learning_rate": 0.1, "gradient_norm": 1.0, "tokens_per_second": 100.0}
-        journal.append({**line, "evaluation": {"a": {"loss": 2.5}}})
+        journal.append(step_record(step, loss=3.0 - step, evaluation={"a": {"loss": 2.5}}))
     journal.close()
     result = _result(url, version)
     results.record(config.storage, "run", result)

@@ -9,8 +9,9 @@ import pytest
 from base import files
 from base.errors import UserError
 from jobs import trace as command
-from model.job import RUN
-from model.loader import Corpus, ShardCache
+from model.corpus import Corpus
+from model.run import RUN
+from model.shard_cache import ShardCache
 from tests.helpers.corpus import write_corpus
 from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, SOURCES, run_here
@@ -38,11 +39,11 @@ def test_a_step_lists_the_tokens_it_trained_on(trained: tuple[str, str]) -> None
     documents = {}
     for number, entry in enumerate(corpus.shards):
         shard = corpus.shard(number)
-        for row in range(entry["documents"]):
+        for row in range(entry.documents):
             key = shard.table.column("document_id")[row].as_py().hex()
             values = shard.tokens[shard.offsets[row] : shard.offsets[row + 1]]
-            base = 1000 * int(entry["path"][-11:-6])
-            documents[key] = values, f"/data/{entry['source']}-{entry['split']}.jsonl", base + row
+            base = 1000 * int(entry.path[-11:-6])
+            documents[key] = values, f"/data/{entry.source}-{entry.split}.jsonl", base + row
     for step in (1, 13, 25):
         table = trace.documents_of_step(run, step)
         rebuilt = np.full((8, LENGTH + 1), -1, np.int64)
@@ -72,7 +73,7 @@ def test_mistakes_are_named(trained: tuple[str, str]) -> None:
     storage, manifest = trained
     run = trace.RunSamples(storage, "tiny")
     corpus = Corpus.open(manifest)
-    held = next(entry for entry in range(len(corpus.shards)) if corpus.shards[entry]["split"] == "heldout")
+    held = next(entry for entry in range(len(corpus.shards)) if corpus.shards[entry].split == "heldout")
     with pytest.raises(UserError, match="is held out of training"):
         trace.steps_of_document(run, corpus.shard(held).table.column("document_id")[0].as_py().hex())
     with pytest.raises(UserError, match="'xyz' is not an id of 32 hexadecimal digits"):

@@ -13,7 +13,8 @@ from base import files, manifest
 from base.errors import UserError
 from base.layout import origins_path
 from base.manifest import Version
-from model.loader import Corpus, Loader
+from model.corpus import Corpus
+from model.loader import Loader
 from pipelines.config import Config
 from pipelines.corpus.ledger import Ledger
 from pipelines.corpus.stages.indexes import deduplicate_indexes
@@ -309,7 +310,7 @@ def test_a_merged_corpus_is_refreshed_and_read_for_training(
     assert sum(row["kept_version"] == "v0002" for row in dropped) >= 20
     assert check(settings) == []
     corpus = Corpus.open(version.manifest_url, verify=True)
-    loader = Loader(corpus, 32, 1, {"books": 1.0, "web": 1.0, "news": 1.0})
+    loader = Loader(corpus, 32, seed=1, weights={"books": 1.0, "web": 1.0, "news": 1.0})
     assert loader.batch(0, 16).shape == (16, 33)
     assert "news" in {span.source for sample in range(16) for span in loader.trace(sample)}
 

@@ -1,0 +1,146 @@
+"""Reading checkpoints, whatever number of workers and ZeRO stage has written them."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from torch import Tensor
+
+from base import files, layout
+from base.errors import UserError
+from model import checkpoint, pickles, ranks, universal
+from model.checkpoint import STATE, Description
+
+
+@contextlib.contextmanager
+def local_copy(checkpoint_url: str) -> Iterator[str]:
+    """The local folder of a checkpoint; a remote one is downloaded for the length of the block."""
+    path = files.local_path(checkpoint_url)
+    if path is not None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="piledriver-checkpoint-") as temporary:
+        yield _download(checkpoint_url, temporary)
+
+
+def _download(checkpoint_url: str, target: str) -> str:
+    filesystem, remote = files.split(checkpoint_url)
+    filesystem.get(remote, target, recursive=True)
+    inner = os.path.join(target, layout.name_of(remote))
+    return inner if os.path.isdir(inner) else target
+
+
+@contextlib.contextmanager
+def _shared_copy(checkpoint_url: str) -> Iterator[tuple[str, bool]]:
+    """The local folder of a checkpoint, one for all ranks that see it, and whether this rank leads them.
+
+    A remote one is downloaded once a machine. All ranks call it.
+    """
+    path = files.local_path(checkpoint_url)
+    if path is not None:
+        yield path, ranks.rank() == 0
+        return
+    leads = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    name = f"piledriver-checkpoint-{xxhash.xxh3_64_hexdigest(checkpoint_url.encode())}"
+    temporary = os.path.join(tempfile.gettempdir(), name)
+    if leads:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.makedirs(temporary)
+        _download(checkpoint_url, temporary)
+    ranks.barrier()
+    inner = os.path.join(temporary, layout.name_of(checkpoint_url))
+    try:
+        yield (inner if os.path.isdir(inner) else temporary), leads
+    finally:
+        ranks.barrier()
+        if leads:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def needs_conversion(description: Description, world: int, zero_stage: int) -> bool:
+    """Whether a checkpoint has another layout than so many workers at a ZeRO stage write."""
+    if description.zero_stage != zero_stage:
+        return True
+    return bool(zero_stage and description.world_size != world)
+
+
+def load(engine: Any, checkpoint_url: str, zero_stage: int, tensor_parallel: int = 1) -> None:
+    """Load model and optimizer; all ranks call it.
+
+    A checkpoint that was written by another number of workers or at another ZeRO stage goes through its
+    universal form, see `model.universal`. Raises UserError for another number of workers where layers are
+    split among them, RuntimeError when what the description promises was not
+    loaded.
+    """
+    description = checkpoint.read_description(checkpoint_url)
+    convert = needs_conversion(description, ranks.world(), zero_stage)
+    before = description.tensor_parallel
+    if before != tensor_parallel or (before > 1 and convert):
+        raise UserError(
+            f"checkpoint {checkpoint_url} was written by {description.world_size} workers with "
+            f"train.tensor_parallel = {before} and train.zero_stage = {description.zero_stage}; "
+            "with tensor parallelism a run is continued by as many workers with the same settings only"
+        )
+    with _shared_copy(checkpoint_url) as (path, leads), contextlib.ExitStack() as stack:
+        if convert:
+            path = stack.enter_context(_universal(path, description.zero_stage, engine, leads))
+        groups = engine.optimizer.param_groups
+        settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+        if convert and zero_stage == 0:
+            universal.load_stage_0(Path(path, STATE), engine)
+            loaded = True
+        else:
+            engine._config.load_universal_checkpoint = convert
+            loaded = engine.load_checkpoint(path, tag=STATE)[0] is not None
+        # DeepSpeed's universal ZeRO-3 gives the first group's settings to every group (norms would decay) and
+        # one step counter to all of them, which then counts once for each.
+        for group, values in zip(engine.optimizer.param_groups, settings, strict=True):
+            group.update(values)
+        for state in getattr(engine.optimizer, "optimizer", engine.optimizer).state.values():
+            if isinstance(state.get("step"), Tensor):
+                state["step"] = state["step"].clone()
+        if convert:
+            universal.check_loaded(Path(path, STATE), engine)
+        ranks.barrier()
+        if not loaded or engine.global_steps != description.step:
+            raise RuntimeError(
+                f"checkpoint {checkpoint_url} was not loaded: DeepSpeed is at step {engine.global_steps}"
+            )
+
+
+@contextlib.contextmanager
+def _universal(path: str, zero_stage: int, engine: Any, leads: bool) -> Iterator[str]:
+    """A temporary universal checkpoint for `engine`, made of the one of `zero_stage` in the folder `path`."""
+    target = str(Path(path).with_name(f"{files.TEMPORARY}{Path(path).name}.universal"))
+    if leads:
+        universal.convert(Path(path, STATE), Path(target, STATE), zero_stage, engine)
+    ranks.barrier()
+    try:
+        yield target
+    finally:
+        ranks.barrier()
+        if leads:
+            shutil.rmtree(target, ignore_errors=True)
+
+
+def consolidated_state(checkpoint_url: str) -> dict[str, Tensor]:
+    """Whole weights by parameter name, on the CPU; fp32, but for ZeRO 0 the dtype of the run."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    description = checkpoint.read_description(checkpoint_url)
+    with local_copy(checkpoint_url) as path:
+        if description.zero_stage == 0:
+            content = pickles.load(os.path.join(path, STATE, "mp_rank_00_model_states.pt"), "cpu")
+            state: dict[str, Tensor] = content["module"]
+            return state
+        if description.tensor_parallel > 1:
+            with tempfile.TemporaryDirectory(prefix="piledriver-universal-") as temporary:
+                universal.extract(Path(path, STATE), Path(temporary, STATE))
+                return universal.weights(Path(temporary, STATE))
+        with contextlib.redirect_stdout(None), contextlib.redirect_stderr(open(os.devnull, "w")):
+            return dict(get_fp32_state_dict_from_zero_checkpoint(path, tag=STATE))

@@ -1,0 +1,192 @@
+"""Writing the checkpoints of a run while it goes on."""
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from typing import Any
+
+import torch
+import xxhash
+
+from base import files, layout
+from base.records import Record
+from model import checkpoint, ranks
+from model.checkpoint import DESCRIPTION, STATE, Description, StoredFile
+from model.config import CheckpointConfig
+
+logger = logging.getLogger("piledriver.checkpoint")
+
+
+class RankReport(Record):
+    """What a rank tells the first one of its files of a checkpoint."""
+
+    files: dict[str, StoredFile] = {}
+    error: str | None = None
+    """Why they could not be written."""
+
+
+class Saver:
+    """Writes the checkpoints of a run. All ranks call each method but `close`.
+
+    The engine saves into host memory (`model.capture`); a thread of each rank writes, hashes and uploads that
+    while training goes on. Ranks tell each other through files when they are done,
+    because collectives belong to the main thread. A rank that cannot write such a file says so in `wait`.
+    """
+
+    def __init__(self, engine: Any, run_url: str, config: CheckpointConfig) -> None:
+        """`engine` is one of model.engine, which saves into host memory."""
+        self.engine, self.run_url, self.config = engine, run_url, config
+        self.rank, self.world = ranks.rank(), ranks.world()
+        self.saved: int | None = None
+        """Step of the last checkpoint that is whole, on rank 0 after `wait`."""
+        self._thread: threading.Thread | None = None
+        self._silent = False
+        """Whether this rank could not tell rank 0 what it has written."""
+        self._giving_up = threading.Event()
+        """Rank 0 waits for no more files of others."""
+
+    def save(self, description: Description) -> None:
+        """Begin to write a checkpoint, and drop those that the policy does not keep.
+
+        description: of the state as it is now; its files are found out here. When there is no room, the last
+        checkpoint stays, with a warning. The one before is finished first.
+        """
+        self.wait()
+        step = description.step
+        target = checkpoint.folder(self.run_url, step)
+        local = files.local_path(target)
+        leader = int(os.environ.get("LOCAL_RANK", "0")) == 0 if local is None else self.rank == 0
+        if local is None:  # one temporary folder a machine
+            name = f"piledriver-{xxhash.xxh3_64_hexdigest(self.run_url.encode())}-{step}"
+            temporary = os.path.join(tempfile.gettempdir(), name)
+        else:
+            temporary = os.path.join(os.path.dirname(local), f"{files.TEMPORARY}step_{step:08d}")
+        problem = _make_room(temporary, self.run_url) if leader else None
+        if problem is not None:
+            logger.warning("no checkpoint at step %d: %s", step, problem)
+        if self.rank == 0 and local is None:
+            files.remove(target)
+        if any(ranks.gather(problem is not None)):
+            return
+        self.engine.save_checkpoint(temporary, tag=STATE, save_latest=False)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self._silent = False
+        arguments = (self.engine.checkpoint_engine.take(), temporary, target, description)
+        self._thread = threading.Thread(target=self._write, args=arguments, name="checkpoint", daemon=True)
+        self._thread.start()
+        if not self.config.asynchronous:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is whole, or has failed."""
+        if self._thread is None:
+            return
+        if self.rank:
+            self._thread.join()
+        if any(ranks.gather(self._silent)):
+            self._giving_up.set()
+        self._thread.join()
+        self._giving_up.clear()
+        self._thread = None
+        ranks.barrier()
+
+    def close(self) -> None:
+        """Finish what this rank writes, without waiting for others that may be gone."""
+        if self._thread is not None:
+            self._thread.join(timeout=30)
+            self._giving_up.set()
+            self._thread.join()
+
+    def _write(
+        self, captured: list[tuple[Any, str]], temporary: str, target: str, description: Description
+    ) -> None:
+        """Write this rank's files; rank 0 then completes the checkpoint when all have."""
+        local = files.local_path(target) is not None
+        place = temporary if local else target
+        try:
+            stored: dict[str, StoredFile] = {}
+            for state, path in captured:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                torch.save(state, path)
+                _flush(path)
+                name = os.path.relpath(path, temporary)
+                stored[name] = StoredFile(bytes=os.path.getsize(path), digest=files.digest(path))
+                if not local:
+                    filesystem, remote = files.split(files.join(target, name))
+                    filesystem.makedirs(layout.parent_of(remote), exist_ok=True)
+                    filesystem.put_file(path, remote)
+                    os.unlink(path)
+            report = RankReport(files=stored)
+        except Exception as error:
+            report = RankReport(error=f"{type(error).__name__}: {error}")
+            for _, path in captured:  # what is half written must not fill the disk
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+        try:
+            if self.rank:
+                report.write(files.join(place, f"rank_{self.rank}.json"))
+            else:
+                self._complete(report, description, place=place, target=target)
+        except Exception as error:  # training goes on, and the last checkpoint stays
+            logger.warning("no checkpoint at step %d: %s: %s", description.step, type(error).__name__, error)
+            self._silent = self.rank > 0
+            if self.rank == 0 and self.saved != description.step:
+                with contextlib.suppress(OSError):
+                    files.remove(place)
+
+    def _complete(self, report: RankReport, description: Description, *, place: str, target: str) -> None:
+        """Wait for the other ranks' files, which `report` lists for this one, and give all their name."""
+        reports = [report]
+        for rank in range(1, self.world):
+            url, pause = files.join(place, f"rank_{rank}.json"), 0.01
+            while not files.exists(url):
+                if self._giving_up.wait(pause):
+                    raise RuntimeError(f"rank {rank} did not finish its files")
+                pause = min(2 * pause, 1.0)
+            reports.append(RankReport.read(url))
+            files.remove(url)
+        for rank, part in enumerate(reports):
+            if part.error is not None:
+                raise OSError(f"rank {rank}: {part.error}")
+        stored = {name: file for part in reports for name, file in part.files.items()}
+        description = description.model_copy(update={"files": dict(sorted(stored.items()))})
+        if place == target:
+            description.write(files.join(target, DESCRIPTION))
+        else:
+            local = str(files.local_path(target))
+            description.write(os.path.join(place, DESCRIPTION))
+            _flush(os.path.join(place, DESCRIPTION))
+            _flush(place)
+            shutil.rmtree(local, ignore_errors=True)
+            os.rename(place, local)
+            _flush(os.path.dirname(local))
+        self.saved = description.step
+        checkpoint.prune(self.run_url, self.config, self.saved)
+
+
+def _make_room(temporary: str, run_url: str) -> str | None:
+    """Make an empty folder for a checkpoint; what is in the way of one as large as the last, if anything."""
+    try:
+        previous = next(checkpoint.descriptions(run_url), None)
+        needed = sum(file.bytes for file in previous.files.values()) if previous is not None else 0
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.makedirs(temporary, exist_ok=True)
+        free = shutil.disk_usage(temporary).free
+        if free > needed * 1.05:
+            return None
+        os.rmdir(temporary)
+    except OSError as error:
+        return str(error)
+    return f"{temporary} has {free} free bytes, {needed} are needed"
+
+
+def _flush(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
