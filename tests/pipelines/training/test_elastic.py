@@ -75,7 +75,7 @@ def test_a_node_that_joins_is_used(cluster: Cluster, tmp_path: Path) -> None:
         result = training.result()
     assert len(starts.read_text().splitlines()) == 2
     assert 10 <= result.resumed_from < 60
-    lines, reference = journal.read(run_url), journal.read(expected["run_url"])
+    lines, reference = journal.read(run_url), journal.read(expected.run_url)
     assert [line.step for line in lines] == list(range(1, 61))
     assert [line.loss for line in lines] == pytest.approx([line.loss for line in reference], abs=1e-5)
     assert [line.tokens for line in lines] == [line.tokens for line in reference]
