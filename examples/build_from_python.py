@@ -29,8 +29,8 @@ def write_modules(storage: str, number: int = 60) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     paths = sorted(Path(os.__file__).parent.glob("*.py"))[:number]
     records = [{"text": path.read_text("utf-8", "replace"), "file": path.name} for path in paths]
-    longest = max(records, key=lambda record: len(record["text"]))
-    records.append({"text": longest["text"] + "\n# a small change\n", "file": "copy.py"})
+    original = next(record for record in records if 10_000 < len(record["text"]) < 50_000)
+    records.append({"text": original["text"] + "\n# a small change\n", "file": "copy.py"})
     lines = "".join(json.dumps(record) + "\n" for record in records)
     (folder / "stdlib.jsonl").write_text(lines)
 
