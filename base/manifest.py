@@ -167,7 +167,6 @@ class Version:
     url: str
     manifest: Manifest
     hash: str
-    raw: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -240,7 +239,7 @@ def open_version(url: str) -> Version:
         raise UserError(f"{manifest_url} is not a corpus manifest of schema {SCHEMA}")
     manifest = Manifest.from_json(value, manifest_url)
     manifest.paths_stay(folder)
-    return Version(folder, manifest, xxhash.xxh3_128_hexdigest(content), value)
+    return Version(folder, manifest, xxhash.xxh3_128_hexdigest(content))
 
 
 def manifest_urls(storage: str, name: str = "v*") -> list[str]:

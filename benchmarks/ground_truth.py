@@ -127,7 +127,7 @@ def look(version: Version) -> Found:
     """Read what the build left on storage."""
     found = Found(version)
     corpus = Path(version.url).parents[1]
-    for item in version.raw["inputs"]:
+    for item in version.manifest.to_json()["inputs"]:
         file = Path(item["file"])
         (documents,) = corpus.glob(f"documents/*/{item['part']}.arrow")
         (attributes,) = corpus.glob(f"attributes/*/{item['part']}.parquet")
@@ -221,7 +221,7 @@ def _drop(found: Found, place: Place) -> dict[str, Any]:
     why = None
     if row is not None and "." in row["reason"]:
         section, rule = row["reason"].split(".")
-        limit = found.version.raw["config"]["quality"][section][rule]
+        limit = found.version.manifest.to_json()["config"]["quality"][section][rule]
         why = f"{row['reason']}: {row['value']:.3g}, the threshold is {limit}"
     elif row is not None and row["stage"] in ("spans", "lines"):
         why = "nothing is left once the spans and lines that also stand in other documents are cut out"
@@ -288,7 +288,7 @@ def _no_survivor(found: Found, place: Place, staying: int) -> dict[str, Any]:
 
 def check_near(found: Found, pairs: list[dict[str, Any]]) -> list[Check]:
     """Of every pair of similar texts one goes, and no text goes that resembles none that stays."""
-    minhash = found.version.raw["config"]["dedup"]["minhash"]
+    minhash = found.version.manifest.to_json()["config"]["dedup"]["minhash"]
     alike = [pair for pair in pairs if pair["j_word5"] >= THRESHOLD]
     missed = []
     for pair in alike:
@@ -441,7 +441,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         found = look(build(options.data.resolve(), options.storage or scratch))
         lines = read("lines")
-        ledger = Ledger.from_json(found.version.raw["ledger"])
+        ledger = Ledger.from_json(found.version.manifest.to_json()["ledger"])
         ledger.check()
         steps: list[Callable[[], list[Check]]] = [
             lambda: check_kinds(found, lines),

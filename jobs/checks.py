@@ -13,7 +13,7 @@ from base.mixture import check_names
 from pipelines.config import Config
 from pipelines.corpus.inputs import check_sources
 from pipelines.corpus.stages import score
-from pipelines.corpus.text import decontaminate, language, redact
+from pipelines.corpus.text import decontaminate, language, plugins, redact
 from pipelines.corpus.text import tokenizer as tokenizers
 from pipelines.runtime.tracking import Tracking
 
@@ -85,6 +85,11 @@ def score_models(config: Config) -> None:
     score.check(config.score, config.storage)
 
 
+def own_code(config: Config) -> None:
+    """The filters and edits of one's own can be imported, and say their name and version."""
+    plugins.check(config.plugins)
+
+
 def prompts(config: Config) -> None:
     """It is said where the prompts are."""
     if config.infer.prompts is None:
@@ -108,6 +113,7 @@ CHECKS: list[tuple[Check, frozenset[str]]] = [
     (parent, frozenset({"refresh"})),
     (languages, BUILDS),
     (score_models, BUILDS),
+    (own_code, BUILDS),
     (prompts, frozenset({"infer"})),
 ]
 

@@ -78,6 +78,16 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow store, which takes seconds to make: tests copy it to where they want one."""
+    from pipelines.runtime import tracking
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    tracking.client_of(tracking.Tracking(f"sqlite:///{path}", "template", None)).search_experiments()
+    return path
+
+
+@pytest.fixture(scope="session")
 def gpu() -> None:
     """Skips the test where there is no GPU."""
     import torch

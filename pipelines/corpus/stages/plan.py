@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from base import files
-from base.errors import UserError
 from base.layout import Layout
 from base.manifest import Version
+from base.mixture import check_names
 from dedup.config import DedupConfig
 from pipelines.config import Config
 from pipelines.corpus.inputs import Input
@@ -270,6 +270,5 @@ def _check_names(plan: Plan, measured: Measured) -> None:
 
 def check_mixture(config: Config, known: set[str]) -> None:
     """Raise UserError if the mixture names a source that is not among the `known`."""
-    unknown = sorted({*config.mixture, *config.mixture_epochs} - known)
-    if unknown:
-        raise UserError(f"mixture names {', '.join(unknown)}, but the sources are {', '.join(sorted(known))}")
+    for section in ("mixture", "mixture_epochs"):
+        check_names(section, getattr(config, section), known)

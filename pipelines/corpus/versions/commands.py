@@ -77,7 +77,7 @@ def _check_unchanged(config: Config, parent: Version, what: str) -> None:
     """Raise UserError if the configuration differs from that of the version in more than its sources."""
     now, then = build_configuration(config), parent.manifest.config
     free = ("sources", "mixture", "mixture_epochs")
-    changed = sorted(name for name in now if now[name] != then.get(name) and name not in free)
+    changed = sorted(name for name in {*now, *then} if now.get(name) != then.get(name) and name not in free)
     if changed:
         raise UserError(
             f"{what} needs the configuration of {parent.name}, but {', '.join(changed)} changed; "

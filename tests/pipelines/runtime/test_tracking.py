@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import socket
 import threading
 import time
@@ -20,8 +21,9 @@ if RUNNING:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> tracking.Tracking:
+def place(tmp_path_factory: pytest.TempPathFactory, mlflow_store: Path) -> tracking.Tracking:
     folder = tmp_path_factory.mktemp("mlflow")
+    shutil.copy(mlflow_store, folder / "mlflow.db")
     return tracking.Tracking(f"sqlite:///{folder}/mlflow.db", "test", f"file://{folder}/artifacts")
 
 

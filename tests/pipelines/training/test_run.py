@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,8 +26,10 @@ if RUNNING:
 
 
 def test_a_finished_run_delivers_what_mlflow_has_missed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: Path
 ) -> None:
+    for name in ("mlflow.db", "elsewhere.db"):
+        shutil.copy(mlflow_store, tmp_path / name)
     monkeypatch.chdir(tmp_path)  # where a store of one's own puts artifacts
     version = manifest.open_version(write_corpus(tmp_path, {"a": [[50] * 4]}))
     config = _config(tmp_path)

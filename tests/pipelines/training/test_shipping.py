@@ -1,6 +1,7 @@
 """A journal in a real MLflow store: every line once, whatever outage lies between."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -12,7 +13,9 @@ if RUNNING:
     from mlflow import MlflowClient
 
 
-def test_journal_lines_arrive_once_each_also_after_an_outage(tmp_path: Path) -> None:
+def test_journal_lines_arrive_once_each_also_after_an_outage(tmp_path: Path, mlflow_store: Path) -> None:
+    for name in ("mlflow.db", "other.db"):
+        shutil.copy(mlflow_store, tmp_path / name)
     place = tracking.Tracking(f"sqlite:///{tmp_path}/mlflow.db", "test", f"file://{tmp_path}/artifacts")
     gone = tracking.Tracking("sqlite:////proc/none/mlflow.db", "test", None)
     journal = tmp_path / "journal.jsonl"

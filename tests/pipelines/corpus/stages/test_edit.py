@@ -175,7 +175,7 @@ def raw(tmp_path: Path) -> Path:
 
 def test_a_build_with_every_edit(raw: Path) -> None:
     version = build(corpus(raw))
-    content = version.raw
+    content = version.manifest.to_json()
     ledger = Ledger.from_json(content["ledger"])
     ledger.check()
     web = ledger.sources["web"]

@@ -203,7 +203,15 @@ def folder(tmp_path: Path) -> Path:
 def keys_of(folder: Path, *overrides: str) -> dict[str, str | None]:
     config = load(str(folder / "config.yaml"), list(overrides))
     inputs = [
-        Input(source.name, f"/data/{source.name}/0", 0, 9, "0", source.name) for source in config.sources
+        Input(
+            source=source.name,
+            file=f"/data/{source.name}/0",
+            start=0,
+            bytes=9,
+            digest="0",
+            part=source.name,
+        )
+        for source in config.sources
     ]
     plan = Plan(config=config, layout=Layout(config.storage), inputs=tuple(inputs), parent=None)
     run: Any = Promises()

@@ -29,7 +29,7 @@ def raw(tmp_path: Path) -> Path:
 
 def test_conservation_drops_and_rejects(raw: Path, tmp_path: Path) -> None:
     outcome = run(config(raw, tmp_path / "a"))
-    content = outcome.version.raw
+    content = outcome.version.manifest.to_json()
     ledger = Ledger.from_json(content["ledger"])
     ledger.check()
     books, web = ledger.sources["books"], ledger.sources["web"]
@@ -75,8 +75,8 @@ def test_the_same_bytes_for_any_workers_and_any_order_of_files(
     three = version_bytes(ranges)
     same = {name for name in one if one[name] == three.get(name)}
     assert {name for name in one if "shards/" in name} | {"tokenizer.json", "rejects.parquet"} <= same
-    assert ranges.raw["ledger"] == first.raw["ledger"]
-    assert len(ranges.raw["inputs"]) > 2 * len(first.raw["inputs"])
+    assert ranges.manifest.to_json()["ledger"] == first.manifest.to_json()["ledger"]
+    assert len(ranges.manifest.to_json()["inputs"]) > 2 * len(first.manifest.to_json()["inputs"])
     # The names of parts, and rows within them, are all that ranges change.
     for name in one:
         if name.endswith(".parquet"):
@@ -112,7 +112,7 @@ def test_a_changed_threshold_measures_nothing_again(raw: Path, tmp_path: Path) -
     assert {path: path.stat().st_mtime_ns for path in (folder / "documents").rglob("*.arrow")} == before
     dropped = sum(
         entry["documents"]
-        for stages in outcome.version.raw["ledger"].values()
+        for stages in outcome.version.manifest.to_json()["ledger"].values()
         for stage in stages
         if stage["stage"] == "quality"
         for entry in stage["dropped"].values()
@@ -130,13 +130,16 @@ def test_refresh_reads_new_files_alone_and_keeps_the_old_documents(raw: Path, tm
     second = outcome.version
     assert outcome.new
     assert second.name == "v0002"
-    assert second.raw["parent_manifest_hash"] == first.hash
-    assert second.raw["shards"][: len(first.raw["shards"])] == first.raw["shards"]
-    assert second.raw["tokenizer"] == first.raw["tokenizer"]
-    ledger = Ledger.from_json(second.raw["ledger"])
+    assert second.manifest.to_json()["parent_manifest_hash"] == first.hash
+    assert (
+        second.manifest.to_json()["shards"][: len(first.manifest.to_json()["shards"])]
+        == first.manifest.to_json()["shards"]
+    )
+    assert second.manifest.to_json()["tokenizer"] == first.manifest.to_json()["tokenizer"]
+    ledger = Ledger.from_json(second.manifest.to_json()["ledger"])
     assert ledger.sources.keys() == {"web"}
     assert ledger.sources["web"]["read"].documents_in == 51
-    added = [line for line in second.raw["shards"] if line["version"] == "v0002"]
+    added = [line for line in second.manifest.to_json()["shards"] if line["version"] == "v0002"]
     assert sum(line["documents"] for line in added) <= len(set(fresh))
     duplicates = pq.read_table(f"{second.url}/dropped/duplicates.parquet").to_pylist()
     assert sum(row["kept_version"] == "v0001" for row in duplicates) >= 18
@@ -150,10 +153,12 @@ def test_refresh_reads_new_files_alone_and_keeps_the_old_documents(raw: Path, tm
 def test_weights_of_the_mixture_or_epochs_times_tokens_are_in_manifest_and_report(
     raw: Path, tmp_path: Path
 ) -> None:
-    weighted = run(config(raw, tmp_path / "a", "mixture={books: 3, web: 1}")).version.raw["sources"]
+    weighted = run(config(raw, tmp_path / "a", "mixture={books: 3, web: 1}")).version.manifest.to_json()[
+        "sources"
+    ]
     assert {name: facts["weight"] for name, facts in weighted.items()} == {"books": 3, "web": 1}
     outcome = run(config(raw, tmp_path / "a", "mixture_epochs={books: 2, web: 0.5}"))
-    sources = outcome.version.raw["sources"]
+    sources = outcome.version.manifest.to_json()["sources"]
     assert outcome.new
     assert sources["books"]["weight"] == 2 * sources["books"]["tokens"]
     assert sources["web"]["weight"] == 0.5 * sources["web"]["tokens"]
@@ -176,7 +181,7 @@ def test_many_indexes_become_one_that_finds_the_same(
             texts = documents(number, 20) + documents(number - 1, 9) + documents(1, 9)
             write(tmp_path / f"raw-{most}" / "web" / f"{number}.jsonl", texts)
             version = refresh(settings).version
-            assert len(version.raw["indexes"]) == (1 if most == 1 else number - 6)
+            assert len(version.manifest.to_json()["indexes"]) == (1 if most == 1 else number - 6)
         rows = pq.read_table(f"{version.url}/dropped/duplicates.parquet").to_pylist()
         names = ("document_id", "kept_id", "kept_version", "similarity")
         found[most] = sorted([row[name] or "" for name in names[:3]] + [row["similarity"]] for row in rows)
@@ -218,7 +223,7 @@ def test_a_corpus_without_documents_is_a_mistake(
 
 
 def test_mistakes_are_one_sentence(raw: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="mixture names poems"):
+    with pytest.raises(UserError, match="mixture.poems: there is no such source; the sources are books, web"):
         run(config(raw, tmp_path / "a", "mixture={poems: 1.0}"))
     settings = config(raw, tmp_path / "b")
     with pytest.raises(UserError, match="no corpus version; run jobs.prepare"):

@@ -100,7 +100,7 @@ def rows(version: Version, of: str | None = None) -> dict[bytes, dict]:
     """Rows of the origins by document id, with the source and text, of all shards or those of one version."""
     found = {}
     folder = version.url.rsplit("/", 1)[0]
-    for line in version.raw["shards"]:
+    for line in version.manifest.to_json()["shards"]:
         if of in (None, line["version"]):
             for row in pq.read_table(f"{folder}/{origins_path(line['path'])}").to_pylist():
                 text = json.loads(Path(row["file"]).read_text().splitlines()[row["record"]])["text"]
@@ -124,13 +124,16 @@ def test_the_documents_that_only_the_other_holds_are_added(project: Path) -> Non
     outcome = joined(project)
     version = outcome.version
     assert outcome.new and version.name == "v0002" and manifest.latest(str(project / "mine")) == version
-    assert version.raw["parent_manifest_hash"] == first.hash
-    assert version.raw["merged"] == {
+    assert version.manifest.to_json()["parent_manifest_hash"] == first.hash
+    assert version.manifest.to_json()["merged"] == {
         "url": other.url,
         "version": "v0001",
         "manifest_hash": other.hash,
     }
-    assert version.raw["shards"][: len(first.raw["shards"])] == first.raw["shards"]
+    assert (
+        version.manifest.to_json()["shards"][: len(first.manifest.to_json()["shards"])]
+        == first.manifest.to_json()["shards"]
+    )
     # The survivors of a comparison of every text with every other.
     mine, theirs, added = rows(first), rows(other), rows(version, "v0002")
     best = {
@@ -151,7 +154,7 @@ def test_the_documents_that_only_the_other_holds_are_added(project: Path) -> Non
         assert row["similarity"] == 1 or row["reason"] == "near_duplicate"
         assert row["bytes"] == theirs[row["document_id"]]["bytes"]
     # What entered is in the new shards or in the table, source by source.
-    ledger = Ledger.from_json(version.raw["ledger"])
+    ledger = Ledger.from_json(version.manifest.to_json()["ledger"])
     ledger.check()
     assert ledger.sources.keys() == {"news", "web"}
     for name, stages in ledger.sources.items():
@@ -161,9 +164,9 @@ def test_the_documents_that_only_the_other_holds_are_added(project: Path) -> Non
         assert stages["read"].bytes_in == sum(row["bytes"] for row in entered)
         assert stages["fuzzy"].documents_out == len(stayed)
         assert stages["fuzzy"].bytes_out == sum(row["bytes"] for row in stayed)
-    sources = version.raw["sources"]
+    sources = version.manifest.to_json()["sources"]
     for name in ("books", "news", "web"):
-        of = [content.raw["sources"].get(name, {"documents": 0}) for content in (first, other)]
+        of = [content.manifest.to_json()["sources"].get(name, {"documents": 0}) for content in (first, other)]
         assert sources[name]["documents"] <= sum(facts["documents"] for facts in of)
     assert check(mine_of(project)) == []
 
@@ -173,7 +176,7 @@ def test_tokens_order_and_split_are_those_of_the_other_corpus(project: Path) -> 
     tokens: dict[tuple[str, str], list[tuple[bytes, list[int]]]] = {}
     for content, name in ((other, "v0001"), (version, "v0002")):
         tokens.clear() if content is version else None
-        for line in content.raw["shards"]:
+        for line in content.manifest.to_json()["shards"]:
             if line["version"] == name:
                 table = read_shard(content.url.rsplit("/", 1)[0], line)
                 pairs = zip(table["document_id"].to_pylist(), table["input_ids"].to_pylist(), strict=True)
@@ -242,8 +245,8 @@ def test_the_same_corpus_again_is_found_and_one_that_adds_nothing_makes_no_versi
     run_of = tracking.find(tracking.Tracking.of(mine_of(project)), "merge", corpus=merged.hash)
     assert run_of is not None
     tags = run_of.data.tags
-    assert tags["piledriver.merged_corpus"] == merged.raw["merged"]["manifest_hash"]
-    assert tags["piledriver.parent_corpus"] == merged.raw["parent_manifest_hash"]
+    assert tags["piledriver.merged_corpus"] == merged.manifest.to_json()["merged"]["manifest_hash"]
+    assert tags["piledriver.parent_corpus"] == merged.manifest.to_json()["parent_manifest_hash"]
 
 
 def test_documents_of_a_merge_are_explained(project: Path) -> None:
@@ -271,7 +274,7 @@ def test_a_file_that_both_have_cleaned_keeps_its_rows_apart(project: Path) -> No
     places = {(row["part"], row["row"]) for row in rows(version).values()}
     assert len(places) == len(rows(version))
     parts = {row["part"] for row in added.values()}
-    assert parts <= {item["part"] for item in version.raw["inputs"]}
+    assert parts <= {item["part"] for item in version.manifest.to_json()["inputs"]}
     # The merged corpus against the other: every document of the other is one of its own, by its right text.
     settings = mine_of(project)
     other = manifest.require(str(project / "theirs"))
@@ -293,8 +296,8 @@ def test_a_merged_corpus_is_refreshed_and_read_for_training(
 ) -> None:
     monkeypatch.setattr("pipelines.corpus.versions.indexes.MAX_INDEXES", 1)
     merged = joined(project, "mixture={books: 1, web: 2, news: 3}").version
-    assert len(merged.raw["indexes"]) == 1
-    assert {name: facts["weight"] for name, facts in merged.raw["sources"].items()} == {
+    assert len(merged.manifest.to_json()["indexes"]) == 1
+    assert {name: facts["weight"] for name, facts in merged.manifest.to_json()["sources"].items()} == {
         "books": 1,
         "web": 2,
         "news": 3,
@@ -305,7 +308,7 @@ def test_a_merged_corpus_is_refreshed_and_read_for_training(
     write(project / "mine-raw/web/0.jsonl", documents(2, 50))
     settings = mine_of(project)
     version = refresh(settings).version
-    assert version.name == "v0003" and "merged" not in version.raw
+    assert version.name == "v0003" and "merged" not in version.manifest.to_json()
     dropped = pq.read_table(f"{version.url}/dropped/duplicates.parquet").to_pylist()
     assert sum(row["kept_version"] == "v0002" for row in dropped) >= 20
     assert check(settings) == []
@@ -319,7 +322,7 @@ def test_damaged_files_of_a_merge_are_made_again(project: Path) -> None:
     settings = mine_of(project)
     version = joined(project).version
     before = version_bytes(version)
-    own = [line for line in version.raw["shards"] if line["version"] == "v0002"]
+    own = [line for line in version.manifest.to_json()["shards"] if line["version"] == "v0002"]
     shard = Path(project, "mine/corpus/versions", own[-1]["path"])
     shard.write_bytes(shard.read_bytes()[:-50])
     damage = check(settings)
@@ -346,7 +349,9 @@ def test_mistakes_are_one_sentence(project: Path, tmp_path: Path) -> None:
         commands.merge_plan(mine_of(project), str(project / "none"))
     with pytest.raises(UserError, match="a merge needs the configuration of v0001, but dedup changed"):
         joined(project, "dedup.threshold=0.7")
-    with pytest.raises(UserError, match="mixture names poems, but the sources are books, news, web"):
+    with pytest.raises(
+        UserError, match="mixture.poems: there is no such source; the sources are books, news, web"
+    ):
         joined(project, "mixture={poems: 1}")
     other = manifest.require(str(project / "theirs"))
     index = Path(other.indexes[0], "index.json")

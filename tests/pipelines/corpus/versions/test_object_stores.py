@@ -112,7 +112,7 @@ def config(raw: str, storage: str, file: Path) -> Config:
 def documents(version: manifest.Version) -> list[list[int]]:
     """The tokens of every document of a version, sorted."""
     versions = version.url.rpartition("/")[0]
-    shards = [verify.read_shard(versions, line) for line in version.raw["shards"]]
+    shards = [verify.read_shard(versions, line) for line in version.manifest.to_json()["shards"]]
     return sorted(tokens for shard in shards for tokens in shard["input_ids"].to_pylist())
 
 
@@ -127,7 +127,7 @@ def test_a_corpus_is_built_refreshed_mended_and_read_there(bucket: str, tmp_path
         versions[name] = run(settings, OnRay(workers=2)).version
     assert documents(versions["bucket"]) == documents(versions["local"])
     again = run(settings, OnRay(workers=2))
-    assert again.version.raw == versions["bucket"].raw
+    assert again.version.manifest.to_json() == versions["bucket"].manifest.to_json()
 
     # What is written under this process's nose is seen, though its folder was listed.
     names = files.list_files(f"{bucket}/raw")
@@ -138,13 +138,14 @@ def test_a_corpus_is_built_refreshed_mended_and_read_there(bucket: str, tmp_path
 
     write_source(f"{bucket}/raw/3.jsonl", 3, 60)
     second = refresh(settings, OnRay(workers=2)).version
-    assert second.raw["parent"] == "v0001"
+    assert second.manifest.to_json()["parent"] == "v0001"
     added = (
-        second.raw["sources"]["books"]["documents"] - versions["bucket"].raw["sources"]["books"]["documents"]
+        second.manifest.to_json()["sources"]["books"]["documents"]
+        - versions["bucket"].manifest.to_json()["sources"]["books"]["documents"]
     )
     assert 40 < added <= 60
 
-    shard = second.raw["shards"][0]["path"]
+    shard = second.manifest.to_json()["shards"][0]["path"]
     whole = files.read_bytes(f"{bucket}/corpus/corpus/versions/{shard}")
     files.write_bytes(f"{bucket}/corpus/corpus/versions/{shard}", whole[:-100] + bytes(100))
     damage = verify.verify([second], executor=OnRay(workers=2), progress=silent)

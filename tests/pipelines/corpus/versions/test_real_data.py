@@ -44,7 +44,7 @@ def dropped(version: Version, stage: str) -> list[dict[str, Any]]:
 
 
 def place_of(version: Version, part: str, row: int) -> tuple[str, int]:
-    file = next(item["file"] for item in version.raw["inputs"] if item["part"] == part)
+    file = next(item["file"] for item in version.manifest.to_json()["inputs"] if item["part"] == part)
     return Path(file).name, documents_of(version, part)["record"][row].as_py()
 
 
@@ -86,7 +86,7 @@ def test_every_line_of_pile_messy_goes_where_the_truth_says(messy: Version, trut
     }
     quality = Counter(kinds[row["place"]] for row in dropped(messy, "quality"))
     assert quality == {"repetitive_spam": 8, "binary_as_text": 5, "base": 5}
-    ledger = Ledger.from_json(messy.raw["ledger"])
+    ledger = Ledger.from_json(messy.manifest.to_json()["ledger"])
     ledger.check()
     records = sum(stages["read"].documents_in for stages in ledger.sources.values())
     # Of a damaged file's 46 lines, 31 and 27 can be recovered and one reject stands for the rest.
@@ -132,7 +132,7 @@ def test_the_benchmark_items_of_pile_messy_are_found_and_nothing_else(messy: Ver
 
 def texts_by_id(version: Version) -> dict[bytes, str]:
     texts: dict[bytes, str] = {}
-    for item in version.raw["inputs"]:
+    for item in version.manifest.to_json()["inputs"]:
         table = documents_of(version, item["part"])
         texts.update(zip(table["document_id"].to_pylist(), table["text"].to_pylist(), strict=True))
     return texts
@@ -165,7 +165,7 @@ def test_near_duplicates_of_pile_messy_are_true_and_nearly_all_are_found(messy: 
 
 def test_pile_sample_keeps_its_documents(ray_cluster: None, real_data: Path, tmp_path: Path) -> None:
     version = build(tmp_path, real_data, "pile_sample")
-    ledger = Ledger.from_json(version.raw["ledger"])
+    ledger = Ledger.from_json(version.manifest.to_json()["ledger"])
 
     def total(stage: str, field: str) -> int:
         return sum(getattr(stages[stage], field) for stages in ledger.sources.values() if stage in stages)
@@ -179,18 +179,18 @@ def test_pile_sample_keeps_its_documents(ray_cluster: None, real_data: Path, tmp
     # No benchmark item is in the sample.
     assert total("decontaminate", "documents_dropped") == 0
     kept = total("tokenize", "documents_out")
-    assert kept == sum(line["documents"] for line in version.raw["shards"])
+    assert kept == sum(line["documents"] for line in version.manifest.to_json()["shards"])
     assert kept >= 4580
-    assert version.raw["tokenizer"]["vocab_size"] == 50277
-    assert len(version.raw["sources"]) == 12
+    assert version.manifest.to_json()["tokenizer"]["vocab_size"] == 50277
+    assert len(version.manifest.to_json()["sources"]) == 12
 
 
 @pytest.mark.slow
 def test_the_three_samples_together(ray_cluster: None, real_data: Path, truth: Path, tmp_path: Path) -> None:
     """pile_messy was made of documents of pile_sample, so that most of them meet their original here."""
     version = build(tmp_path, real_data, "pile_messy", "pile_sample", "pile_sample_sharealike")
-    Ledger.from_json(version.raw["ledger"]).check()
-    sets = {item["part"]: Path(item["file"]).parent.name for item in version.raw["inputs"]}
+    Ledger.from_json(version.manifest.to_json()["ledger"]).check()
+    sets = {item["part"]: Path(item["file"]).parent.name for item in version.manifest.to_json()["inputs"]}
     fates: dict[tuple[str, tuple[str, int]], str] = {}
     for stage in ("quality", "duplicates", "edits"):
         for row in dropped(version, stage):

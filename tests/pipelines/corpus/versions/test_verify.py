@@ -67,7 +67,9 @@ def test_damage_is_named_and_made_again(project: Config) -> None:
     assert check(project) == []
     versions = Path(project.storage, "corpus", "versions")
     before = {name: version_bytes(manifest.require(project.storage, name)) for name in ("v0001", "v0002")}
-    first, second = (manifest.require(project.storage, name).raw for name in ("v0001", "v0002"))
+    first, second = (
+        manifest.require(project.storage, name).manifest.to_json() for name in ("v0001", "v0002")
+    )
     flipped = first["shards"][0]["path"]
     gone = second["shards"][-1]["path"]
     assert gone.startswith("v0002/")
@@ -95,7 +97,7 @@ def test_without_the_work_folder_only_the_needed_parts_are_tokenized(project: Co
     corpus = Path(project.storage, "corpus")
     shard = next(
         corpus / "versions" / line["path"]
-        for line in manifest.require(project.storage, "v0001").raw["shards"]
+        for line in manifest.require(project.storage, "v0001").manifest.to_json()["shards"]
         if line["source"] == "books"
     )
     before = shard.read_bytes()
@@ -112,7 +114,7 @@ def test_without_the_work_folder_only_the_needed_parts_are_tokenized(project: Co
 def test_what_cannot_be_made_again_is_refused(project: Config) -> None:
     corpus = Path(project.storage, "corpus")
     version = manifest.require(project.storage, "v0001")
-    content = version.raw
+    content = version.manifest.to_json()
     line = content["shards"][0]
     shard = corpus / "versions" / line["path"]
     original = shard.read_bytes()
@@ -137,7 +139,7 @@ def test_what_cannot_be_made_again_is_refused(project: Config) -> None:
 
 def test_a_manifest_that_disagrees_with_itself(project: Config) -> None:
     version = manifest.require(project.storage, "v0002")
-    original = version.raw
+    original = version.manifest.to_json()
     wrong = json.loads(json.dumps(original))
     wrong["sources"]["books"]["tokens"] += 1
     wrong["config"]["shard"]["seed"] += 1
