@@ -11,7 +11,7 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(__file__).parents[1] / ".cache
 import pytest
 
 import base  # noqa: F401 - before numba
-from tests.helpers import late, selection, stand_in
+from tests.helpers import builds, late, selection, stand_in
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -88,10 +88,8 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow store, which takes seconds to make: tests copy it to where they want one."""
-    from pipelines.runtime import tracking
-
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    tracking.client_of(tracking.Tracking(f"sqlite:///{path}", "template", None)).search_experiments()
+    path.write_bytes(builds.empty_store())
     return path
 
 

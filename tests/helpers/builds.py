@@ -2,12 +2,15 @@
 
 import json
 import random
+import tempfile
+from functools import cache
 from pathlib import Path
 
-from base import manifest
+from base import files, manifest
 from pipelines.config import Config, load
 from pipelines.corpus.inputs import Input
 from pipelines.corpus.versions import commands
+from pipelines.runtime import tracking
 from pipelines.runtime.executor import Executor, InProcess
 from pipelines.runtime.progress import Progress, silent
 
@@ -56,6 +59,24 @@ def config(raw: Path, storage: Path, *overrides: str) -> Config:
     return load(str(file), list(overrides))
 
 
+@cache
+def empty_store() -> bytes:
+    """An empty MLflow store: the first command in a storage takes seconds to make one."""
+    with tempfile.TemporaryDirectory(prefix="store") as folder:
+        place = tracking.Tracking(f"sqlite:///{folder}/mlflow.db", "template", None)
+        tracking.client_of(place).search_experiments()
+        return Path(folder, "mlflow.db").read_bytes()
+
+
+def put_store(settings: Config) -> None:
+    """Put an empty MLflow store where the first command would make one."""
+    folder = files.local_path(settings.storage)
+    if settings.tracking.uri or folder is None or Path(folder, "mlflow.db").exists():
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    Path(folder, "mlflow.db").write_bytes(empty_store())
+
+
 def run(
     settings: Config,
     executor: Executor | None = None,
@@ -64,6 +85,7 @@ def run(
 ) -> commands.Outcome:
     """Build a version from all sources, in this process unless an executor is given."""
     listed = commands.inputs_of(settings) if inputs is None else inputs
+    put_store(settings)
     return commands.prepare(settings, listed, executor=executor or InProcess(), progress=progress)
 
 
