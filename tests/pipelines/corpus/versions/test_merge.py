@@ -349,9 +349,7 @@ def test_mistakes_are_one_sentence(project: Path, tmp_path: Path) -> None:
         commands.merge_plan(mine_of(project), str(project / "none"))
     with pytest.raises(UserError, match="a merge needs the configuration of v0001, but dedup changed"):
         joined(project, "dedup.threshold=0.7")
-    with pytest.raises(
-        UserError, match="mixture.poems: there is no such source; .* books, news, web"
-    ):
+    with pytest.raises(UserError, match="mixture.poems: there is no such source; .* books, news, web"):
         joined(project, "mixture={poems: 1}")
     other = manifest.require(str(project / "theirs"))
     index = Path(other.indexes[0], "index.json")
