@@ -29,11 +29,11 @@ def read(url, source, config):
     yield from read_text(url, source, config)
 
 
-def no_number_seven(texts):
-    return pc.if_else(pc.match_substring(texts, " 7."), "seven", None)
+def no_eleven(texts):
+    return pc.if_else(pc.match_substring(texts, " 11."), "eleven", None)
 
 
-no_number_seven.name, no_number_seven.version = "no_number_seven", 1
+no_eleven.name, no_eleven.version = "no_eleven", 1
 
 
 def shout(texts):
@@ -57,7 +57,7 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_they_decide_and_change_and_are_counted(raw: Path, tmp_path: Path) -> None:
     own = (
-        "plugins.filters=['own_code_of_a_test:no_number_seven']",
+        "plugins.filters=['own_code_of_a_test:no_eleven']",
         "plugins.edits=['own_code_of_a_test:shout']",
         f"sources.1.urls=[{raw}/web/page.sheets]",
         "sources.1.format=own_code_of_a_test:FORMAT",
@@ -68,15 +68,13 @@ def test_they_decide_and_change_and_are_counted(raw: Path, tmp_path: Path) -> No
     ledger.check()
     assert ledger.sources["web"]["read"].documents_in == 1
     books = ledger.sources["books"]
-    assert books["quality"].dropped["plugins.no_number_seven.seven"]["documents"] == 1
+    assert books["quality"].dropped["plugins.no_eleven.eleven"]["documents"] >= 1
     assert books["plugins"].documents_out == books["plugins"].documents_in > 10
     dropped = pq.read_table(version.file("dropped/quality.parquet")).to_pylist()
-    (seven,) = [row for row in dropped if row["reason"] == "plugins.no_number_seven.seven"]
-    assert any(
-        "plugins.no_number_seven.seven" in line for line in explain(version, seven["document_id"].hex())
-    )
-    vocabulary = json.loads(Path(version.tokenizer_url).read_text())["model"]["vocab"]
-    letters = {letter for token in vocabulary for letter in token if len(token) > 1}
+    eleven, *_ = [row for row in dropped if row["reason"] == "plugins.no_eleven.eleven"]
+    assert any("plugins.no_eleven.eleven" in line for line in explain(version, eleven["document_id"].hex()))
+    vocabulary = json.loads(Path(version.tokenizer_url).read_text())["model"]["vocab"].keys()
+    letters = {letter for token in vocabulary - {"<|endoftext|>"} for letter in token if len(token) > 1}
     assert not {letter for letter in letters if letter.isascii() and letter.islower()}
     assert version.manifest.config["plugins"]["edits"][0]["version"] == 1
     assert "own edits" in Path(version.file("report.html")).read_text()
