@@ -182,9 +182,9 @@ class WriteShards(Stage):
     """Documents of each shard whose ids are compared with those of `tokenizers`."""
     folder: str = unkeyed()
     """The folder of the version."""
-    facts: str | None = unkeyed()
+    facts: str | None = unkeyed(default=None)
     """Folder for what is written of each shard; None: one that its content names."""
-    only: frozenset[str] | None = unkeyed()
+    only: frozenset[str] | None = unkeyed(default=None)
     """Paths below the folder; shards of which neither file is among them are left out. None: none is."""
 
     def run(self, executor: Executor, progress: Progress) -> list[WrittenShard]:
