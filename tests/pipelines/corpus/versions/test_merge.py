@@ -179,8 +179,8 @@ def test_tokens_order_and_split_are_those_of_the_other_corpus(project: Path) -> 
         for line in content.manifest.to_json()["shards"]:
             if line["version"] == name:
                 table = read_shard(content.url.rsplit("/", 1)[0], line)
-                pairs = zip(table["document_id"].to_pylist(), table["input_ids"].to_pylist(), strict=True)
-                tokens.setdefault((line["source"], line["split"]), []).extend(pairs)
+                rows = zip(table["document_id"].to_pylist(), table["input_ids"].to_pylist(), strict=True)
+                tokens.setdefault((line["source"], line["split"]), []).extend(rows)
         if content is other:
             theirs = dict(tokens)
     assert {split for _, split in tokens} == {"train", "heldout"}
@@ -349,9 +349,7 @@ def test_mistakes_are_one_sentence(project: Path, tmp_path: Path) -> None:
         commands.merge_plan(mine_of(project), str(project / "none"))
     with pytest.raises(UserError, match="a merge needs the configuration of v0001, but dedup changed"):
         joined(project, "dedup.threshold=0.7")
-    with pytest.raises(
-        UserError, match="mixture.poems: there is no such source; .* books, news, web"
-    ):
+    with pytest.raises(UserError, match="mixture.poems: there is no such source; .* books, news, web"):
         joined(project, "mixture={poems: 1}")
     other = manifest.require(str(project / "theirs"))
     index = Path(other.indexes[0], "index.json")
