@@ -179,8 +179,8 @@ def test_tokens_order_and_split_are_those_of_the_other_corpus(project: Path) -> 
         for line in content.manifest.to_json()["shards"]:
             if line["version"] == name:
                 table = read_shard(content.url.rsplit("/", 1)[0], line)
-                pairs = zip(table["document_id"].to_pylist(), table["input_ids"].to_pylist(), strict=True)
-                tokens.setdefault((line["source"], line["split"]), []).extend(pairs)
+                rows = zip(table["document_id"].to_pylist(), table["input_ids"].to_pylist(), strict=True)
+                tokens.setdefault((line["source"], line["split"]), []).extend(rows)
         if content is other:
             theirs = dict(tokens)
     assert {split for _, split in tokens} == {"train", "heldout"}

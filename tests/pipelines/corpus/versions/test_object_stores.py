@@ -81,7 +81,8 @@ def make_bucket(protocol: str) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
-            return fsspec.filesystem(protocol, skip_instance_cache=True).mkdir("bucket")
+            fsspec.filesystem(protocol, skip_instance_cache=True).mkdir("bucket")
+            return
         except Exception:
             if time.monotonic() > deadline:
                 raise
