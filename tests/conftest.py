@@ -28,6 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(mark)
 
 
+def pytest_collection_finish() -> None:
+    """A test module that imports Ray or torch when it is collected costs every run seconds, and hides what
+    unit tests import."""
+    if early := HEAVY & sys.modules.keys():
+        names = ", ".join(sorted(early))
+        raise pytest.UsageError(f"a test module imports {names} at once; let it do so below `if RUNNING:`")
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Do the late imports of a test's module before its fixtures are made."""

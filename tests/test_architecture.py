@@ -12,6 +12,16 @@ def test_no_folder_imports_upward() -> None:
     assert architecture.upward(ROOT) == []
 
 
+def test_no_part_of_pipelines_imports_upward() -> None:
+    assert architecture.upward_within_pipelines(ROOT) == []
+
+
+def test_no_layer_may_import_one_above_it() -> None:
+    layers = list(architecture.WITHIN_PIPELINES)
+    for above, allowed in architecture.WITHIN_PIPELINES.items():
+        assert all(layers.index(below) < layers.index(above) for below in allowed), above
+
+
 def test_no_circle_of_modules() -> None:
     assert architecture.circles(ROOT) == []
 

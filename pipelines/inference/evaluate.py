@@ -14,7 +14,7 @@ from base.records import Record
 from pipelines.config import Config
 from pipelines.inference import models
 from pipelines.inference.models import ModelFolder
-from pipelines.runtime import charts, tracking
+from pipelines.runtime import tracking
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress, counter
 
@@ -181,6 +181,8 @@ def _measures(documents: int, tokens: int, size: int, nats: float) -> Measures:
 
 
 def _picture(result: EvaluationResult, title: str) -> bytes:
+    from pipelines.runtime import charts  # matplotlib takes half a second
+
     density = {name: measures.bits_per_byte for name, measures in result.sources.items()}
     perplexity = {name: measures.perplexity for name, measures in result.sources.items()}
     return charts.evaluation(density, perplexity, title)

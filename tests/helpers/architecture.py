@@ -19,6 +19,31 @@ LAYERS = {
     "jobs": ("jobs", "pipelines", "dedup", "model", "base"),
 }
 """What each folder may import."""
+_CORPUS = ("corpus.reading", "corpus.text", "corpus.settings", "corpus.ledger", "corpus.inputs")
+_BELOW_STAGES = (*_CORPUS, "config", "runtime", "inference.models")
+WITHIN_PIPELINES: dict[str, tuple[str, ...]] = {
+    "runtime.settings": (),
+    "inference.settings": (),
+    "corpus.reading": (),
+    "corpus.text": ("corpus.reading",),
+    "corpus.settings": ("corpus.reading",),
+    "corpus.ledger": (),
+    "corpus.inputs": ("corpus.reading",),
+    "config": ("corpus.settings", "corpus.reading", "corpus.text", "runtime.settings", "inference.settings"),
+    "runtime": ("runtime.settings", "config"),
+    "training.results": (),
+    "training": ("config", "runtime", "training.results"),
+    "inference.models": ("training.results",),
+    "inference": ("inference.settings", "config", "runtime", "inference.models"),
+    "corpus.stages": _BELOW_STAGES,
+    "corpus.report": (*_BELOW_STAGES, "corpus.stages"),
+    "corpus.versions": (*_BELOW_STAGES, "corpus.stages", "corpus.report"),
+    "corpus.views": (*_BELOW_STAGES, "corpus.stages", "corpus.report", "corpus.versions"),
+}
+"""From the lowest on: what each folder or module of pipelines/ may import of it, besides itself.
+
+Settings stand below the configuration that composes them, and it below what runs.
+"""
 MAX_FUNCTION = 80
 MAX_CLASS = 200
 COMPILED = {"njit", "jit", "kernel", "intrinsic", "vectorize", "overload"}
@@ -96,6 +121,26 @@ def upward(root: Path) -> list[str]:
         for one in imports(root)
         if one.imported.split(".")[0] not in LAYERS[one.importer.split(".")[0]]
     )
+
+
+def upward_within_pipelines(root: Path) -> list[str]:
+    """Imports inside pipelines/ that are not in the table, in functions too."""
+    return sorted(
+        f"{one.importer} imports {one.imported}"
+        for one in imports(root)
+        if one.importer.startswith("pipelines.") and one.imported.startswith("pipelines.")
+        if (above := layer(one.importer)) != (below := layer(one.imported))
+        and below not in WITHIN_PIPELINES[above]
+    )
+
+
+def layer(module: str) -> str:
+    """The row of the table that a module of pipelines/ belongs to, the narrowest one."""
+    inside = module.removeprefix("pipelines.")
+    rows = [row for row in WITHIN_PIPELINES if f"{inside}.".startswith(f"{row}.")]
+    if not rows:
+        raise ValueError(f"{module} has no place in the table of tests/helpers/architecture.py")
+    return max(rows, key=len)
 
 
 def circles(root: Path) -> list[list[str]]:
@@ -189,7 +234,7 @@ def main() -> None:
     print(f"pipelines/: {len({path.parent for path in inside})} folders, {len(own)} modules")
     print(f"longest import chain: {len(chain)} modules: {' > '.join(chain)}")
     print(f"circles: {[' = '.join(group) for group in circles(root)] or 'none'}")
-    print(f"upward imports: {upward(root) or 'none'}")
+    print(f"upward imports: {upward(root) + upward_within_pipelines(root) or 'none'}")
     for compiled, name in ((False, "too long"), (True, "compiled kernels, longer")):
         found = too_long(root, compiled=compiled)
         print(f"{name}: {len(found)}: {', '.join(f'{b.place} {b.lines}' for b in found)}")

@@ -1,15 +1,19 @@
 """Tiny models in Hugging Face's format, made in a moment, and executors that tell what they are asked."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from base import files
 from model.config import ModelConfig
-from model.neox import NeoX
 from pipelines.config import Config
 from pipelines.inference.models import ModelFolder
 from pipelines.runtime.executor import InProcess, OnDone
 from tests.helpers.corpus import tokenizer_of
+
+if TYPE_CHECKING:
+    from model.neox import NeoX
 
 VOCAB = 60
 LENGTH = 32
@@ -58,6 +62,7 @@ def write_model(folder: Path) -> tuple[NeoX, ModelFolder]:
     import torch
 
     from model.convert import export_hf
+    from model.neox import NeoX
 
     settings = ModelConfig(hidden_size=16, num_layers=2, num_heads=2, max_sequence_length=LENGTH)
     model = NeoX(settings, VOCAB).eval()

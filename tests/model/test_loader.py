@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from base.errors import UserError
 from model.corpus import Corpus
-from model.evaluation import bits_per_byte
 from model.loader import Loader
 from model.shard_cache import ShardCache
 from tests.helpers.corpus import write_corpus
@@ -273,7 +272,3 @@ def test_gather_speed_from_page_cache(tmp_path: Path) -> None:
     for _ in range(5):
         loader.tokens(samples)
     assert 5 * 1500 * 2048 / (time.process_time() - begin) > 50e6
-
-
-def test_bits_per_byte() -> None:
-    assert bits_per_byte(np.log(2), tokens=100, text_bytes=50) == pytest.approx(2.0)

@@ -6,15 +6,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from model import journal
 from model.corpus import Corpus
-from model.generate import generate
 from model.loader import Loader
-from model.neox import NeoX
 from tests.helpers.corpus import write_corpus
+from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, SOURCES, run_here, settings
+
+if RUNNING:
+    import torch
+
+    from model.generate import generate
+    from model.neox import NeoX
+
 
 STEPS = 6
 USUAL: dict[str, Any] = {

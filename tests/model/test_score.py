@@ -11,6 +11,7 @@ from tests.helpers.late import RUNNING
 if RUNNING:
     import torch
 
+    from model.evaluation import bits_per_byte
     from model.loss import IGNORE
     from model.neox import NeoX
     from model.score import document_nats, windows
@@ -56,3 +57,7 @@ def test_nats_equal_the_plain_sum_and_do_not_depend_on_the_batch(
                 losses = model(part[:, :-1], part[:, 1:], reduction="none")
             expected += float(losses.sum())
         assert found[number] == pytest.approx(expected, rel=1e-4)
+
+
+def test_bits_per_byte() -> None:
+    assert bits_per_byte(np.log(2), tokens=100, text_bytes=50) == pytest.approx(2.0)

@@ -8,7 +8,6 @@ from base.layout import REPORT, TOKENIZER
 from base.manifest import Manifest, Version
 from pipelines.config import Config, build_configuration
 from pipelines.corpus.inputs import Input
-from pipelines.corpus.report import page
 from pipelines.corpus.stages import losses, score
 from pipelines.corpus.stages.plan import (
     Plan,
@@ -98,6 +97,8 @@ def write_files(
     run: Run,
 ) -> Manifest:
     """Write the version's files besides shards and manifest into `folder`; returns the whole manifest."""
+    from pipelines.corpus.report import page  # matplotlib takes half a second
+
     files.write_bytes(files.join(folder, TOKENIZER), files.read_bytes(vocabulary.url))
     tables = _join_tables(folder, selected, tokenized, run)
     own_lines = [f"versions/{common.version}/{layout.LINES}"] if selected.repeated.lines else []

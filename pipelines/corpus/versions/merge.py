@@ -22,7 +22,6 @@ from dedup import hashing, runs
 from dedup.catalog import read_summary
 from pipelines.config import Config
 from pipelines.corpus.ledger import Ledger
-from pipelines.corpus.report import page
 from pipelines.corpus.stages.deduplicate import DedupOutcome, check_indexes, deduplicate
 from pipelines.corpus.stages.indexes import entries_of_indexes
 from pipelines.corpus.stages.order import shuffle_keys
@@ -245,6 +244,8 @@ def write_files(
     compare: Compare, name: str, folder: str, compared: Compared, filtered: Filtered, indexes: list[str]
 ) -> Manifest:
     """Write the version's files besides shards and manifest into `folder`; returns the whole manifest."""
+    from pipelines.corpus.report import page  # matplotlib takes half a second
+
     parent, other = compare.parent, compare.other
     tokenizer = parent.manifest.tokenizer
     files.write_bytes(files.join(folder, tokenizer.file), files.read_bytes(parent.tokenizer_url))

@@ -1,5 +1,7 @@
 """Evaluation in this process: against sums made token by token, resumed, and of sources with odd names."""
 
+from __future__ import annotations
+
 import json
 import math
 from pathlib import Path
@@ -8,18 +10,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 
 from base import files, manifest
 from base.errors import UserError
 from base.manifest import Version
-from model.neox import NeoX
 from pipelines.config import Config
 from pipelines.inference.evaluate import UNIT_DOCUMENTS, EvaluationResult, evaluate
 from pipelines.inference.models import ModelFolder
 from pipelines.runtime import tracking
 from tests.helpers.corpus import write_corpus
+from tests.helpers.late import RUNNING
 from tests.helpers.models import LENGTH, VOCAB, Asked, StoppedError, Told, config_of, write_model
+
+if RUNNING:
+    import torch
+
+    from model.neox import NeoX
+
 
 CHOSEN = UNIT_DOCUMENTS + 3
 LENGTHS = [1 + number % 4 for number in range(CHOSEN + 2)]
@@ -50,14 +57,14 @@ def _heldout(version: Version, source: str) -> list[list[int]]:
     return documents[:CHOSEN]
 
 
-@torch.no_grad()
 def _nats(model: NeoX, document: list[int]) -> float:
     """Minus the log-probability of a document, a token at a time, given those before it in its window."""
     nats = 0.0
     for place, token in enumerate(document):
         begin = place - place % LENGTH
         given = [document[begin - 1] if begin else 0, *document[begin:place]]
-        logits = model(torch.tensor([given]))[0, -1, :VOCAB].double()
+        with torch.no_grad():
+            logits = model(torch.tensor([given]))[0, -1, :VOCAB].double()
         nats -= float(logits.log_softmax(0)[token])
     return nats
 

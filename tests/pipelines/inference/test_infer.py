@@ -1,5 +1,7 @@
 """Batch inference in this process: against greedy decoding by hand, resumed, and with rows that are wrong."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 from typing import Any
@@ -7,14 +9,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from base.errors import UserError
-from model.neox import NeoX
 from pipelines.config import Config
 from pipelines.inference.infer import BLOCK_ROWS, InferenceResult, infer, read_prompts
 from pipelines.inference.models import ModelFolder
+from tests.helpers.late import RUNNING
 from tests.helpers.models import LENGTH, VOCAB, Asked, StoppedError, Told, config_of, write_model
+
+if RUNNING:
+    import torch
+
+    from model.neox import NeoX
+
 
 NEW = 8
 ROWS = BLOCK_ROWS + 6
@@ -48,13 +55,13 @@ def _rows(result: InferenceResult) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(result.url).read_text().splitlines()]
 
 
-@torch.no_grad()
 def _greedy(model: NeoX, prompt: list[int]) -> list[int]:
     """The most probable tokens after a prompt, one at a time, up to the one that ends documents."""
     row = prompt or [0]
     made: list[int] = []
     while len(made) < NEW:
-        token = int(model(torch.tensor([row + made]))[0, -1, :VOCAB].argmax())
+        with torch.no_grad():
+            token = int(model(torch.tensor([row + made]))[0, -1, :VOCAB].argmax())
         if token == 0:
             break
         made.append(token)

@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.runtime import charts
+from tests.helpers.late import RUNNING
+
+if RUNNING:
+    from pipelines.runtime import charts
 
 
 def _lines(steps: int, sources: int, scale: float) -> list[dict[str, Any]]:

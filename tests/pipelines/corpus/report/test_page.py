@@ -10,10 +10,13 @@ import pytest
 from base import files
 from base.manifest import InputEntry, Manifest, ShardEntry, SourceTotals, TokenizerFacts
 from pipelines.corpus.ledger import STAGES, Ledger
-from pipelines.corpus.report import page as report
 from pipelines.corpus.report import parquet
-from pipelines.corpus.report.sections import clusters, examples
 from pipelines.corpus.stages.tokenize import HITS
+from tests.helpers.late import RUNNING
+
+if RUNNING:
+    from pipelines.corpus.report import page as report
+    from pipelines.corpus.report.sections import clusters, examples
 
 HOSTILE = "<script>alert('x')</script> & <img src=https://example.org/x.png>"
 SOURCES = ("books", "web_pages", "code")

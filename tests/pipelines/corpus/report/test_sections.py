@@ -11,18 +11,21 @@ from base.manifest import SourceTotals
 from pipelines.corpus.ledger import Ledger
 from pipelines.corpus.report import bysource, excerpts, parquet
 from pipelines.corpus.report.numbers import percentage, short_bytes, short_count
-from pipelines.corpus.report.sections import (
-    clusters,
-    contamination,
-    drops,
-    examples,
-    languages,
-    measurements,
-    redaction,
-    sources,
-)
 from pipelines.corpus.text.settings import RedactConfig
+from tests.helpers.late import RUNNING
 from tests.helpers.values import known
+
+if RUNNING:
+    from pipelines.corpus.report.sections import (
+        clusters,
+        contamination,
+        drops,
+        examples,
+        languages,
+        measurements,
+        redaction,
+        sources,
+    )
 
 
 @pytest.fixture
