@@ -54,11 +54,10 @@ class TokenizerFacts(Record):
     """uint16 if every id fits, else uint32."""
 
 
-class ShardEntry(Record):
-    """One shard of a version."""
+class WrittenShard(Record):
+    """A shard that is written, before a version names it: its path is below the version's folder."""
 
     path: str
-    """Below the folder of all versions."""
     source: str
     split: str
     """train or heldout."""
@@ -72,6 +71,15 @@ class ShardEntry(Record):
     """xxh3-128 of the file, hex."""
     origins_digest: str | None = None
     """xxh3-128 of the table of origins, hex."""
+
+    def entry(self, version: str) -> "ShardEntry":
+        """The shard as the manifest of a version has it."""
+        return ShardEntry(**{**self.to_json(), "path": f"{version}/{self.path}"}, version=version)
+
+
+class ShardEntry(WrittenShard):
+    """One shard of a version: its path is below the folder of all versions."""
+
     version: str
     """The version that added the shard."""
 

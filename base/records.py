@@ -18,7 +18,12 @@ class Record(BaseModel):
     """A record: unknown and missing fields are mistakes, and values never change."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, validate_by_name=True
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        use_attribute_docstrings=True,
+        validate_by_name=True,
+        ser_json_inf_nan="constants",
     )
 
     @model_serializer(mode="wrap")

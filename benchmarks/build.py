@@ -138,12 +138,13 @@ def build(config: Config, looks: float = 5) -> dict[str, Any]:
     watch.start()
     stages: dict[str, float] = {}
     begin = time.perf_counter()
-    last = ["list", begin]
+    last, since = "list", begin
 
     def progress(stage: str, *_: Any) -> None:
+        nonlocal last, since
         now = time.perf_counter()
-        stages[last[0]] = stages.get(last[0], 0.0) + now - last[1]
-        last[:] = [stage.split()[0], now]
+        stages[last] = stages.get(last, 0.0) + now - since
+        last, since = stage.split()[0], now
 
     try:
         version = prepare.prepare(
@@ -185,7 +186,7 @@ def measure_peer(data: Path, work: Path, python: str, copies: int) -> dict[str, 
     for path in sources:
         (folder / path.name).symlink_to(path)
     script = ROOT / "benchmarks" / "peer_build.py"
-    command = [python, script, folder, work / "peer", data / "tokenizer" / "tokenizer.json"]
+    command: list[str | Path] = [python, script, folder, work / "peer", data / "tokenizer" / "tokenizer.json"]
     output = subprocess.run(command, check=True, capture_output=True, env=peers.environment())
     found = json.loads(output.stdout)
     seconds = sum(stage["cpu"] for stage in found["seconds"].values())

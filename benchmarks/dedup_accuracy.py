@@ -110,7 +110,7 @@ def accuracy(texts: list[str], pairs: list[tuple[int, int, float]], threshold: f
     for row, kept in gone.items():
         one, other = shingles(texts[row]), shingles(texts[kept])
         same = " ".join(texts[row].split()) == " ".join(texts[kept].split())
-        right_ones += same or len(one & other) / max(len(one | other), 1) >= np.float32(threshold)
+        right_ones += same or bool(len(one & other) / max(len(one | other), 1) >= np.float32(threshold))
     covered = sum(a in gone or b in gone for a, b, _ in chosen)
     return {
         "threshold": threshold,
@@ -176,7 +176,7 @@ def main() -> None:
     texts, pairs = list(places.values()), true_pairs(options.data, rows)
     lines = [accuracy(texts, pairs, threshold) for threshold in THRESHOLDS]
     config = DedupConfig().minhash
-    result = {
+    result: dict[str, Any] = {
         "circumstances": circumstances(),
         "documents": len(texts),
         "minhash": config.model_dump(),

@@ -27,7 +27,7 @@ DATA = ROOT.parent / "shared" / "data"
 
 def read_lines(path: Path) -> list[bytes]:
     """The lines of a jsonl.zst file, as far as it can be read."""
-    lines = []
+    lines: list[bytes] = []
     with path.open("rb") as file:
         reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
         with contextlib.suppress(zstandard.ZstdError):

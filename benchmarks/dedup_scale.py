@@ -52,7 +52,8 @@ def mix(values: np.ndarray) -> np.ndarray:
     """SplitMix64's finaliser."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    mixed: np.ndarray = values ^ (values >> np.uint64(31))
+    return mixed
 
 
 def write_part(folder: str, first: int, count: int, originals: int) -> tuple[str, str, str]:
@@ -245,7 +246,8 @@ def reading_speed() -> float:
         start = time.process_time()
         for _ in range(5):
             pa.ipc.open_file(f"{folder}/documents").get_batch(0)
-        return 5 * pc.sum(pc.binary_length(text)).as_py() / 1e6 / (time.process_time() - start)
+        size: int = pc.sum(pc.binary_length(text)).as_py()
+        return 5 * size / 1e6 / (time.process_time() - start)
 
 
 def routing_speed() -> float:

@@ -5,6 +5,7 @@
 Speeds are per second of CPU time. Results go to benchmarks/results/loader.json.
 """
 
+import argparse
 import json
 import resource
 import tempfile
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from base.manifest import SCHEMA
 from benchmarks.dedup_inputs import circumstances, record
 from model.corpus import Corpus
 from model.loader import Loader
@@ -62,6 +64,7 @@ def _entry(path: str, source: str, documents: int, tokens: int) -> dict[str, Any
         "split": "train",
         "documents": documents,
         "tokens": tokens,
+        "text_bytes": 4 * tokens,
         "bytes": 2 * tokens,
         "digest": "0" * 32,
         "version": "v0001",
@@ -70,11 +73,27 @@ def _entry(path: str, source: str, documents: int, tokens: int) -> dict[str, Any
 
 def _write_manifest(versions: Path, entries: list[dict[str, Any]]) -> str:
     manifest = {
-        "schema": 1,
+        "schema": SCHEMA,
+        "name": "loader",
         "version": "v0001",
+        "parent": None,
+        "parent_manifest_hash": None,
+        "config_hash": "0" * 16,
+        "config": {},
+        "packages": {},
         "shards": entries,
         "sources": {},
-        "tokenizer": {"vocab_size": 50277, "end_of_document_id": 0, "dtype": "uint16"},
+        "tokenizer": {
+            "file": "tokenizer.json",
+            "sha256": "0" * 64,
+            "vocab_size": 50277,
+            "end_of_document": "<|endoftext|>",
+            "end_of_document_id": 0,
+            "dtype": "uint16",
+        },
+        "indexes": [],
+        "inputs": [],
+        "ledger": {},
     }
     path = versions / "v0001" / "manifest.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +141,7 @@ def trillion(url: str) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and record."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         large = trillion(write_trillion(Path(folder)))
         url = write_shards(Path(folder))

@@ -13,7 +13,9 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.dedup import MinhashDedupCluster, MinhashDedupFilter, MinhashDedupSignature
@@ -31,21 +33,20 @@ from datatrove.pipeline.writers.jsonl import JsonlWriter
 from datatrove.utils.hashing import HashConfig
 
 
-def measuring(kind):
+def measuring(kind: type[Any]) -> Any:
     """A filter that looks at every document and keeps it, with its text as it was."""
 
-    class Measuring(kind):
-        def filter(self, doc):
-            text = doc.text
-            super().filter(doc)
-            doc.text = text
-            return True
+    def look(self: Any, doc: Any) -> bool:
+        text = doc.text
+        kind.filter(self, doc)
+        doc.text = text
+        return True
 
-    return Measuring()
+    return type("Measuring", (kind,), {"filter": look})()
 
 
-def stages(folder, work, tokenizer):
-    """(name, pipeline, tasks) of every stage."""
+def stages(folder: str, work: str, tokenizer: str) -> Iterator[tuple[str, list[Any]]]:
+    """(name, pipeline) of every stage."""
     config = MinhashConfig(
         hash_config=HashConfig(hash_fc="sha1", precision=64), n_grams=5, num_buckets=14, hashes_per_bucket=8
     )
@@ -86,13 +87,13 @@ def stages(folder, work, tokenizer):
     )
 
 
-def cpu():
+def cpu() -> float:
     """CPU seconds of this process and its finished children."""
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in (own, children))
 
 
-def main():
+def main() -> None:
     """Run every stage, print what it took."""
     folder, work, tokenizer = sys.argv[1:]
     seconds = {}

@@ -11,12 +11,17 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
 BANDS, ROWS = 14, 8
 
+Tool = tuple[Callable[[str], Any], Callable[[Any], list[str]]]
+"""What makes the signature of a text, None without shingles, and what divides it into bands."""
 
-def datatrove():
+
+def datatrove() -> Tool:
     """Signatures of its MinhashDedupSignature, as examples/fineweb.py sets it."""
     from datatrove.pipeline.dedup import MinhashDedupSignature
     from datatrove.pipeline.dedup.minhash import MinhashConfig
@@ -30,18 +35,18 @@ def datatrove():
     )
     signature = MinhashDedupSignature(output_folder=tempfile.mkdtemp(), config=config)
 
-    def sign(text):
+    def sign(text: str) -> Any:
         grams = signature.get_shingles(text)
         return signature.get_signature(grams) if len(grams) else None
 
     return sign, lambda bands: [" ".join(f"{value:x}" for value in band) for band in bands]
 
 
-def rensa():
+def rensa() -> Tool:
     """Signatures of RMinHash."""
     from rensa import RMinHash
 
-    def sign(text):
+    def sign(text: str) -> Any:
         words = text.split()
         if not words:
             return None
@@ -49,13 +54,13 @@ def rensa():
         minhash.update(list({" ".join(words[at : at + 5]) for at in range(max(len(words) - 4, 1))}))
         return minhash.digest()
 
-    def split(values):
+    def split(values: list[int]) -> list[str]:
         return [" ".join(f"{v:x}" for v in values[at : at + ROWS]) for at in range(0, BANDS * ROWS, ROWS)]
 
     return sign, split
 
 
-def text_dedup():
+def text_dedup() -> Tool:
     """Signatures of text_dedup.minhash with its defaults: 64-bit arithmetic on 32-bit sha1."""
     import numpy as np
     from text_dedup.minhash import RNG, SIGNATURE_COLUMN, embed_func
@@ -65,7 +70,7 @@ def text_dedup():
     permutations = tuple(RNG.randint(first, prime, size=(BANDS * ROWS,), dtype=np.uint64) for first in (1, 0))
     ranges = [(at, at + ROWS) for at in range(0, BANDS * ROWS, ROWS)]
 
-    def sign(text):
+    def sign(text: str) -> Any:
         found = embed_func(
             text,
             0,
@@ -84,7 +89,7 @@ def text_dedup():
     return sign, lambda bands: [band.hex() for band in bands]
 
 
-def main():
+def main() -> None:
     """Sign every text."""
     tool = sys.argv[1]
     sign, split = {"datatrove": datatrove, "rensa": rensa, "text-dedup": text_dedup}[tool]()

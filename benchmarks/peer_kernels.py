@@ -12,6 +12,8 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from typing import Any
 
 import tokenizers
 from datatrove.data import Document
@@ -31,7 +33,7 @@ except ImportError:
     rensa = None
 
 
-def seconds(work, texts):
+def seconds(work: Callable[[str], object], texts: list[str]) -> float:
     """CPU seconds of a function of every text."""
     work("This text is not timed, it loads what the work needs, and it has more than five words.")
     start = time.process_time()
@@ -40,13 +42,13 @@ def seconds(work, texts):
     return time.process_time() - start
 
 
-def shingles(text):
+def shingles(text: str) -> set[str]:
     """Word 5-grams by white space, for rensa."""
     words = text.split()
     return {" ".join(words[at : at + 5]) for at in range(max(len(words) - 4, 1))}
 
 
-def main():
+def main() -> None:
     """Time each work, print the seconds."""
     with open(sys.argv[1]) as file:
         texts = json.load(file)
@@ -59,14 +61,14 @@ def main():
     filters = GopherQualityFilter(), GopherRepetitionFilter(), FineWebQualityFilter(), C4QualityFilter()
     tokenizer = tokenizers.Tokenizer.from_file(sys.argv[2])
 
-    def sign(text):
+    def sign(text: str) -> Any:
         grams = signature.get_shingles(text)
         return signature.get_signature(grams) if len(grams) else None
 
-    def ask(text):
+    def ask(text: str) -> list[Any]:
         return [rule.filter(Document(text=text, id="")) for rule in filters]
 
-    def sign_with_rensa(text):
+    def sign_with_rensa(text: str) -> Any:
         minhash = rensa.RMinHash(num_perm=112, seed=1)
         minhash.update(list(shingles(text)))
         return minhash.digest()

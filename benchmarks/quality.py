@@ -90,7 +90,7 @@ def compare(
 
 def agreement(names: list[str], measured: pa.Table, peer: dict[str, list[str | None]]) -> dict[str, Any]:
     """Agreement of every rule set and, with that rule alone, of every rule."""
-    rows = {}
+    rows: dict[str, Any] = {}
     for rules in SETS:
         config = QualityConfig(rule_sets={"prose": [rules]})
         section = getattr(config, rules)

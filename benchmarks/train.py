@@ -68,7 +68,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 
-LOOP = {
+LOOP: dict[str, Any] = {
     "vocab_size": 4096,
     "model": {"hidden_size": 128, "num_layers": 4, "num_heads": 4, "max_sequence_length": 128},
     "train": {"micro_batch_size": 8},
@@ -344,9 +344,9 @@ def launch(
             torch.set_num_threads(1)
         model = ModelConfig.model_validate(shape["model"])
         with turns(run_url) if turns else nullcontext():
-            summary = run(TrainJob(model, TrainConfig.model_validate(train), manifest, run_url))
-            assert summary is not None
-            return run_url, summary.to_json()
+            alone = run(TrainJob(model, TrainConfig.model_validate(train), manifest, run_url))
+            assert alone is not None
+            return run_url, alone.to_json()
     import ray
 
     from pipelines.runtime.cluster import start_local

@@ -3,9 +3,11 @@
 from typing import Any
 
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from base.kernels import kernel
 
 
 @intrinsic
@@ -28,7 +30,7 @@ def _pointer32(context: Any, address: Any) -> Any:
     return types.CPointer(types.uint32)(address), generate
 
 
-@njit("int64(int64[:], int64[:], int64[:], int64[:], int64, int64, int64[:, :])", cache=True, nogil=True)
+@kernel
 def gather(
     addresses: NDArray[np.int64],
     starts: NDArray[np.int64],

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from numba import njit
 from numpy.typing import NDArray
 
-from base.kernels import GOLDEN
+from base.kernels import GOLDEN, inlined, kernel
 from base.kernels import splitmix64_kernel as mix
 
 ROUNDS = 6
@@ -54,7 +53,7 @@ def source_key(seed: int, manifest_hash: str, source: str) -> int:
     return int(xxhash.xxh3_64_intdigest(f"{seed}\0{manifest_hash}\0{source}".encode())) >> 1
 
 
-@njit("int64(int64)", cache=True, nogil=True)
+@kernel
 def _half_bits(size: int) -> Any:
     half = 1
     while (np.int64(1) << np.int64(2 * half)) < size:
@@ -62,7 +61,7 @@ def _half_bits(size: int) -> Any:
     return half
 
 
-@njit("int64(int64, int64, int64, int64)", cache=True, nogil=True)
+@kernel
 def permute(position: int, size: int, key: int, epoch: int) -> Any:
     """The element at `position` of the permutation of 0 … size - 1 that (key, epoch) chooses."""
     half = np.uint64(_half_bits(size))
@@ -78,7 +77,7 @@ def permute(position: int, size: int, key: int, epoch: int) -> Any:
             return np.int64(value)
 
 
-@njit("int64(int64, int64, int64, int64)", cache=True, nogil=True)
+@kernel
 def unpermute(element: int, size: int, key: int, epoch: int) -> Any:
     """The position at which `permute` yields `element`."""
     half = np.uint64(_half_bits(size))
@@ -94,14 +93,14 @@ def unpermute(element: int, size: int, key: int, epoch: int) -> Any:
             return np.int64(value)
 
 
-@njit("int64(int64, int64)", cache=True, nogil=True, inline="always")
+@inlined
 def _scale(count: int, share: int) -> Any:
     """floor(count · share / 2^32) without overflow for counts below 2^62."""
     high, low = count >> 32, count & np.int64(0xFFFFFFFF)
     return high * share + np.int64((np.uint64(low) * np.uint64(share)) >> np.uint64(32))
 
 
-@njit("void(int64[:], int64[:, :], int64[:], int64[:], int64[:], int64[:])", cache=True, nogil=True)
+@kernel
 def locate(
     samples: NDArray[np.int64],
     tree: NDArray[np.int64],

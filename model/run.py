@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer
-
 from base.records import Record
 from model.config import BatchWarmup
 
@@ -21,16 +19,6 @@ class SampleOrder(Record):
     """Share of samples by source."""
     global_batch_size: int
     batch_warmup: BatchWarmup | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A record within others, too, has no warm-up where there is none."""
-        values: dict[str, Any] = serialize(self)
-        return {name: value for name, value in values.items() if value is not None}
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON value of the record."""
-        return self.model_dump(mode="json")
 
 
 class RunDescription(Record):

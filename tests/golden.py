@@ -71,7 +71,7 @@ def build(training: bool = False) -> dict[str, str]:
     """Run the commands; digest by path of all that they leave in storage."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     _copy_inputs()
-    found = {}
+    found: dict[str, str] = {}
     for name in ("sample", "messy"):
         _command("prepare", name, "ray.workers=1")
         alone = digests(name)
@@ -87,8 +87,8 @@ def build(training: bool = False) -> dict[str, str]:
     found |= digests("sample") | digests("messy")
     _rebuild(found)
     if training:
-        for path in found:
-            assert (FOLDER / path).exists(), path
+        for name in found:
+            assert (FOLDER / name).exists(), name
         _command("train", "messy", more=["--corpus", "v0001", "--run", "golden"])
         _command("prepare", "messy", "score.model=golden", "score.max_characters=200")
         found |= digests("messy")

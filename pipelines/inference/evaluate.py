@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from base import files
+from base import arrow, files
 from base.errors import UserError
 from base.layout import RESULT, Layout
 from base.manifest import Version
@@ -89,8 +89,7 @@ class Scorer:
 
         # Mapped, so that a unit costs its own documents and not the shard.
         path = files.local_path(unit.shard) or self.cache.fetch(unit.shard, unit.digest)
-        with pa.memory_map(path) as mapped, pa.ipc.open_file(mapped) as reader:
-            rows = reader.get_batch(0).slice(unit.first, unit.count)
+        rows = arrow.open_file(path).get_batch(0).slice(unit.first, unit.count)
         ids = rows.column("input_ids")
         offsets = ids.offsets.to_numpy()
         tokens = ids.values.to_numpy()[offsets[0] : offsets[-1]]

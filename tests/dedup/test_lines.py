@@ -85,7 +85,8 @@ def test_lines_of_several_parts_are_counted_by_source_without_dropped_documents(
     config = config_of(unit, 2, documents=4)
     generator = np.random.default_rng(3)
     vocabulary = [f"line {i}" for i in range(20)]
-    documents, urls, entries, everything = {}, [], [], []
+    documents: dict[str, str] = {}
+    urls, entries, everything = [], [], []
     for part in range(3):
         texts = ["\n".join(generator.choice(vocabulary, 6)) for _ in range(15)]
         sources = generator.choice(["web", "books"], 15).tolist()

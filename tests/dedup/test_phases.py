@@ -159,7 +159,7 @@ def test_components_of_stars_are_those_of_all_edges(edges, split, groups):
             changed |= runs.read_metadata(url)["changed"] != "0"
         urls = following
         assert level < 40
-    result = {}
+    result: dict[int, int] = {}
     for group in range(groups):
         refs, labels = components.labels(urls, group)
         result |= dict(zip((refs >> 32).tolist(), (labels >> 32).tolist(), strict=True))
@@ -232,9 +232,9 @@ def test_the_summary_of_an_index_is_these_bytes(tmp_path):
     summary.write(str(tmp_path / "index.json"))
     assert (tmp_path / "index.json").read_text() == SUMMARY
     assert catalog.read_summary(str(tmp_path)) == summary
-    (part,) = catalog.open_catalog([], {}, [str(tmp_path)]).parts
-    assert (part.name, part.documents, part.version) == ("wiki", "s3://é/wiki.arrow", "v1")
-    assert part.table == str(tmp_path / "locations" / "00000.parquet")
+    (old,) = catalog.open_catalog([], {}, [str(tmp_path)]).parts
+    assert (old.name, old.documents, old.version) == ("wiki", "s3://é/wiki.arrow", "v1")
+    assert old.table == str(tmp_path / "locations" / "00000.parquet")
 
 
 def test_an_index_that_is_not_there_or_damaged_is_named(tmp_path):

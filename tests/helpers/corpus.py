@@ -124,7 +124,7 @@ def write_corpus(
         "inputs": [],
         "ledger": {},
     }
-    path = versions / "v0001" / "manifest.json"
-    path.with_name("tokenizer.json").write_bytes(tokenizer)
-    path.write_text(json.dumps(manifest))
-    return str(path)
+    place = versions / "v0001" / "manifest.json"
+    place.with_name("tokenizer.json").write_bytes(tokenizer)
+    place.write_text(json.dumps(manifest))
+    return str(place)

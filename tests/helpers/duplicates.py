@@ -1,6 +1,8 @@
 """Parts of documents with their signatures, as the deduplication reads them."""
 
 import hashlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,9 @@ from dedup.config import DedupConfig, MinHashConfig
 THOROUGH = DedupConfig(minhash=MinHashConfig(ngram=1, bands=64, rows=1), threshold=0.6)
 
 
-def write_part(folder, name, documents, config, batch=3):
+def write_part(
+    folder: Path, name: str, documents: list[dict[str, Any]], config: DedupConfig, batch: int = 3
+) -> tuple[str, str]:
     """Write documents (dicts with text, and source, rank, quality if not the default) as a part."""
     texts = pa.array([document["text"] for document in documents], pa.large_string())
     sources = pa.array([document.get("source", "web") for document in documents], pa.string())
@@ -50,7 +54,9 @@ def write_part(folder, name, documents, config, batch=3):
     return entries_url, url
 
 
-def write_parts(folder, documents, config, parts=2):
+def write_parts(
+    folder: Path, documents: list[dict[str, Any]], config: DedupConfig, parts: int = 2
+) -> tuple[list[str], dict[str, str]]:
     folder.mkdir(exist_ok=True)
     entries, urls = [], {}
     for number in range(parts):
@@ -61,10 +67,10 @@ def write_parts(folder, documents, config, parts=2):
     return entries, urls
 
 
-def corpus_of(seed, count, vocabulary=400):
+def corpus_of(seed: int, count: int, vocabulary: int = 400) -> list[dict[str, Any]]:
     """Random documents, most of them followed by edited copies."""
     generator = np.random.default_rng(seed)
-    corpus = []
+    corpus: list[dict[str, Any]] = []
     while len(corpus) < count:
         base = generator.integers(0, vocabulary, 60)
         for _ in range(generator.integers(1, 6)):
@@ -74,13 +80,15 @@ def corpus_of(seed, count, vocabulary=400):
     return corpus[:count]
 
 
-def content(folder):
+def content(folder: Path) -> dict[Path, bytes]:
     """Every finished file: what a killed task had begun stays under a temporary name."""
     paths = [path for path in folder.rglob("*.parquet") if not path.name.startswith(files.TEMPORARY)]
     return {path.relative_to(folder): path.read_bytes() for path in paths}
 
 
-def make_part(folder, name, texts, config, **columns):
+def make_part(
+    folder: Path, name: str, texts: list[str], config: MinHashConfig, **columns: Any
+) -> tuple[str, dict[str, str]]:
     count = len(texts)
     text = pa.array(texts, pa.large_string())
     ids = hashing.hash128(pa.array([f"{name}{i}" for i in range(count)], pa.large_string()))

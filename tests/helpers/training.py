@@ -133,14 +133,16 @@ def _fail(rank: int, step: int) -> None:
             raise OSError(28, "No space left on device")
         write(url, value)
 
-    def damaged(corpus: Corpus, source: str, *limits: Any, **more: Any) -> Heldout:
+    def damaged(
+        corpus: Corpus, source: str, max_documents: int | None = None, max_tokens: int | None = None
+    ) -> Heldout:
         if source == "a":
             raise UserError("a shard is damaged")
-        return read(corpus, source, *limits, **more)
+        return read(corpus, source, max_documents, max_tokens)
 
     if os.environ["RANK"] == str(rank):
         files.write_json = full
-        Corpus.heldout = damaged  # type: ignore[method-assign]
+        mock.patch.object(Corpus, "heldout", damaged).start()
 
 
 def run_with_kills(manifest_url: str, run: dict[str, Any], kills: int, seed: int) -> int:
@@ -162,7 +164,7 @@ def _journal_size(run: dict[str, Any]) -> int:
 
 
 def _is_zombie(child: int) -> bool:
-    return psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    return bool(psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
 
 
 def _kill_and_begin_again(manifest_url: str, kills: int, seed: int, run: dict[str, Any]) -> int:

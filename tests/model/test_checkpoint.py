@@ -16,6 +16,7 @@ from model.job import TrainJob, check, precision_of
 from tests.helpers.corpus import write_corpus
 from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, SOURCES, run_here, run_processes, run_with_kills, settings
+from tests.helpers.values import known
 
 if RUNNING:
     import torch
@@ -29,7 +30,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_corpus(tmp_path_factory.mktemp("corpus"), SOURCES)
 
 
-def _losses(run_url: object) -> list[float]:
+def _losses(run_url: object) -> list[float | None]:
     lines = journal.read(str(run_url))
     assert [line.step for line in lines] == list(range(1, len(lines) + 1))
     return [line.loss for line in lines]
@@ -37,7 +38,12 @@ def _losses(run_url: object) -> list[float]:
 
 def test_killed_at_any_point_and_run_again_gives_the_same_losses(manifest: str, tmp_path: Path) -> None:
     expected = _losses(run_here(manifest, str(tmp_path / "reference"), steps=10, precision="bf16").run_url)
-    run = {"run_url": str(tmp_path / "run"), "steps": 10, "precision": "bf16", "checkpoint": {"every": 3}}
+    run: dict[str, Any] = {
+        "run_url": str(tmp_path / "run"),
+        "steps": 10,
+        "precision": "bf16",
+        "checkpoint": {"every": 3},
+    }
     for kill in ({"kill_at": 5}, {"kill_in_save": (6, "files")}, {"kill_in_save": (9, "prune")}):
         assert run_processes(1, manifest, [{**run, **kill}]) == [-9]
         if "kill_at" in kill:  # a line that was cut short
@@ -56,7 +62,12 @@ def test_killed_at_any_point_and_run_again_gives_the_same_losses(manifest: str, 
 def test_random_kills_change_no_loss(
     manifest: str, tmp_path: Path, stage: int, precision: str, kills: int, steps: int
 ) -> None:
-    run = {"run_url": str(tmp_path / "run"), "steps": steps, "precision": precision, "zero_stage": stage}
+    run: dict[str, Any] = {
+        "run_url": str(tmp_path / "run"),
+        "steps": steps,
+        "precision": precision,
+        "zero_stage": stage,
+    }
     run |= {"checkpoint": {"every": 4, "keep_every": 100}, "evaluate_batches": 1, "evaluate_every": 50}
     run["loss_scale"] = {"initial_power": 8, "window": 100}
     with ThreadPoolExecutor(1) as pool:  # each has one core
@@ -72,7 +83,11 @@ def test_random_kills_change_no_loss(
 
 @pytest.mark.parametrize("stage", [0, 3])
 def test_fp16_resumes_exactly_with_its_loss_scale(manifest: str, tmp_path: Path, stage: int) -> None:
-    same = {"precision": "fp16", "zero_stage": stage, "loss_scale": {"initial_power": 8, "window": 3}}
+    same: dict[str, Any] = {
+        "precision": "fp16",
+        "zero_stage": stage,
+        "loss_scale": {"initial_power": 8, "window": 3},
+    }
     same["optimizer"] = {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 2}
     whole = run_here(manifest, str(tmp_path / "whole"), (2, 7), steps=10, **same)
     for steps in (3, 6, 10):
@@ -87,7 +102,11 @@ def test_fp16_resumes_exactly_with_its_loss_scale(manifest: str, tmp_path: Path,
 def test_damaged_and_unfinished_checkpoints_are_passed_over(
     manifest: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = {"run_url": str(tmp_path / "run"), "steps": 6, "checkpoint": {"every": 2, "keep_last": 3}}
+    run: dict[str, Any] = {
+        "run_url": str(tmp_path / "run"),
+        "steps": 6,
+        "checkpoint": {"every": 2, "keep_last": 3},
+    }
     expected = _losses(run_here(manifest, **run).run_url)
     folders = [Path(checkpoint.folder(run["run_url"], step)) for step in (2, 4, 6)]
     weights = sorted((folders[2] / "state").iterdir())[0]
@@ -138,7 +157,7 @@ def test_keep_policy(manifest: str, tmp_path: Path) -> None:
 def test_the_best_checkpoints_stay(manifest: str, tmp_path: Path) -> None:
     policy = {"every": 2, "keep_last": 1, "keep_best": 2}
     # A rate this high makes the held-out loss rise again.
-    shared = {"checkpoint": policy, "evaluate_batches": 2, "evaluate_every": 4, "steps": 16}
+    shared: dict[str, Any] = {"checkpoint": policy, "evaluate_batches": 2, "evaluate_every": 4, "steps": 16}
     rates = {"learning_rate": 3.0, "warmup_steps": 16, "gradient_clipping": 0, "schedule": "constant"}
     result = run_here(manifest, str(tmp_path / "run"), **shared, optimizer=rates, guard={"sigmas": 0})
     losses = {}
@@ -188,7 +207,9 @@ def test_a_checkpoint_that_cannot_be_written_costs_only_itself(
     with caplog.at_level(logging.WARNING):
         result = run_here(manifest, str(tmp_path / "run"), steps=6, checkpoint={"every": 2, "keep_last": 5})
     assert "no checkpoint at step 4: OSError: rank 0: OSError: [Errno 28] No space left" in caplog.text
-    assert checkpoint.steps(result.run_url) == [2, 6] and checkpoint.damage(result.checkpoint_url) is None
+    assert (
+        checkpoint.steps(result.run_url) == [2, 6] and checkpoint.damage(known(result.checkpoint_url)) is None
+    )
     # What was half written takes no room any more.
     assert {path.name for path in Path(result.run_url, "checkpoints").iterdir()} == {
         "step_00000002",
@@ -199,14 +220,19 @@ def test_a_checkpoint_that_cannot_be_written_costs_only_itself(
 def test_a_rank_that_fails_alone_costs_a_checkpoint_and_an_evaluation(
     manifest: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run = {"run_url": str(tmp_path / "run"), "steps": 6, "damaged_shards": "skip", "fail": [1, 4]}
+    run: dict[str, Any] = {
+        "run_url": str(tmp_path / "run"),
+        "steps": 6,
+        "damaged_shards": "skip",
+        "fail": [1, 4],
+    }
     run |= {"checkpoint": {"every": 2, "keep_last": 5}, "evaluate_batches": 1, "evaluate_every": 3}
     assert run_processes(2, manifest, [run]) == [0, 0]
     assert "no checkpoint at step 4: RuntimeError: rank 1 did not finish" in capfd.readouterr().err
     folders = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
     assert folders == {"step_00000002", "step_00000006"}
     lines = [line for line in journal.read(str(tmp_path / "run")) if line.evaluation is not None]
-    assert [(line.step, set(line.evaluation)) for line in lines] == [(3, {"b"}), (6, {"b"})]
+    assert [(line.step, set(known(line.evaluation))) for line in lines] == [(3, {"b"}), (6, {"b"})]
 
 
 def test_another_model_or_corpus_is_refused_by_name(manifest: str, tmp_path: Path) -> None:
@@ -236,7 +262,7 @@ def test_a_precision_that_the_workers_choose_is_not_checked_before(manifest: str
 def test_no_space_keeps_the_last_checkpoint_and_goes_on(
     manifest: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = {"run_url": str(tmp_path / "run"), "checkpoint": {"every": 2}}
+    run: dict[str, Any] = {"run_url": str(tmp_path / "run"), "checkpoint": {"every": 2}}
     run_here(manifest, steps=2, **run)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
@@ -251,10 +277,15 @@ CONSTANT = {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 2}
 """A schedule that does not depend on the number of steps, for runs that are continued."""
 
 
-def _exchange(manifest: str, run_url: Path, parts: list[tuple[int, int]], **same: Any) -> list[float]:
+def _exchange(manifest: str, run_url: Path, parts: list[tuple[int, int]], **same: Any) -> list[float | None]:
     """The losses of a run whose n-th 3 steps are trained by (workers, ZeRO stage) of parts[n]."""
     for number, (workers, stage) in enumerate(parts):
-        run = {"run_url": str(run_url), "zero_stage": stage, "steps": 3 * (number + 1), **same}
+        run: dict[str, Any] = {
+            "run_url": str(run_url),
+            "zero_stage": stage,
+            "steps": 3 * (number + 1),
+            **same,
+        }
         if workers == 1:
             assert run_here(manifest, optimizer=CONSTANT, **run).resumed_from == 3 * number
         else:
@@ -301,11 +332,11 @@ def test_half_precisions_keep_master_weights_and_loss_scale_between_zero_0_and_o
 
 def test_a_remote_run_folder(manifest: str) -> None:
     run_url = "memory://training/remote"
-    same = {"optimizer": {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 2}}
+    same: dict[str, Any] = {"optimizer": {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 2}}
     run_here(manifest, run_url, steps=3, **same)
     result = run_here(manifest, run_url, steps=5, **same)
     assert result.resumed_from == 3 and len(_losses(run_url)) == 5
-    assert len(restore.consolidated_state(result.checkpoint_url)) == 28
+    assert len(restore.consolidated_state(known(result.checkpoint_url))) == 28
 
 
 def test_one_function_reads_what_torch_has_saved() -> None:

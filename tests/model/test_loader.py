@@ -83,11 +83,12 @@ def test_weights_change_shares_and_zero_leaves_out(tmp_path: Path) -> None:
     source, _ = loader.locate(np.arange(400, dtype=np.int64))
     assert loader.names == ["alpha", "beta"]
     assert int((source == 0).sum()) == 300
-    for weights, message in [
+    refused: list[tuple[dict[str, float], str]] = [
         ({"alpha": 1, "delta": 1, "beta": 1, "gamma": 1}, "mixture.delta: there is no such source"),
         ({"alpha": 1, "beta": 1}, "mixture has no weight for source gamma"),
         ({"alpha": -1, "beta": 1, "gamma": 1}, "mixture.alpha = -1"),
-    ]:
+    ]
+    for weights, message in refused:
         with pytest.raises(UserError, match=message):
             Loader(corpus, 16, seed=0, weights=weights)
 

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,12 @@ def test_steps_measured_on_an_h200_are_given(layers):
     content = json.loads(record.read_text())
     measured = next(row for row in content["fp16"]["cases"] if row["case"] == "piledriver:8:compile")
     model = ModelConfig.model_validate(content["shape"]["model"])
-    settings = {"global_batch_size": 8, "micro_batch_size": 8, "precision": "fp16", "compile": True}
+    settings: dict[str, Any] = {
+        "global_batch_size": 8,
+        "micro_batch_size": 8,
+        "precision": "fp16",
+        "compile": True,
+    }
     seconds = predict(model=model, **settings).total
     assert seconds == pytest.approx(8 * 4096 / measured["tokens_per_second"], rel=0.01)
 

@@ -1,6 +1,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models
@@ -11,6 +12,7 @@ from model.job import TrainJob
 from tests.helpers.corpus import write_corpus
 from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, SOURCES, run_here, settings
+from tests.helpers.values import known
 
 if RUNNING:
     import torch
@@ -32,17 +34,17 @@ def manifest(tmp_path: Path) -> str:
 
 
 def test_samples_change_no_loss_and_stand_in_the_journal(manifest: str, tmp_path: Path) -> None:
-    same = {"evaluate_batches": 1, "evaluate_every": 2, "steps": 4}
+    same: dict[str, Any] = {"evaluate_batches": 1, "evaluate_every": 2, "steps": 4}
     run_here(manifest, str(tmp_path / "with"), **same)
     run_here(manifest, str(tmp_path / "without"), **same, samples={"tokens": 0})
     lines, others = (journal.read(str(tmp_path / name)) for name in ("with", "without"))
     assert [line.loss for line in lines] == [line.loss for line in others]
     assert [line.step for line in lines if line.texts is not None] == [2, 4]
     assert not any(line.texts is not None for line in others)
-    samples = lines[-1].texts
+    samples = known(lines[-1].texts)
     assert [len(sample.prompt.split()) for sample in samples] == [16, 16]  # one a source
     assert all(0 < len(sample.text.split()) <= 16 for sample in samples)  # half of 32 positions
-    assert [sample.prompt for sample in lines[1].texts] == [sample.prompt for sample in samples]
+    assert [sample.prompt for sample in known(lines[1].texts)] == [sample.prompt for sample in samples]
 
 
 def test_prompts_of_the_configuration_are_continued(manifest: str) -> None:

@@ -83,7 +83,7 @@ class Deduplicate(Stage):
     """Dedup indexes of earlier versions, oldest first; `decided` depends on their version."""
     settings: DedupConfig
     """Without lines and spans."""
-    until: str | None = unkeyed()
+    until: str | None = unkeyed(default=None)
     """Phase to stop after; None: the last."""
 
     @property

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from base import files
 from base.layout import Layout
-from base.manifest import Version
+from base.manifest import Version, WrittenShard
 from base.mixture import check_names
 from dedup.config import DedupConfig
 from pipelines.config import Config
@@ -26,7 +26,7 @@ from pipelines.corpus.stages.measure import Measure, Measured
 from pipelines.corpus.stages.plan_edits import EditPlan, PlanEdits
 from pipelines.corpus.stages.repeated import FindRepeated, Repeated
 from pipelines.corpus.stages.score import Score, Scored
-from pipelines.corpus.stages.shards import WriteShards, WrittenShard
+from pipelines.corpus.stages.shards import WriteShards
 from pipelines.corpus.stages.stage import only
 from pipelines.corpus.stages.tokenize import Tokenize, Tokenized
 from pipelines.corpus.stages.vocabulary import ChooseVocabulary, Vocabulary

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from base import files
+from base import arrow, files
 from base.errors import UserError
 from dedup import hashing
 from pipelines.corpus.reading.settings import Kind
@@ -112,13 +112,12 @@ class Scorer:
         """Score one part: q_perplexity and q_fasttext, float32."""
         names = [name for name in ("perplexity", "classifier") if getattr(self, name)]
         columns: dict[str, list[np.ndarray]] = {COLUMNS[name]: [np.zeros(0, np.float32)] for name in names}
-        filesystem, path = files.split(task.documents)
-        with filesystem.open(path, "rb") as stream, pa.ipc.open_file(stream) as reader:
-            for number in range(reader.num_record_batches):
-                text = reader.get_batch(number)["text"]
-                text = pc.utf8_slice_codeunits(text, 0, self.config.max_characters)
-                for name in names:
-                    columns[COLUMNS[name]].append(getattr(self, name)(text))
+        [texts] = arrow.open_columns(task.documents, ["text"])
+        for number in range(texts.num_record_batches):
+            text = texts.get_batch(number)["text"]
+            text = pc.utf8_slice_codeunits(text, 0, self.config.max_characters)
+            for name in names:
+                columns[COLUMNS[name]].append(getattr(self, name)(text))
         table = {name: np.concatenate(pieces) for name, pieces in columns.items()}
         files.write_parquet(task.output, pa.table(table))
 

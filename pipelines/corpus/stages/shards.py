@@ -9,8 +9,7 @@ import pyarrow.compute as pc
 
 from base import arrow, files
 from base.layout import Layout
-from base.manifest import ShardEntry
-from base.records import Record
+from base.manifest import WrittenShard
 from dedup import hashing
 from pipelines.corpus.settings import ShardConfig
 from pipelines.corpus.stages.order import SPLITS, in_order
@@ -23,26 +22,6 @@ from pipelines.runtime.progress import Progress, counter
 
 VERIFY_BYTES, VERIFY_SHARE = 2**17, 1 / 200
 """Text of a shard that is encoded by `tokenizers` too, at about 2 MB a second."""
-
-
-class WrittenShard(Record):
-    """A shard that is written, before a version names it."""
-
-    path: str
-    """Below the version's folder."""
-    source: str
-    split: str
-    documents: int
-    tokens: int
-    text_bytes: int
-    bytes: int
-    digest: str
-    origins_digest: str
-
-    def entry(self, version: str) -> ShardEntry:
-        """The shard as the manifest of a version has it."""
-        values = self.model_dump()
-        return ShardEntry(**{**values, "path": f"{version}/{self.path}"}, version=version)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,9 +182,9 @@ class WriteShards(Stage):
     """Documents of each shard whose ids are compared with those of `tokenizers`."""
     folder: str = unkeyed()
     """The folder of the version."""
-    facts: str | None = unkeyed()
+    facts: str | None = unkeyed(default=None)
     """Folder for what is written of each shard; None: one that its content names."""
-    only: frozenset[str] | None = unkeyed()
+    only: frozenset[str] | None = unkeyed(default=None)
     """Paths below the folder; shards of which neither file is among them are left out. None: none is."""
 
     def run(self, executor: Executor, progress: Progress) -> list[WrittenShard]:

@@ -11,9 +11,9 @@ from base.settings import Section
 Settings = TypeVar("Settings", bound=Section)
 
 
-def unkeyed() -> Any:
-    """A field that says where and how much is done, not what comes out."""
-    return field(metadata={"keyed": False})
+def unkeyed(**options: Any) -> Any:
+    """A field that says where and how much is done, not what comes out; `options` as `field` has them."""
+    return field(metadata={"keyed": False}, **options)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from base import files
+from base import arrow, files
 from pipelines.corpus.stages.edit import Edited, Edits, SpanTable, edit, spans_of
 
 
@@ -58,13 +58,12 @@ def edited_documents(survivors: Survivors, entries: pa.Table) -> Iterator[tuple[
 
 def document_texts(url: str, rows: np.ndarray) -> Iterator[tuple[slice, pa.Table]]:
     """Yield (positions within `rows`, table of those rows) for sorted row numbers of a documents file."""
-    filesystem, path = files.split(url)
-    with filesystem.open(path, "rb") as stream, pa.ipc.open_file(stream) as reader:
-        first = 0
-        for number in range(reader.num_record_batches):
-            batch = reader.get_batch(number)
-            low, high = np.searchsorted(rows, [first, first + batch.num_rows])
-            if high > low:
-                table = pa.Table.from_batches([batch])
-                yield slice(low, high), table.take(pa.array(rows[low:high].astype(np.int64) - first))
-            first += batch.num_rows
+    reader = arrow.open_file(url)
+    first = 0
+    for number in range(reader.num_record_batches):
+        batch = reader.get_batch(number)
+        low, high = np.searchsorted(rows, [first, first + batch.num_rows])
+        if high > low:
+            table = pa.Table.from_batches([batch])
+            yield slice(low, high), table.take(pa.array(rows[low:high].astype(np.int64) - first))
+        first += batch.num_rows

@@ -145,7 +145,7 @@ class Tokenize(Stage):
     vocabulary: Vocabulary
     settings: ShardConfig
     """Without the size of shards."""
-    only: frozenset[str] | None = unkeyed()
+    only: frozenset[str] | None = unkeyed(default=None)
     """Sources of which all documents are needed; parts without one are left out. None: all."""
 
     @property

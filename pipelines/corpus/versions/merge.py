@@ -16,7 +16,7 @@ from base import layout as paths
 from base import manifest as manifests
 from base.errors import UserError
 from base.layout import REPORT, Layout
-from base.manifest import InputEntry, Manifest, MergedFrom, ShardEntry, Version
+from base.manifest import InputEntry, Manifest, MergedFrom, ShardEntry, Version, WrittenShard
 from base.records import Record
 from dedup import hashing, runs
 from dedup.catalog import read_summary
@@ -26,7 +26,7 @@ from pipelines.corpus.stages.deduplicate import DedupOutcome, check_indexes, ded
 from pipelines.corpus.stages.indexes import entries_of_indexes
 from pipelines.corpus.stages.order import shuffle_keys
 from pipelines.corpus.stages.plan import Run, check_mixture
-from pipelines.corpus.stages.shards import Output, WrittenShard
+from pipelines.corpus.stages.shards import Output
 from pipelines.corpus.versions.commit import Join, common_manifest, digests, join_tables
 from pipelines.corpus.versions.indexes import add_index
 from pipelines.corpus.versions.verify import read_origins, read_shard

@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from base import files, layout
+from base import arrow, files, layout
 from base.credentials import hide
 from base.errors import UserError
 from base.manifest import Version, ancestry
+from dedup.catalog import INDEX, read_summary
 from pipelines.corpus.stages.survivors import document_texts
 from pipelines.corpus.text import redact
 from pipelines.corpus.text.settings import RedactConfig
@@ -145,11 +146,10 @@ def _by_record(chain: list[Version], file: str, record: int) -> Decision | list[
 def _documents(chain: list[Version], part: str) -> str | None:
     """URL of a part's documents file, if it is there."""
     for folder in chain[0].indexes:
-        index = files.join(folder, "index.json")
-        if files.exists(index):
-            for name, url, _ in files.read_json(index)["parts"]:
-                if name == part and files.exists(url):
-                    return str(url)
+        if files.exists(files.join(folder, INDEX)):
+            for indexed in read_summary(folder).parts:
+                if indexed.name == part and files.exists(indexed.documents):
+                    return indexed.documents
     pattern = layout.part_path("documents", "*", part, "arrow")
     found = files.list_files(chain[0].below_corpus(pattern))
     return found[-1] if found else None
@@ -161,15 +161,14 @@ def _file_of(chain: list[Version]) -> dict[str, str]:
 
 
 def _row_of_record(url: str, record: int) -> int | None:
-    filesystem, path = files.split(url)
-    with filesystem.open(path, "rb") as stream, pa.ipc.open_file(stream) as reader:
-        first = 0
-        for number in range(reader.num_record_batches):
-            batch = reader.get_batch(number)
-            hits = np.flatnonzero(batch.column("record").to_numpy() == record)
-            if len(hits):
-                return first + int(hits[0])
-            first += batch.num_rows
+    [records] = arrow.open_columns(url, ["record"])
+    first = 0
+    for number in range(records.num_record_batches):
+        batch = records.get_batch(number)
+        hits = np.flatnonzero(batch.column("record").to_numpy() == record)
+        if len(hits):
+            return first + int(hits[0])
+        first += batch.num_rows
     return None
 
 

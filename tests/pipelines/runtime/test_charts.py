@@ -13,9 +13,9 @@ if RUNNING:
 
 
 def _lines(steps: int, sources: int, scale: float) -> list[dict[str, Any]]:
-    lines = []
+    lines: list[dict[str, Any]] = []
     for step in range(1, steps + 1):
-        line = {"step": step, "tokens": 64 * step, "loss": 9 - step / 9, "loss_scale": scale}
+        line: dict[str, Any] = {"step": step, "tokens": 64 * step, "loss": 9 - step / 9, "loss_scale": scale}
         line |= {"learning_rate": 1e-3, "gradient_norm": 1.0, "tokens_per_second": 1e4}
         lines.append(line)
     lines[-1]["evaluation"] = {f"s{n}": {"loss": 3.0 + n, "bits_per_byte": 1.0} for n in range(sources)}

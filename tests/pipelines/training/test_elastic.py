@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ def _config(folder: Path, **train: object) -> Config:
 def test_a_node_that_joins_is_used(cluster: Cluster, tmp_path: Path) -> None:
     manifest = write_corpus(tmp_path, SOURCES)
     # Rounding grows with the rate.
-    same = {"steps": 60, "global_batch_size": 64, "optimizer": {"learning_rate": 1e-3}}
+    same: dict[str, Any] = {"steps": 60, "global_batch_size": 64, "optimizer": {"learning_rate": 1e-3}}
     same |= {"checkpoint": {"every": 10}}
     expected = run_here(manifest, str(tmp_path / "alone"), **same)
     run_url = str(tmp_path / "run")

@@ -13,6 +13,7 @@ from pipelines.training import shipping
 from tests.helpers.corpus import write_corpus
 from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, SOURCES, KillOnce, Refuses, Sees, run_here, settings
+from tests.helpers.values import known
 
 if RUNNING:
     from mlflow import MlflowClient
@@ -38,13 +39,13 @@ def _config(folder: Path, **train: object) -> Config:
 
 def test_two_workers_survive_the_death_of_one_with_the_same_losses(tmp_path: Path) -> None:
     manifest = write_corpus(tmp_path, SOURCES)
-    same = {"steps": 40, "checkpoint": {"every": 10}}
+    same: dict[str, Any] = {"steps": 40, "checkpoint": {"every": 10}}
     expected = run_here(manifest, str(tmp_path / "alone"), **same)
     run_url = str(tmp_path / "run")
     place = tracking.Tracking(f"sqlite:///{tmp_path}/mlflow.db", "test", f"file://{tmp_path}/artifacts")
     told: list[dict[str, Any]] = []
     with tracking.run(place, "train", "key", {}) as tracked:
-        ship = functools.partial(shipping.ship_journal, place, tracked.id, every=0.2)
+        ship = functools.partial(shipping.ship_journal, place, known(tracked.id), every=0.2)
         killing = KillOnce(tmp_path, 15, ship)
         result = launch(_config(tmp_path, **same), manifest, run_url, killing, told.append)
     starts = (tmp_path / "starts").read_text().splitlines()
@@ -87,7 +88,7 @@ def test_fewer_workers_train_on_a_smaller_cluster_and_their_warnings_are_heard_o
 ) -> None:
     manifest = write_corpus(tmp_path, SOURCES)
     next((tmp_path / "corpus").rglob("train-00001.arrow")).write_bytes(b"nonsense")
-    same = {"steps": 6, "global_batch_size": 12, "damaged_shards": "skip"}
+    same: dict[str, Any] = {"steps": 6, "global_batch_size": 12, "damaged_shards": "skip"}
     expected = run_here(manifest, str(tmp_path / "alone"), **same)
     caplog.clear()
     config = _config(tmp_path, min_workers=1, workers=3, **same)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
-from base import files
+from base import arrow, files
 from base.manifest import Manifest, ShardEntry
 from pipelines.corpus.report import pictures
 from pipelines.corpus.report.bysource import PICTURED
@@ -60,11 +60,8 @@ def tokens_by_source(shards: list[ShardEntry], versions_url: str) -> dict[str, n
         url = files.join(versions_url, shard.path)
         if shard.split != "train" or shard.source in counts or not files.exists(url):
             continue
-        local = files.local_path(url)
-        filesystem, path = files.split(url)
-        with pa.memory_map(local) if local else filesystem.open(path, "rb") as stream:
-            reader = pa.ipc.open_file(stream)
-            lists = [reader.get_batch(i).column("input_ids") for i in range(reader.num_record_batches)]
-            lengths = [np.diff(column.offsets.to_numpy()) for column in lists]
+        [reader] = arrow.open_columns(url, ["input_ids"])
+        lists = [reader.get_batch(i).column("input_ids") for i in range(reader.num_record_batches)]
+        lengths = [np.diff(column.offsets.to_numpy()) for column in lists]
         counts[shard.source] = np.concatenate([np.zeros(0, np.int64), *lengths])[:SAMPLE_ROWS]
     return counts

@@ -5,6 +5,7 @@ import hashlib
 import json
 import lzma
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -38,7 +39,7 @@ def read_all(
 
 
 def total(documents: list[dict], rejects: list[dict], framing: int) -> int:
-    return sum(d["raw_bytes"] for d in documents) + sum(r["bytes"] for r in rejects) + framing
+    return sum([framing, *(d["raw_bytes"] for d in documents), *(r["bytes"] for r in rejects)])
 
 
 def expected(content: bytes, source: SourceConfig) -> tuple[dict, dict]:
@@ -279,7 +280,7 @@ def zstd_frames(content: bytes) -> bytes:
     return skippable + zstandard.compress(content[:half]) + skippable + second
 
 
-COMPRESS = {
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
     ".zst": zstandard.compress,
     ".xz": lzma.compress,
@@ -459,7 +460,7 @@ def test_a_column_of_bytes_is_text_where_it_is_utf8(tmp_path: Path, kind: pa.Dat
 def test_columns_of_names(tmp_path: Path) -> None:
     """Names are text or whole numbers; one that is not UTF-8 is none and costs nothing else."""
     texts = ["a", "b", "c"]
-    columns = {
+    columns: dict[str, tuple[pa.Array, list[str | None]]] = {
         "text": (pa.array(["x", None, ""]), ["x", None, None]),
         "bytes": (pa.array([b"x", b"\xff", "é".encode()]), ["x", None, "é"]),
         "dictionary": (pa.array([b"x", b"\xff", b"x"]).dictionary_encode(), ["x", None, "x"]),

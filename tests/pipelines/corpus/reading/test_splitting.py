@@ -21,9 +21,11 @@ from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 SOURCE = SourceConfig(name="s", urls=["x"])
 
 
-def read_range(path: str, *place: int | None) -> tuple[list[tuple], list[tuple], int]:
+def read_range(
+    path: str, start: int = 0, stop: int | None = None, first: int = 0
+) -> tuple[list[tuple], list[tuple], int]:
     documents, rejects, framing = [], [], 0
-    for batch in ingest.read(path, SOURCE, IngestConfig(max_document_bytes=2000), *place):
+    for batch in ingest.read(path, SOURCE, IngestConfig(max_document_bytes=2000), start, stop, first):
         documents += [(d["record"], d["text"], d["raw_bytes"]) for d in batch.documents.to_pylist()]
         rejects += [(r["record"], r["reason"], r["bytes"]) for r in batch.rejects.to_pylist()]
         framing += batch.framing_bytes

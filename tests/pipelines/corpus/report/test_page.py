@@ -1,6 +1,7 @@
 import re
 import sys
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -376,7 +377,7 @@ def test_equal_inputs_give_equal_bytes(tmp_path):
 
 def test_a_corpus_with_nothing_in_it_still_gives_a_report(tmp_path):
     manifest, _, url, _ = make_version(str(tmp_path), np.random.default_rng(3), documents=10)
-    nothing = {"shards": [], "sources": {}, "inputs": [], "ledger": {}, "parent": None}
+    nothing: dict[str, Any] = {"shards": [], "sources": {}, "inputs": [], "ledger": {}, "parent": None}
     empty = files.join(str(tmp_path), "empty.parquet")
     files.write_parquet(empty, pa.table({}))
     tables = report.Tables(
@@ -400,8 +401,13 @@ def test_tables_are_read_until_every_example_is_found(tmp_path, monkeypatch):
     manifest, tables, *arguments = make_version(str(tmp_path), np.random.default_rng(6))
     (url,) = tables.dropped["duplicates"]
     files.write_parquet(url, files.read_parquet(url), row_group_size=100)
-    groups = []
+    groups: list[int] = []
     by_reason = parquet.by_reason
-    monkeypatch.setattr(parquet, "by_reason", lambda rows: groups.append(len(rows)) or by_reason(rows))
+
+    def counted(rows):
+        groups.append(len(rows))
+        return by_reason(rows)
+
+    monkeypatch.setattr(parquet, "by_reason", counted)
     report.write_report(manifest, tables, *arguments)
     assert 1 <= groups.count(100) < 5

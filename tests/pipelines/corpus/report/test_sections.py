@@ -1,5 +1,7 @@
 """Queries of the report's sections, one by one, over tables and ledgers of a few rows."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,6 +13,7 @@ from pipelines.corpus.report import bysource, excerpts, parquet
 from pipelines.corpus.report.numbers import percentage, short_bytes, short_count
 from pipelines.corpus.text.settings import RedactConfig
 from tests.helpers.late import RUNNING
+from tests.helpers.values import known
 
 if RUNNING:
     from pipelines.corpus.report.sections import (
@@ -94,7 +97,7 @@ def test_what_was_dropped_is_summed_over_all_sources_and_over_the_others(two_sou
 
 def test_every_reason_gets_a_group_before_one_gets_two(monkeypatch):
     monkeypatch.setattr(examples, "MAX_GROUPS", 3)
-    found = {
+    found: dict[examples.Key, list[Any]] = {
         examples.Key("quality", "a", "short"): [],
         examples.Key("quality", "b", "short"): [],
         examples.Key("quality", "c", "short"): [],
@@ -143,7 +146,7 @@ def test_without_benchmarks_or_hits_there_is_no_contamination():
 
 
 def test_languages_are_ranked_over_all_sources():
-    section = languages.section({"a": {"en": 3, "de": 1}, "b": {"de": 4}})
+    section = known(languages.section({"a": {"en": 3, "de": 1}, "b": {"de": 4}}))
     assert [(row.language, row.documents, row.share) for row in section.rows] == [
         ("de", 5, 62.5),
         ("en", 3, 37.5),
@@ -154,7 +157,7 @@ def test_languages_are_ranked_over_all_sources():
 
 
 def test_only_kinds_of_personal_data_that_were_found_are_shown():
-    section = redaction.section({"b": {"phone": 2}, "a": {"email": 3, "phone": 1}})
+    section = known(redaction.section({"b": {"phone": 2}, "a": {"email": 3, "phone": 1}}))
     assert section.kinds == ["email", "phone"]
     assert section.rows == {"a": [3, 1], "b": [0, 2]}
     assert redaction.section({}) is None
@@ -173,7 +176,7 @@ def test_the_mixture_is_by_weight_or_by_tokens(two_sources):
         ("and 1 more", 10.0),
     ]
     weighted = sources.section({"a": totals(0, 0.25), "b": totals(6, 0.75)})
-    assert weighted.picture.startswith("<svg")
+    assert weighted.picture is not None and weighted.picture.startswith("<svg")
     assert [(row.share, row.weight, row.bytes_per_token) for row in weighted.rows] == [
         (100.0, 75.0, 4.0),
         (0.0, 25.0, None),
@@ -210,5 +213,5 @@ def test_a_sample_takes_rows_at_even_distances_across_files(tmp_path, monkeypatc
     urls = [files.join(str(tmp_path), f"{number}.parquet") for number in range(2)]
     for url, values in zip(urls, (range(5), range(5, 12)), strict=True):
         files.write_parquet(url, pa.table({"bytes": list(values)}), row_group_size=2)
-    assert parquet.even_sample(urls)["bytes"].to_pylist() == [0, 3, 6, 9]
+    assert known(parquet.even_sample(urls))["bytes"].to_pylist() == [0, 3, 6, 9]
     assert parquet.even_sample([]) is None

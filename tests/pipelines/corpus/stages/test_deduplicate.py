@@ -66,14 +66,15 @@ def brute_force(documents, threshold, measure="jaccard"):
         )
 
     ordered = sorted(documents, key=policy)
-    exact, dropped = {}, {}
+    exact: dict[str, Any] = {}
+    dropped: dict[bytes, Any] = {}
     for document in ordered:
         key = " ".join(document["text"].split())
         if key in exact:
             dropped[document_id(document)] = exact[key]
         else:
             exact[key] = document
-    kept = []
+    kept: list[Any] = []
     for document in exact.values():
         match = next(
             (
@@ -382,7 +383,8 @@ def test_repeated_spans_are_found_over_all_parts(tmp_path, monkeypatch):
 
 def test_recall_on_real_pairs(tmp_path, shared_data):
     config = DedupConfig()
-    documents, places = [], {}
+    documents: list[dict[str, Any]] = []
+    places: dict[tuple[str, int], int] = {}
     for path in sorted((shared_data / "pile_messy").glob("*.zst")):
         lines = []
         with path.open("rb") as file:

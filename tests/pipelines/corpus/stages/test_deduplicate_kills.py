@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.helpers.duplicates import THOROUGH, content, corpus_of, write_parts
+from tests.helpers.values import known
 
 ROOT = Path(__file__).parents[4]
 
@@ -59,16 +60,17 @@ class Run:
             text=True,
         )
         self.raylet = 0
+        self.ask, self.answers = known(self.process.stdin), known(self.process.stdout)
 
     def lines(self):
-        for line in self.process.stdout:
+        for line in self.answers:
             if line.startswith("raylet"):
                 self.raylet = int(line.split()[1])
                 continue
             yield line.strip()
             if not line.startswith("finished"):
-                self.process.stdin.write("\n")
-                self.process.stdin.flush()
+                self.ask.write("\n")
+                self.ask.flush()
 
     def kill_driver(self) -> None:
         """SIGKILL of the driver and, as when the machine is lost, of its workers."""
@@ -110,8 +112,8 @@ def test_the_same_bytes_after_kills_in_every_phase(tmp_path):
             wanted.discard(phase)
             if len(wanted) % 5 == 0:
                 # A few milliseconds into the phase's next task.
-                run.process.stdin.write("\n")
-                run.process.stdin.flush()
+                run.ask.write("\n")
+                run.ask.flush()
                 time.sleep(generator.random() * 0.05)
                 run.kill_driver()
                 break

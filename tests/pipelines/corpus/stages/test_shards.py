@@ -10,7 +10,7 @@ import pytest
 
 from base import files
 from base.layout import Layout
-from base.manifest import TokenizerFacts
+from base.manifest import TokenizerFacts, WrittenShard
 from dedup import hashing
 from dedup.config import LinesConfig
 from pipelines.corpus.ledger import Ledger
@@ -18,7 +18,7 @@ from pipelines.corpus.settings import ShardConfig
 from pipelines.corpus.stages import tokenize
 from pipelines.corpus.stages.edit import Edits
 from pipelines.corpus.stages.order import SPLITS, is_heldout, shuffle_keys
-from pipelines.corpus.stages.shards import WriteShards, WrittenShard
+from pipelines.corpus.stages.shards import WriteShards
 from pipelines.corpus.stages.survivors import Survivors
 from pipelines.corpus.stages.tokenize import TokenCounts, Tokenized, TokenizePart, tokenize_part
 from pipelines.corpus.stages.vocabulary import SamplePart, Vocabulary, sample_texts

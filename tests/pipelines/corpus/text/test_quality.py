@@ -305,7 +305,8 @@ def test_the_messy_files_against_their_truth(shared_data: Path) -> None:
         for line in lines:
             row = json.loads(line)
             kinds[row["file"], row["line"]] = row["kind"]
-    dropped, kept = collections.Counter(), collections.Counter()
+    dropped: collections.Counter[str] = collections.Counter()
+    kept: collections.Counter[str] = collections.Counter()
     for path in sorted((shared_data / "pile_messy").glob("*.zst")):
         for batch in ingest.read(str(path), SOURCE, IngestConfig()):
             if batch.documents.num_rows == 0:

@@ -60,7 +60,8 @@ def neox(shared_data: Path) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
-    return tokenizer.encode(pa.array(texts, pa.large_string()), end=False).to_pylist()
+    ids: list[list[int]] = tokenizer.encode(pa.array(texts, pa.large_string()), end=False).to_pylist()
+    return ids
 
 
 def assert_equal(tokenizer: Tokenizer, texts: list[str]) -> None:
@@ -233,7 +234,7 @@ def test_arrays_of_every_shape(small: Tokenizer) -> None:
 
 
 def test_attributes_of_neox(real_data: Path, neox: Tokenizer) -> None:
-    assert (neox.vocab_size, neox.end_of_document_id, neox.dtype) == (50277, 0, np.uint16)
+    assert (neox.vocab_size, neox.end_of_document_id, neox.dtype) == (50277, 0, np.dtype(np.uint16))
     assert neox.sha256.startswith("56ac4821e129d2c5")
 
 

@@ -25,6 +25,7 @@ from pipelines.corpus.versions import commands
 from pipelines.runtime import cluster
 from pipelines.runtime.executor import OnRay
 from tests.helpers.sessions import kill_session
+from tests.helpers.values import known
 
 ROOT = Path(__file__).parents[4]
 KINDS = ["driver"] * 21 + ["worker"] * 26 + ["raylet"] * 2 + ["cluster"] * 3
@@ -112,6 +113,7 @@ class Cluster:
         """Nothing runs yet; temporary files have short names, because sockets have."""
         self.folder = tempfile.mkdtemp(prefix="pk")
         self.process: multiprocessing.process.BaseProcess | None = None
+        self.running, self.raylet = "", 0
 
     def address(self) -> str:
         """The address of the running cluster, which is started if there is none."""
@@ -134,7 +136,7 @@ class Cluster:
     def kill(self) -> None:
         """SIGKILL of all that is left of it."""
         if self.process is not None:
-            kill_session(self.process.pid)
+            kill_session(known(self.process.pid))
             self.process.join()
             self.process = None
 

@@ -176,11 +176,11 @@ def test_tokens_order_and_split_are_those_of_the_other_corpus(project: Path) -> 
     tokens: dict[tuple[str, str], list[tuple[bytes, list[int]]]] = {}
     for content, name in ((other, "v0001"), (version, "v0002")):
         tokens.clear() if content is version else None
-        for line in content.manifest.to_json()["shards"]:
-            if line["version"] == name:
-                table = read_shard(content.url.rsplit("/", 1)[0], line)
-                pairs = zip(table["document_id"].to_pylist(), table["input_ids"].to_pylist(), strict=True)
-                tokens.setdefault((line["source"], line["split"]), []).extend(pairs)
+        for shard in content.manifest.shards:
+            if shard.version == name:
+                table = read_shard(content.versions_url, shard)
+                rows = zip(table["document_id"].to_pylist(), table["input_ids"].to_pylist(), strict=True)
+                tokens.setdefault((shard.source, shard.split), []).extend(rows)
         if content is other:
             theirs = dict(tokens)
     assert {split for _, split in tokens} == {"train", "heldout"}

@@ -81,7 +81,8 @@ def make_bucket(protocol: str) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
-            return fsspec.filesystem(protocol, skip_instance_cache=True).mkdir("bucket")
+            fsspec.filesystem(protocol, skip_instance_cache=True).mkdir("bucket")
+            return
         except Exception:
             if time.monotonic() > deadline:
                 raise
@@ -112,7 +113,7 @@ def config(raw: str, storage: str, file: Path) -> Config:
 def documents(version: manifest.Version) -> list[list[int]]:
     """The tokens of every document of a version, sorted."""
     versions = version.url.rpartition("/")[0]
-    shards = [verify.read_shard(versions, line) for line in version.manifest.to_json()["shards"]]
+    shards = [verify.read_shard(versions, shard) for shard in version.manifest.shards]
     return sorted(tokens for shard in shards for tokens in shard["input_ids"].to_pylist())
 
 
