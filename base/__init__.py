@@ -2,6 +2,9 @@
 
 import os
 
+VERSION = "0.2.0"
+"""Of piledriver; pyproject.toml has it from here."""
+
 NUMBA_LOCATORS = "base.compiled.ByContent,UserProvidedCacheLocator,InTreeCacheLocator,UserWideCacheLocator"
 """Where numba looks for a place for compiled kernels, one after the other."""
 

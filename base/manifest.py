@@ -11,14 +11,13 @@ from typing import Any
 import xxhash
 from pydantic import Field
 
-from base import files, layout
+from base import VERSION, files, layout
 from base.errors import UserError
 from base.layout import Layout
 from base.records import Record
 
 SCHEMA = 1
 PACKAGES = (
-    "piledriver",
     "pyarrow",
     "numpy",
     "numba",
@@ -34,7 +33,7 @@ PACKAGES = (
     "detect-secrets",
     "tokenizers",
 )
-"""The packages whose code decides what a corpus holds."""
+"""The packages whose code decides what a corpus holds, besides piledriver itself."""
 
 
 class TokenizerFacts(Record):
@@ -302,4 +301,4 @@ def ancestry(version: Version) -> list[Version]:
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that decide what a corpus holds."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"piledriver": VERSION, **{name: importlib.metadata.version(name) for name in PACKAGES}}
