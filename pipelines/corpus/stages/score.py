@@ -76,13 +76,13 @@ class Score(Stage):
         """Score the parts that are not scored."""
         if self.model is None and self.classifier is None:
             return Scored(key=None, tables={})
-        measured = self.measured
+        measured, documents = self.measured, self.measured.documents
         tables = {}
         for item in measured.inputs:
             key = files.key_of(self.key, measured.keys[item.source])
             tables[item.part] = measured.layout.work(self.name, key, f"{item.part}.parquet")
         missing = [
-            ScorePart(documents=measured.documents[item.part], output=tables[item.part])
+            ScorePart(documents=documents[item.part], output=tables[item.part])
             for item in measured.inputs
             if not files.exists(tables[item.part])
         ]
