@@ -1,6 +1,7 @@
 import json
 import logging
 import math
+import os
 import re
 import shutil
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from base import files
 from base.errors import UserError
 from model import journal
 from model.job import TrainJob, check, precision_of
@@ -310,6 +312,76 @@ def test_a_remote_run_folder(manifest: str) -> None:
 
 def test_one_function_reads_what_torch_has_saved() -> None:
     folder = Path(pickles.__file__).parent
-    loads = re.compile(r"(?<!safetensors\.)torch\.load\(")
+    loads = re.compile(r"(?<!safetensors\.)torch\.(serialization\.)?load\(")
     readers = [path.name for path in folder.glob("*.py") if loads.search(path.read_text())]
     assert readers == ["pickles.py"]
+
+
+class _Bomb:
+    """What makes a folder when pickle reads it."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = str(marker)
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.makedirs, (self.marker,)
+
+
+def _poison(run_url: str, step: int, path: Path, marker: Path) -> None:
+    """Put code into a file of a checkpoint, with the digest that belongs to it."""
+    torch.save({**torch.load(path, weights_only=False), "foreign": _Bomb(marker)}, path)
+    url = checkpoint.folder(run_url, step)
+    stored = checkpoint.read_description(url).to_json()["files"]
+    stored[os.path.relpath(path, url)] = {"bytes": path.stat().st_size, "digest": files.digest(str(path))}
+    _edit_description(run_url, step, files=stored)
+    assert checkpoint.damage(url) is None
+
+
+@pytest.mark.parametrize(("stage", "later"), [(0, 0), (2, 2), (3, 3), (0, 1), (1, 3), (3, 0)])
+def test_a_foreign_checkpoint_runs_nothing(manifest: str, tmp_path: Path, stage: int, later: int) -> None:
+    run_url, marker = str(tmp_path / "run"), tmp_path / "marker"
+    run_here(manifest, run_url, steps=2, zero_stage=stage)
+    url = checkpoint.folder(run_url, 2)
+    description = Path(url, checkpoint.DESCRIPTION).read_text()
+    for path in sorted(Path(url, "state").glob("*.pt")):
+        whole = path.read_bytes()
+        _poison(run_url, 2, path, marker)
+        refused = f"{re.escape(str(path))} is no file of .* nothing in it was run: it names os.makedirs$"
+        with pytest.raises(UserError, match=refused):
+            run_here(manifest, run_url, steps=3, zero_stage=later)
+        with pytest.raises(UserError, match=refused):
+            restore.consolidated_state(url)
+        assert not marker.exists()
+        path.write_bytes(whole)
+        Path(url, checkpoint.DESCRIPTION).write_text(description)
+    torch.load(_saved_bomb(tmp_path, marker), weights_only=False)
+    assert marker.exists()  # so the code does run where nobody refuses it
+
+
+def _saved_bomb(folder: Path, marker: Path) -> Path:
+    torch.save(_Bomb(marker), folder / "bomb.pt")
+    return folder / "bomb.pt"
+
+
+def test_files_that_are_no_checkpoints_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    for name in ("../../x", "/x", ".."):
+        torch.save({"param_shapes": [{name: torch.Size([1])}]}, path)
+        with pytest.raises(UserError, match=f"x.pt is no file of .* a parameter named '{name}'"):
+            pickles.load(path)
+    torch.save({"a": torch.zeros(3)}, path)
+    whole = path.read_bytes()
+    for content in (b"", b"x", whole[: len(whole) // 2], bytes(100), b"PK\x03\x04" + bytes(50)):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="x.pt is no file of a checkpoint that training writes"):
+            pickles.load(path)
+    with pytest.raises(FileNotFoundError):
+        pickles.load(tmp_path / "absent.pt")
+
+
+def test_torch_load_is_safe_within_the_guard_alone(tmp_path: Path) -> None:
+    marker, before = tmp_path / "marker", torch.load
+    path = _saved_bomb(tmp_path, marker)
+    with pickles.guarded(), pytest.raises(UserError, match="it names os.makedirs"):
+        torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+    assert torch.load is before and not marker.exists()
