@@ -15,6 +15,7 @@ from base import files
 from base.errors import UserError
 from model import journal
 from model.job import TrainJob, check, precision_of
+from model.memory import checkpoint_bytes
 from tests.helpers.corpus import write_corpus
 from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, SOURCES, run_here, run_processes, run_with_kills, settings
@@ -247,6 +248,73 @@ def test_no_space_keeps_the_last_checkpoint_and_goes_on(
     assert "no checkpoint at step 4" in caplog.text
     assert result.step == 5 and checkpoint.steps(run["run_url"]) == [2] and result.hf_url is None
     assert [path.name for path in Path(run["run_url"], "checkpoints").iterdir()] == ["step_00000002"]
+
+
+def test_no_room_for_one_checkpoint_stops_before_the_first_step(
+    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_url = str(tmp_path / "run")
+    vocab_size = check(TrainJob(MODEL, settings(), manifest, run_url)).corpus.tokenizer.vocab_size
+    needed = int(1.05 * checkpoint_bytes(MODEL, settings(), vocab_size))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
+    sentence = (
+        f"the disk of {run_url}/checkpoints has {needed:,} free bytes, and a checkpoint needs {needed:,}; "
+    )
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        run_here(manifest, run_url, steps=2)
+    assert not os.path.exists(run_url)
+    run_here(manifest, "memory://training/no-room-here", steps=1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed + 1))
+    assert run_here(manifest, run_url, steps=2).checkpoint_url == checkpoint.folder(run_url, 2)
+
+
+def test_training_stops_when_no_checkpoint_can_be_written(
+    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    save, whole = torch.save, "none"
+
+    def full(state: Any, path: Any, *rest: Any) -> None:
+        if "step_" in str(path) and whole not in str(path):
+            raise OSError(28, "No space left on device")
+        save(state, path, *rest)
+
+    monkeypatch.setattr(torch, "save", full)
+    run_url, policy = str(tmp_path / "run"), {"every": 1, "asynchronous": False}
+    with pytest.raises(
+        UserError, match=r"no checkpoint, and 3 in a row could not be written .*No space left"
+    ):
+        run_here(manifest, run_url, steps=5, checkpoint=policy)
+    assert len(_losses(run_url)) == 3
+    assert caplog.text.count(f"; the disk of {run_url}/checkpoints has ") == 3
+    endless = run_here(manifest, run_url, steps=5, checkpoint={**policy, "stop_after_failures": 0})
+    assert endless.resumed_from == 0 and endless.checkpoint_url is None
+    # With one that is whole the others cost only themselves.
+    whole = "step_00000001"
+    policy |= {"stop_after_failures": 1}
+    result = run_here(manifest, str(tmp_path / "one"), steps=4, checkpoint=policy)
+    assert result.checkpoint_url == checkpoint.folder(result.run_url, 1)
+
+
+def test_all_ranks_stop_when_no_checkpoint_can_be_written(
+    manifest: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = {"run_url": str(tmp_path / "run"), "steps": 6, "fail": [1, 2]}
+    run |= {"checkpoint": {"every": 2, "stop_after_failures": 1}}
+    assert run_processes(2, manifest, [run]) == [1, 1]
+    assert capfd.readouterr().err.count("1 in a row could not be written") == 2
+
+
+def test_no_room_that_runs_out_counts_too(
+    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage, journal_path = shutil.disk_usage(tmp_path), tmp_path / "run" / journal.NAME
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: usage._replace(free=7) if journal_path.exists() else usage
+    )
+    with pytest.raises(UserError, match="2 in a row could not be written .*has 7 free bytes"):
+        run_here(manifest, str(tmp_path / "run"), steps=9, checkpoint={"every": 2, "stop_after_failures": 2})
+    assert len(_losses(tmp_path / "run")) == 4
 
 
 CONSTANT = {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 2}
