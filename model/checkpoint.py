@@ -9,7 +9,9 @@
 import contextlib
 import logging
 import math
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +28,8 @@ logger = logging.getLogger("piledriver.checkpoint")
 STATE = "state"
 DESCRIPTION = "checkpoint.json"
 DAMAGED = "damaged.json"
+MARGIN = 1.05
+"""Room for a checkpoint, as a multiple of its bytes."""
 
 
 class StoredFile(Record):
@@ -67,6 +71,30 @@ class Identity:
 def folder(run_url: str, step: int) -> str:
     """URL of the checkpoint after `step` steps."""
     return files.join(run_url, "checkpoints", f"step_{step:08d}")
+
+
+def lacks_room(path: str, needed: int) -> str | None:
+    """What to say of a local folder whose disk has no room for a checkpoint of so many bytes, else None."""
+    free, wanted = _free(path), int(needed * MARGIN)
+    if free > wanted:
+        return None
+    return f"the disk of {path} has {free:,} free bytes, and a checkpoint needs {wanted:,}"
+
+
+def disk(path: str) -> str:
+    """The room on the disk of a local folder, in words."""
+    try:
+        return f"the disk of {path} has {_free(path):,} free bytes"
+    except OSError as error:
+        return f"the disk of {path} does not tell its room: {error}"
+
+
+def _free(path: str) -> int:
+    """Free bytes on the disk of a local folder, which need not be there yet."""
+    place = os.path.abspath(path)
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    return shutil.disk_usage(place).free
 
 
 def steps(run_url: str) -> list[int]:

@@ -139,6 +139,8 @@ class CheckpointConfig(Section):
     """Checkpoints at multiples of this step stay for good."""
     keep_best: int = Field(0, ge=0)
     """So many checkpoints with the lowest held-out loss stay too; only steps that were evaluated count."""
+    stop_after_failures: int = Field(3, ge=0)
+    """Training stops when the run has no checkpoint and so many in a row could not be written; 0 goes on."""
     asynchronous: bool = True
     """Copy the state to host memory and write it while training goes on."""
 

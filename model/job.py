@@ -7,12 +7,14 @@ import json
 import logging
 from dataclasses import dataclass, field
 
+from base import files
 from base.errors import UserError
 from model import batches, checkpoint
 from model.checkpoint import Identity
 from model.config import ModelConfig, TrainConfig
 from model.corpus import Corpus
 from model.loader import Loader
+from model.memory import checkpoint_bytes
 from model.run import SampleOrder
 from model.shard_cache import ShardCache
 
@@ -108,3 +110,16 @@ def identity(job: TrainJob, loader: Loader) -> Identity:
     model = {**job.model.model_dump(), "vocab_size": loader.corpus.tokenizer.vocab_size}
     model["precision"] = precision_of(job.train)
     return Identity(json.loads(json.dumps(model)), data)
+
+
+def planned_bytes(job: TrainJob, same: Identity) -> int:
+    """Bytes that one checkpoint of a run will have."""
+    settled = job.train.model_copy(update={"precision": same.model["precision"]})
+    return checkpoint_bytes(job.model, settled, same.model["vocab_size"])
+
+
+def missing_room(job: TrainJob, same: Identity) -> str | None:
+    """Why the disk of a run's folder cannot hold one checkpoint; None if it can, or the folder is remote."""
+    folder = files.local_path(files.join(job.run_url, "checkpoints"))
+    problem = checkpoint.lacks_room(folder, planned_bytes(job, same)) if folder is not None else None
+    return f"{problem}; make room there or choose another storage" if problem is not None else None

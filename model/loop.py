@@ -16,7 +16,7 @@ from model.checkpoint import Description, Identity
 from model.engine import apply_step, backward, loss_scale
 from model.evaluation import evaluate
 from model.guard import Guard
-from model.job import TrainJob
+from model.job import TrainJob, planned_bytes
 from model.journal import Journal, Rollback, StepRecord
 from model.loader import Loader
 from model.machine import machine
@@ -74,7 +74,7 @@ class Loop:
         self.journal = Journal(job.run_url) if rank == 0 else None
         self.sampler = sampler(job, loader.corpus) if rank == 0 else None
         self.threads = ThreadPoolExecutor(1, "loader")
-        self.saver = Saver(engine, job.run_url, job.train.checkpoint)
+        self.saver = Saver(engine, job.run_url, job.train.checkpoint, planned_bytes(job, identity))
         self.stalls: list[float] = []
         """Seconds for which each checkpoint stopped the loop."""
         self.evaluation: dict[str, dict[str, float]] = {}

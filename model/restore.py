@@ -74,8 +74,8 @@ def load(engine: Any, checkpoint_url: str, zero_stage: int, tensor_parallel: int
 
     A checkpoint that was written by another number of workers or at another ZeRO stage goes through its
     universal form, see `model.universal`. Raises UserError for another number of workers where layers are
-    split among them, RuntimeError when what the description promises was not
-    loaded.
+    split among them and for a file that could run code, RuntimeError when what the description promises was
+    not loaded.
     """
     description = checkpoint.read_description(checkpoint_url)
     convert = needs_conversion(description, ranks.world(), zero_stage)
@@ -96,7 +96,8 @@ def load(engine: Any, checkpoint_url: str, zero_stage: int, tensor_parallel: int
             loaded = True
         else:
             engine._config.load_universal_checkpoint = convert
-            loaded = engine.load_checkpoint(path, tag=STATE)[0] is not None
+            with pickles.guarded():
+                loaded = engine.load_checkpoint(path, tag=STATE)[0] is not None
         # DeepSpeed's universal ZeRO-3 gives the first group's settings to every group (norms would decay) and
         # one step counter to all of them, which then counts once for each.
         for group, values in zip(engine.optimizer.param_groups, settings, strict=True):
@@ -142,5 +143,10 @@ def consolidated_state(checkpoint_url: str) -> dict[str, Tensor]:
             with tempfile.TemporaryDirectory(prefix="piledriver-universal-") as temporary:
                 universal.extract(Path(path, STATE), Path(temporary, STATE))
                 return universal.weights(Path(temporary, STATE))
-        with contextlib.redirect_stdout(None), contextlib.redirect_stderr(open(os.devnull, "w")):
+        with (
+            open(os.devnull, "w") as bars,
+            contextlib.redirect_stdout(None),
+            contextlib.redirect_stderr(bars),
+            pickles.guarded(),
+        ):
             return dict(get_fp32_state_dict_from_zero_checkpoint(path, tag=STATE))

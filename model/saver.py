@@ -12,6 +12,7 @@ import torch
 import xxhash
 
 from base import files, layout
+from base.errors import UserError
 from base.records import Record
 from model import checkpoint, ranks
 from model.checkpoint import DESCRIPTION, STATE, Description, StoredFile
@@ -34,14 +35,17 @@ class Saver:
     The engine saves into host memory (`model.capture`); a thread of each rank writes, hashes and uploads that
     while training goes on. Ranks tell each other through files when they are done,
     because collectives belong to the main thread. A rank that cannot write such a file says so in `wait`.
+    `save` and `wait` raise UserError when the run has no checkpoint and too many could not be written.
     """
 
-    def __init__(self, engine: Any, run_url: str, config: CheckpointConfig) -> None:
-        """`engine` is one of model.engine, which saves into host memory."""
-        self.engine, self.run_url, self.config = engine, run_url, config
+    def __init__(self, engine: Any, run_url: str, config: CheckpointConfig, planned: int) -> None:
+        """`engine` is one of model.engine, which saves into host memory; planned: bytes of a checkpoint."""
+        self.engine, self.run_url, self.config, self.planned = engine, run_url, config, planned
         self.rank, self.world = ranks.rank(), ranks.world()
         self.saved: int | None = None
         """Step of the last checkpoint that is whole, on rank 0 after `wait`."""
+        self._failures: list[str] = []
+        """Why there was no checkpoint, each time since the last whole one, on rank 0."""
         self._thread: threading.Thread | None = None
         self._silent = False
         """Whether this rank could not tell rank 0 what it has written."""
@@ -64,12 +68,15 @@ class Saver:
             temporary = os.path.join(tempfile.gettempdir(), name)
         else:
             temporary = os.path.join(os.path.dirname(local), f"{files.TEMPORARY}step_{step:08d}")
-        problem = _make_room(temporary, self.run_url) if leader else None
+        problem = _make_room(temporary, self.run_url, self.planned if local else 0) if leader else None
         if problem is not None:
             logger.warning("no checkpoint at step %d: %s", step, problem)
         if self.rank == 0 and local is None:
             files.remove(target)
-        if any(ranks.gather(problem is not None)):
+        problems = [problem for problem in ranks.gather(problem) if problem is not None]
+        if problems:
+            self._failures.append(problems[0])
+            self._stop_if_hopeless()
             return
         self.engine.save_checkpoint(temporary, tag=STATE, save_latest=False)
         if torch.cuda.is_available():
@@ -92,7 +99,18 @@ class Saver:
         self._thread.join()
         self._giving_up.clear()
         self._thread = None
-        ranks.barrier()
+        self._stop_if_hopeless()
+
+    def _stop_if_hopeless(self) -> None:
+        """Raise UserError on all ranks when it looks as if no checkpoint can ever be written."""
+        limit = self.config.stop_after_failures
+        hopeless = limit and self.saved is None and len(self._failures) >= limit
+        last = ranks.agree(self._failures[-1] if hopeless else None)
+        if last is not None:
+            raise UserError(
+                f"training stops: run {self.run_url} has no checkpoint, and {limit} in a row could not "
+                f"be written (train.checkpoint.stop_after_failures), the last because {last}"
+            )
 
     def close(self) -> None:
         """Finish what this rank writes, without waiting for others that may be gone."""
@@ -132,7 +150,9 @@ class Saver:
             else:
                 self._complete(report, description, place=place, target=target)
         except Exception as error:  # training goes on, and the last checkpoint stays
-            logger.warning("no checkpoint at step %d: %s: %s", description.step, type(error).__name__, error)
+            why = f"{type(error).__name__}: {error}; {checkpoint.disk(os.path.dirname(temporary))}"
+            logger.warning("no checkpoint at step %d: %s", description.step, why)
+            self._failures.append(why)
             self._silent = self.rank > 0
             if self.rank == 0 and self.saved != description.step:
                 with contextlib.suppress(OSError):
@@ -165,23 +185,25 @@ class Saver:
             os.rename(place, local)
             _flush(os.path.dirname(local))
         self.saved = description.step
+        self._failures.clear()
         checkpoint.prune(self.run_url, self.config, self.saved)
 
 
-def _make_room(temporary: str, run_url: str) -> str | None:
-    """Make an empty folder for a checkpoint; what is in the way of one as large as the last, if anything."""
+def _make_room(temporary: str, run_url: str, planned: int) -> str | None:
+    """Make an empty folder for a checkpoint; what is in the way of one as large as the last, if anything.
+
+    planned: bytes of the first one.
+    """
     try:
         previous = next(checkpoint.descriptions(run_url), None)
-        needed = sum(file.bytes for file in previous.files.values()) if previous is not None else 0
+        needed = sum(file.bytes for file in previous.files.values()) if previous is not None else planned
         shutil.rmtree(temporary, ignore_errors=True)
-        os.makedirs(temporary, exist_ok=True)
-        free = shutil.disk_usage(temporary).free
-        if free > needed * 1.05:
-            return None
-        os.rmdir(temporary)
+        problem = checkpoint.lacks_room(os.path.dirname(temporary), needed)
+        if problem is None:
+            os.makedirs(temporary, exist_ok=True)
     except OSError as error:
-        return str(error)
-    return f"{temporary} has {free} free bytes, {needed} are needed"
+        return f"{type(error).__name__}: {error}; {checkpoint.disk(os.path.dirname(temporary))}"
+    return problem
 
 
 def _flush(path: str) -> None:

@@ -10,7 +10,7 @@ from model.convert import export_hf
 from model.corpus import Corpus
 from model.engine import build_engine, initialize_distributed
 from model.guard import Guard
-from model.job import TrainJob, check, identity
+from model.job import TrainJob, check, identity, missing_room
 from model.loop import Loop, OnMetrics, TransformLoss
 from model.run import RUN, SUMMARY, RunDescription, Summary
 
@@ -25,7 +25,8 @@ def train(
     The process group is taken from the environment (torchrun) or is there already (Ray Train). After the last
     step the model is written to <run>/hf, when the last checkpoint could be written. Returns the run's
     summary, which is in <run>/summary.json too; other ranks than the first get None.
-    Raises UserError for settings that do not fit the corpus or an earlier part of the run.
+    Raises UserError for settings that do not fit the corpus or an earlier part of the run, and for a disk
+    that has no room for the first checkpoint.
     """
     rank, world = initialize_distributed()
     config = job.train
@@ -36,6 +37,10 @@ def train(
     same = identity(job, loader)
     resumed = ranks.agree(checkpoint.latest(job.run_url) if rank == 0 else None)
     before = checkpoint.check_description(resumed, same) if resumed is not None else None
+    if resumed is None:
+        lacking = ranks.agree(missing_room(job, same) if rank == 0 else None)
+        if lacking is not None:
+            raise UserError(lacking)
     if rank == 0:
         _describe(job, loader.corpus, same)
     tokenizer = loader.corpus.tokenizer

@@ -49,7 +49,12 @@ def extract(source: Path, target: Path) -> None:
         strict=True,
         inject_missing_state=True,
     )
-    with open(os.devnull, "w") as bars, contextlib.redirect_stdout(None), contextlib.redirect_stderr(bars):
+    with (
+        open(os.devnull, "w") as bars,
+        contextlib.redirect_stdout(None),
+        contextlib.redirect_stderr(bars),
+        pickles.guarded(),
+    ):
         main(arguments)
 
 

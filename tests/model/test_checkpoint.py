@@ -1,6 +1,7 @@
 import json
 import logging
 import math
+import os
 import re
 import shutil
 import time
@@ -10,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from base import files
 from base.errors import UserError
 from model import journal
 from model.job import TrainJob, check, precision_of
+from model.memory import checkpoint_bytes
 from tests.helpers.corpus import write_corpus
 from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, SOURCES, run_here, run_processes, run_with_kills, settings
@@ -273,6 +276,73 @@ def test_no_space_keeps_the_last_checkpoint_and_goes_on(
     assert [path.name for path in Path(run["run_url"], "checkpoints").iterdir()] == ["step_00000002"]
 
 
+def test_no_room_for_one_checkpoint_stops_before_the_first_step(
+    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_url = str(tmp_path / "run")
+    vocab_size = check(TrainJob(MODEL, settings(), manifest, run_url)).corpus.tokenizer.vocab_size
+    needed = int(1.05 * checkpoint_bytes(MODEL, settings(), vocab_size))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
+    sentence = (
+        f"the disk of {run_url}/checkpoints has {needed:,} free bytes, and a checkpoint needs {needed:,}; "
+    )
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        run_here(manifest, run_url, steps=2)
+    assert not os.path.exists(run_url)
+    run_here(manifest, "memory://training/no-room-here", steps=1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed + 1))
+    assert run_here(manifest, run_url, steps=2).checkpoint_url == checkpoint.folder(run_url, 2)
+
+
+def test_training_stops_when_no_checkpoint_can_be_written(
+    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    save, whole = torch.save, "none"
+
+    def full(state: Any, path: Any, *rest: Any) -> None:
+        if "step_" in str(path) and whole not in str(path):
+            raise OSError(28, "No space left on device")
+        save(state, path, *rest)
+
+    monkeypatch.setattr(torch, "save", full)
+    run_url, policy = str(tmp_path / "run"), {"every": 1, "asynchronous": False}
+    with pytest.raises(
+        UserError, match=r"no checkpoint, and 3 in a row could not be written .*No space left"
+    ):
+        run_here(manifest, run_url, steps=5, checkpoint=policy)
+    assert len(_losses(run_url)) == 3
+    assert caplog.text.count(f"; the disk of {run_url}/checkpoints has ") == 3
+    endless = run_here(manifest, run_url, steps=5, checkpoint={**policy, "stop_after_failures": 0})
+    assert endless.resumed_from == 0 and endless.checkpoint_url is None
+    # With one that is whole the others cost only themselves.
+    whole = "step_00000001"
+    policy |= {"stop_after_failures": 1}
+    result = run_here(manifest, str(tmp_path / "one"), steps=4, checkpoint=policy)
+    assert result.checkpoint_url == checkpoint.folder(result.run_url, 1)
+
+
+def test_all_ranks_stop_when_no_checkpoint_can_be_written(
+    manifest: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = {"run_url": str(tmp_path / "run"), "steps": 6, "fail": [1, 2]}
+    run |= {"checkpoint": {"every": 2, "stop_after_failures": 1}}
+    assert run_processes(2, manifest, [run]) == [1, 1]
+    assert capfd.readouterr().err.count("1 in a row could not be written") == 2
+
+
+def test_no_room_that_runs_out_counts_too(
+    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage, journal_path = shutil.disk_usage(tmp_path), tmp_path / "run" / journal.NAME
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: usage._replace(free=7) if journal_path.exists() else usage
+    )
+    with pytest.raises(UserError, match="2 in a row could not be written .*has 7 free bytes"):
+        run_here(manifest, str(tmp_path / "run"), steps=9, checkpoint={"every": 2, "stop_after_failures": 2})
+    assert len(_losses(tmp_path / "run")) == 4
+
+
 CONSTANT = {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 2}
 """A schedule that does not depend on the number of steps, for runs that are continued."""
 
@@ -341,6 +411,76 @@ def test_a_remote_run_folder(manifest: str) -> None:
 
 def test_one_function_reads_what_torch_has_saved() -> None:
     folder = Path(pickles.__file__).parent
-    loads = re.compile(r"(?<!safetensors\.)torch\.load\(")
+    loads = re.compile(r"(?<!safetensors\.)torch\.(serialization\.)?load\(")
     readers = [path.name for path in folder.glob("*.py") if loads.search(path.read_text())]
     assert readers == ["pickles.py"]
+
+
+class _Bomb:
+    """What makes a folder when pickle reads it."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = str(marker)
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.makedirs, (self.marker,)
+
+
+def _poison(run_url: str, step: int, path: Path, marker: Path) -> None:
+    """Put code into a file of a checkpoint, with the digest that belongs to it."""
+    torch.save({**torch.load(path, weights_only=False), "foreign": _Bomb(marker)}, path)
+    url = checkpoint.folder(run_url, step)
+    stored = checkpoint.read_description(url).to_json()["files"]
+    stored[os.path.relpath(path, url)] = {"bytes": path.stat().st_size, "digest": files.digest(str(path))}
+    _edit_description(run_url, step, files=stored)
+    assert checkpoint.damage(url) is None
+
+
+@pytest.mark.parametrize(("stage", "later"), [(0, 0), (2, 2), (3, 3), (0, 1), (1, 3), (3, 0)])
+def test_a_foreign_checkpoint_runs_nothing(manifest: str, tmp_path: Path, stage: int, later: int) -> None:
+    run_url, marker = str(tmp_path / "run"), tmp_path / "marker"
+    run_here(manifest, run_url, steps=2, zero_stage=stage)
+    url = checkpoint.folder(run_url, 2)
+    description = Path(url, checkpoint.DESCRIPTION).read_text()
+    for path in sorted(Path(url, "state").glob("*.pt")):
+        whole = path.read_bytes()
+        _poison(run_url, 2, path, marker)
+        refused = f"{re.escape(str(path))} is no file of .* nothing in it was run: it names os.makedirs$"
+        with pytest.raises(UserError, match=refused):
+            run_here(manifest, run_url, steps=3, zero_stage=later)
+        with pytest.raises(UserError, match=refused):
+            restore.consolidated_state(url)
+        assert not marker.exists()
+        path.write_bytes(whole)
+        Path(url, checkpoint.DESCRIPTION).write_text(description)
+    torch.load(_saved_bomb(tmp_path, marker), weights_only=False)
+    assert marker.exists()  # so the code does run where nobody refuses it
+
+
+def _saved_bomb(folder: Path, marker: Path) -> Path:
+    torch.save(_Bomb(marker), folder / "bomb.pt")
+    return folder / "bomb.pt"
+
+
+def test_files_that_are_no_checkpoints_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    for name in ("../../x", "/x", ".."):
+        torch.save({"param_shapes": [{name: torch.Size([1])}]}, path)
+        with pytest.raises(UserError, match=f"x.pt is no file of .* a parameter named '{name}'"):
+            pickles.load(path)
+    torch.save({"a": torch.zeros(3)}, path)
+    whole = path.read_bytes()
+    for content in (b"", b"x", whole[: len(whole) // 2], bytes(100), b"PK\x03\x04" + bytes(50)):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="x.pt is no file of a checkpoint that training writes"):
+            pickles.load(path)
+    with pytest.raises(FileNotFoundError):
+        pickles.load(tmp_path / "absent.pt")
+
+
+def test_torch_load_is_safe_within_the_guard_alone(tmp_path: Path) -> None:
+    marker, before = tmp_path / "marker", torch.load
+    path = _saved_bomb(tmp_path, marker)
+    with pickles.guarded(), pytest.raises(UserError, match="it names os.makedirs"):
+        torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+    assert torch.load is before and not marker.exists()
