@@ -121,6 +121,13 @@ def test_a_killed_merge_shows_nothing_and_finishes_when_run_again(
     process.wait()
     assert not (corpus / "versions/v0002/manifest.json").exists()
     done = [path for path in corpus.glob("work/merge/**/*") if path.is_file() and path.name[0] != "."]
+    # What a task has written before its last file, the .json, it writes again.
+    half = ".dropped.parquet"
+    done = [
+        path
+        for path in done
+        if not path.name.endswith(half) or path.with_name(path.name.replace(half, ".json")).exists()
+    ]
     before = {path: path.stat().st_mtime_ns for path in done}
     assert before
     output, errors = command("merge", path, "--with", other).communicate(timeout=200)
