@@ -15,8 +15,8 @@ test: lint
 	$(BIN)/python -m pytest -m "not slow"
 
 unit: install
-	PILEDRIVER_DATA=stand-in $(BIN)/python -m pytest \
-		-m "not ray and not train and not gpu and not slow and not command"
+	PILEDRIVER_DATA=stand-in $(BIN)/python -m pytest -n 2 --dist loadfile \
+		-m "not ray and not train and not gpu and not slow and not command and not build"
 
 slow: install
 	$(BIN)/python -m pytest -m slow

@@ -21,6 +21,8 @@ IMPORTS = {
 }
 """Marks by what a module imports late (tests/helpers/late.py): modules of model/ that do not import torch are
 imported at once."""
+BUILDS = "tests.helpers.builds"
+"""The module whose functions build whole corpora in this process."""
 TRAINS = {"run_here", "run_processes", "run_with_kills", "start"}
 """Functions of tests/helpers/training.py that train."""
 
@@ -37,7 +39,7 @@ def marks(item: pytest.Item) -> set[str]:
 
 def calls(item: pytest.Function) -> set[str]:
     """Marks by what a test, a fixture of it or a function of its module that they call, calls: `train` for
-    whoever trains a model, `command` for whoever starts a process."""
+    whoever trains a model, `command` for whoever starts a process, `build` for whoever builds a corpus."""
     found: set[str] = set()
     module: ModuleType = item.module
     fixtures = [one.func for found in item._fixtureinfo.name2fixturedefs.values() for one in found]
@@ -48,6 +50,9 @@ def calls(item: pytest.Function) -> set[str]:
             value = module.__dict__.get(name)
             if value is subprocess:
                 found.add("command")
+            place = getattr(value, "__name__", None), getattr(value, "__module__", None)
+            if BUILDS in place and name in ("builds", "run", "refresh"):
+                found.add("build")
             if name in seen or not isinstance(value, FunctionType):
                 continue
             seen.add(name)
