@@ -39,11 +39,9 @@ class Told:
 class Asked(InProcess):
     """Runs tasks in this process, and keeps how many items and actors it was asked for."""
 
-    calls: list[tuple[int, int | None]]
-
     def __init__(self) -> None:
         super().__init__()
-        object.__setattr__(self, "calls", [])
+        self.calls: list[tuple[int, int | None]] = []
 
     def map_actors(
         self,
