@@ -97,7 +97,7 @@ def finished_tasks(corpus: Path) -> dict[Path, int]:
     for pattern in ("work/decide/*/*.json", "work/tokens/*/*/*.json"):
         for mark in corpus.glob(pattern):
             found += mark.parent.glob(f"{mark.stem}.*")
-    for mark in corpus.glob("work/shards/*/*.json"):
+    for mark in corpus.glob("work/shards/*/[!.]*.json"):
         source, name = mark.stem.split(".")
         found += [mark, *corpus.glob(f"versions/v0001/*/{source}/{name}.*")]
     for pattern in ("work/ordinals/*/*/*", "work/dedup/*/*/*", "work/tokenizer/*/*", "index/*/*/*"):
