@@ -199,6 +199,9 @@ class TrainConfig(Section):
     """Seed of the initialisation and of the order of samples."""
     precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
     """auto: fp16 on CUDA, bf16 on a CPU with AVX-512 or the like, else fp32."""
+    export_precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
+    """Of the model in Hugging Face format, whatever the zero_stage. auto: that of the run; fp32: its master
+    weights, twice as large as in half precision."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage (Rajbhandari et al. 2020)."""
     tensor_parallel: int = Field(1, ge=1)

@@ -8,9 +8,9 @@ from model import checkpoint, journal, ranks, restore
 from model.checkpoint import Identity
 from model.convert import export_hf
 from model.corpus import Corpus
-from model.engine import build_engine, initialize_distributed
+from model.engine import DTYPES, build_engine, initialize_distributed
 from model.guard import Guard
-from model.job import TrainJob, check, identity, missing_room
+from model.job import TrainJob, check, identity, missing_room, precision_of
 from model.loop import Loop, OnMetrics, TransformLoss
 from model.run import RUN, SUMMARY, RunDescription, Summary
 
@@ -113,8 +113,11 @@ def _summarize(loop: Loop, first: int, seconds: float) -> Summary | None:
 def _export(job: TrainJob, corpus: Corpus, step: int) -> str:
     """Write the checkpoint after `step` steps in Hugging Face's format to <run>/hf."""
     url = files.join(job.run_url, "hf")
+    chosen = job.train.export_precision
+    dtype = DTYPES[precision_of(job.train) if chosen == "auto" else chosen]
+    state = restore.consolidated_state(checkpoint.folder(job.run_url, step))
     export_hf(
-        restore.consolidated_state(checkpoint.folder(job.run_url, step)),
+        {name: tensor.to(dtype) for name, tensor in state.items()},
         job.model,
         corpus.tokenizer.vocab_size,
         url,
