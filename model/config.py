@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from base.settings import Section
 
@@ -171,6 +171,14 @@ class SamplesConfig(Section):
     """What it continues; absent: the beginnings of held-out documents of four sources."""
     tokens: int = Field(32, ge=0)
     """Tokens of a continuation, at most half of max_sequence_length; 0 switches samples off."""
+
+    @field_validator("prompts")
+    @classmethod
+    def _are_text(cls, prompts: list[str]) -> list[str]:
+        for number, prompt in enumerate(prompts):
+            if any("\ud800" <= character <= "\udfff" for character in prompt):
+                raise ValueError(f"prompt {number} holds half of a surrogate pair, which is no text")
+        return prompts
 
 
 class BatchWarmup(Section):

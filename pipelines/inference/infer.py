@@ -14,6 +14,7 @@ from base import files
 from base.errors import UserError
 from base.layout import RESULT, TOKENIZER, Layout
 from base.records import Record
+from model import hub
 from pipelines.config import Config
 from pipelines.inference import models
 from pipelines.inference.models import CONFIG, ModelFolder
@@ -111,10 +112,9 @@ class Generator:
     def __init__(self, model: str, settings: InferConfig) -> None:
         """Load the model and its tokenizer once."""
         import torch
-        from tokenizers import Tokenizer
 
         self.model = models.load(model, "cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer = Tokenizer.from_str(files.read_bytes(files.join(model, TOKENIZER)).decode())
+        self.tokenizer = hub.read_tokenizer(files.join(model, TOKENIZER))
         self.end = int(files.read_json(files.join(model, CONFIG))["eos_token_id"])
         self.settings = settings
 
