@@ -126,7 +126,7 @@ def model_key(model: ModelFolder) -> str:
 
 
 def load(url: str, device: "torch.device | str") -> "NeoX":
-    """The model of a Hugging Face folder, ready for inference, in the dtype it was stored in.
+    """The model of a Hugging Face folder, ready for inference, in fp32 whatever it was stored in.
 
     Raises UserError if it is not a GPT-NeoX model or its weights do not fit its configuration.
     """
@@ -134,6 +134,9 @@ def load(url: str, device: "torch.device | str") -> "NeoX":
     from model.neox import NeoX
 
     config, vocab_size, state = import_hf(url)
-    model = NeoX(config, vocab_size, seed=None)
+    end = files.read_json(files.join(url, CONFIG)).get("eos_token_id")
+    if config.attention_reset and end is None:
+        raise UserError(f"{url} ends attention at the end of documents, but {CONFIG} has no eos_token_id")
+    model = NeoX(config, vocab_size, end_of_document_id=end, seed=None)
     model.load_state_dict(state)
     return model.to(device).eval()

@@ -35,11 +35,13 @@ LENGTHS[::9] = [LENGTH - 1, LENGTH, LENGTH + 1, 2 * LENGTH, 2 * LENGTH + 5]
 SOURCES = {"wiki.arrow": [LENGTHS], "b": [[LENGTH, 2, 40, 5]]}
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[NeoX, ModelFolder, Version]:
+@pytest.fixture(scope="module", params=[False, True], ids=["", "attention_reset"])
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[NeoX, ModelFolder, Version]:
     folder = tmp_path_factory.mktemp("evaluate")
     url = write_corpus(folder, SOURCES, vocab_size=VOCAB, heldout=len(LENGTHS))
-    return *write_model(folder), manifest.open_version(url)
+    return *write_model(folder, attention_reset=request.param), manifest.open_version(url)
 
 
 def _config(storage: Path, **sections: Any) -> Config:
