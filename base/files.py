@@ -99,6 +99,18 @@ def digest(url: str) -> str:
     return state.hexdigest()
 
 
+def checksum(url: str) -> str | None:
+    """What an object store tells of a file's content without reading it; None where it tells nothing."""
+    filesystem, path = split(url)
+    return checksum_of(filesystem.info(path))
+
+
+def checksum_of(info: dict[str, Any]) -> str | None:
+    """The checksum in what a file system tells of a file, by the names of S3, Google Cloud, Azure and hf."""
+    names = ("ETag", "md5Hash", "etag", "blob_id")
+    return next((str(info[name]) for name in names if info.get(name)), None)
+
+
 def remove(url: str) -> None:
     """Remove a file or a whole folder; nothing happens if it is not there."""
     filesystem, path = split(url)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from model.neox import NeoX
 
 CONFIG = "config.json"
+_CONTENT = (".safetensors", f"/{CONFIG}", f"/{TOKENIZER}", "/tokenizer_config.json")
+"""Ends of the URLs of the files that decide what a model says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,7 @@ def find(storage: str, model: str | None) -> ModelFolder:
     """
     if model is None:
         model = results.newest(storage)
-    result = results.finished(storage, model) if "/" not in model else None
+    result = results.finished(storage, model) if layout.is_run_name(model) else None
     if result is not None:
         return ModelFolder(name=model, url=Layout(storage).model(model), result=result)
     if files.exists(files.join(model, CONFIG)):
@@ -119,15 +122,22 @@ def _tokens(tokenizer: dict[str, Any]) -> dict[int, str]:
 
 
 def model_key(model: ModelFolder) -> str:
-    """A name of the model's content for outputs that depend on it: its weights' sizes and configuration."""
-    entries = [(layout.name_of(url), files.size(url)) for url in model.weights()]
-    result = model.result.to_json() if model.result else {}
-    return files.key_of(model.url, entries, result, model.config())
+    """A name of the model's content for outputs that depend on it: its weights, settings and tokenizer.
+
+    Where an object store tells a checksum of a file, that stands for its content.
+    """
+    found = [url for url in files.list_files(model.url) if url.endswith(_CONTENT)]
+    with ThreadPoolExecutor(8) as pool:
+        contents = pool.map(lambda url: files.checksum(url) or files.digest(url), found)
+        return files.key_of(
+            sorted((layout.name_of(url), content) for url, content in zip(found, contents, strict=True))
+        )
 
 
 def load(url: str, device: "torch.device | str") -> "NeoX":
     """The model of a Hugging Face folder, ready for inference, in fp32 whatever it was stored in.
 
+    In half precision the sums of a row would depend on the rows beside it, and so would what is sampled.
     Raises UserError if it is not a GPT-NeoX model or its weights do not fit its configuration.
     """
     from model.convert import import_hf

@@ -136,6 +136,19 @@ def test_fewer_documents_are_another_evaluation(
     assert new and other.url != result.url and other.all.documents == 2
 
 
+def test_other_weights_in_the_same_folder_are_another_evaluation(tmp_path: Path) -> None:
+    url = write_corpus(tmp_path, SOURCES, vocab_size=VOCAB, heldout=len(LENGTHS))
+    version, (_, folder) = manifest.open_version(url), write_model(tmp_path)
+    config = config_of(tmp_path, evaluate={"max_documents": 2})
+    first, _ = evaluate(config, version, folder, Told(), executor=Asked())
+    weights = tmp_path / "hf" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 1
+    weights.write_bytes(content)
+    other, new = evaluate(config, version, folder, Told(), executor=Asked())
+    assert new and other.url != first.url and other.all.loss != first.all.loss
+
+
 def test_a_version_without_held_out_documents_is_named(
     made: tuple[NeoX, ModelFolder, Version], tmp_path: Path
 ) -> None:

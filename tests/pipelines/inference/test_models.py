@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from base import manifest
+from base import files, manifest
 from base.errors import UserError
-from pipelines.inference.models import ModelFolder, check_tokenizer
+from pipelines.inference.models import ModelFolder, check_tokenizer, load, model_key
 from tests.helpers.corpus import write_corpus
+from tests.helpers.models import write_model
 
 
 def _tokenizer(*tokens: str, **more: Any) -> bytes:
@@ -42,3 +43,26 @@ def test_a_model_must_know_the_tokens_of_a_corpus(tmp_path: Path, beside: bool) 
         message = "tiny has another tokenizer than corpus v0001: token 1 is 'b' there and 'x' in the corpus"
         with pytest.raises(UserError, match=message):
             check(_tokenizer("a", "x", "c"))
+
+
+def test_content_decides_the_key_of_a_model(tmp_path: Path) -> None:
+    url = "memory://models/key"
+
+    def key(**changes: bytes) -> str:
+        contents = {"config.json": b"{}", "tokenizer.json": b"t", "model.safetensors": b"abc", **changes}
+        for name, content in contents.items():
+            files.write_bytes(files.join(url, name), content)
+        return model_key(ModelFolder(name="m", url=url, result=None))
+
+    first = key()
+    others = [key(**{name: b"abd"}) for name in ("config.json", "tokenizer.json", "model.safetensors")]
+    assert len({first, *others}) == 4 and key() == first
+    assert key(**{"training_args.json": b"abd"}) == first  # nothing reads it
+
+
+def test_a_reset_of_attention_needs_the_token_that_ends_documents(tmp_path: Path) -> None:
+    write_model(tmp_path, attention_reset=True)
+    path = tmp_path / "hf" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": None}))
+    with pytest.raises(UserError, match="config.json has no eos_token_id"):
+        load(str(tmp_path / "hf"), "cpu")
