@@ -48,6 +48,8 @@ def train(
     if resumed is not None:
         restore.load(engine, resumed, config.zero_stage, config.tensor_parallel)
     first = before.step if before is not None else 0
+    if rank == 0:
+        journal.rewind(job.run_url, first)
     loop = Loop(
         job,
         loader,

@@ -124,7 +124,10 @@ def train(
         ship = functools.partial(shipping.ship_journal, place, opened.id) if opened.id else None
         weights = mixture(config, version)
         settled = config.model_copy(update={"mixture": weights, "mixture_epochs": {}})
-        summary = launch(settled, version.manifest_url, url, ship, on_line)
+        try:
+            summary = launch(settled, version.manifest_url, url, ship, on_line)
+        finally:
+            opened.follow()  # the workers may have begun another MLflow run
         if summary.hf_url is None:
             raise UserError(
                 f"run {run} is at its last step, but the checkpoint there could not be written below {url}; "
@@ -179,6 +182,7 @@ def _record(
     if opened.id is None:
         return
     delivered = shipping.deliver(place, opened.id, files.join(url, NAME))
+    opened.follow()
     _record_start(opened, config, version)
     opened.artifact(picture)
     opened.artifact(Layout(config.storage).result(run))
