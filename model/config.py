@@ -245,6 +245,9 @@ class TrainConfig(Section):
     1000000}}; those that this section decides, and unknown ones, are errors."""
     guard: GuardConfig = GuardConfig()
     """Spikes, values that are not finite, hangs."""
+    rate_jump: Literal["stop", "accept"] = "stop"
+    """When the learning rate of a run that is continued would leave its curve, because steps or optimizer are
+    others now: stop with one sentence, or accept that."""
     log_every: int = Field(10, ge=1)
     """Steps between logged metrics."""
     evaluate_every: int = Field(100, ge=1)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from base import layout
 from model import checkpoint, ranks, restore
 from model.checkpoint import Description, Identity
 from model.engine import apply_step, backward, loss_scale
@@ -218,7 +219,10 @@ class Loop:
         first = step - self.guard.streak + 1
         where = f"steps {first} to {step} (samples {begin} to {end - 1}) are skipped: {reason}"
         target = self.guard.roll_back(
-            description.step if description else None, description.guard if description else None, where
+            description.step if description else None,
+            description.guard if description else None,
+            where,
+            layout.name_of(self.job.run_url),
         )
         restore.load(self.engine, url, self.job.train.zero_stage, self.job.train.tensor_parallel)
         self.engine.global_steps = step
@@ -234,6 +238,7 @@ class Loop:
             sample=self.job.samples(0, step)[1],
             guard=self.guard.state(),
             evaluation_loss=sum(losses) / len(losses) if losses else None,
+            learning_rate=learning_rate(self.job.train.optimizer, step - 1, self.job.train.steps),
             model=self.identity.model,
             data=self.identity.data,
             world_size=self.world,

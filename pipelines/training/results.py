@@ -6,6 +6,9 @@ from base.layout import Layout
 from base.records import Record
 from model.run import Summary
 
+RECORDED = "recorded"
+"""A file of a finished run that MLflow holds all of; its content is the URI of the store."""
+
 
 class RunResult(Summary):
     """What a finished run leaves: its summary, and what it was trained on."""
@@ -31,6 +34,15 @@ def record(storage: str, run: str, result: RunResult) -> None:
     layout = Layout(storage)
     result.write(layout.result(run))
     LatestRun(run=run).write(layout.latest_run)
+
+
+def set_aside(storage: str, run: str) -> None:
+    """Keep the result of a run that has gone on since under another name, which tells its step."""
+    layout = Layout(storage)
+    result = RunResult.read(layout.result(run))
+    result.write(files.join(layout.run(run), f"result.step_{result.step:08d}.json"))
+    files.remove(files.join(layout.run(run), RECORDED))
+    files.remove(layout.result(run))
 
 
 def finished(storage: str, run: str) -> RunResult | None:
