@@ -18,6 +18,7 @@ import tenacity
 
 from base import NUMBA_LOCATORS
 from base.errors import UserError, mistake
+from pipelines.runtime import kernels
 from pipelines.runtime.settings import RayConfig
 
 if TYPE_CHECKING:
@@ -31,9 +32,8 @@ ROUNDS = 6
 
 def worker_environment() -> dict[str, str]:
     """Environment variables of every worker: one compiled-kernel cache a machine, quiet libraries."""
-    cache = os.environ.get("NUMBA_CACHE_DIR") or str(Path.home() / ".cache" / "piledriver" / "numba")
     return {
-        "NUMBA_CACHE_DIR": cache,
+        "NUMBA_CACHE_DIR": kernels.cache_folder(),
         "NUMBA_CACHE_LOCATOR_CLASSES": NUMBA_LOCATORS,
         "TOKENIZERS_PARALLELISM": "false",
         "RAY_TRAIN_ENABLE_V2": "1",
