@@ -106,7 +106,11 @@ class _Shipper:
                 self.send_samples()
         except Exception as error:
             if not self.warned:
-                log.warning("MLflow at %s does not answer; metrics wait: %s", hide(self.tracking.uri), error)
+                log.warning(
+                    "MLflow at %s does not answer; metrics wait: %s",
+                    hide(self.tracking.uri),
+                    hide(str(error)),
+                )
             self.warned = True
             return False
         line = content.rfind(b"\n", 0, -1) + 1
