@@ -89,7 +89,7 @@ class TrackedRun:
         try:
             self.id = last_attempt(self.client, self.id)
         except Exception as error:
-            log.debug("MLflow did not give the run: %s", error)
+            log.debug("MLflow did not give the run: %s", hide(str(error)))
 
     def tags(self, tags: dict[str, str]) -> None:
         """Set tags, under the prefix `piledriver.`."""
