@@ -285,9 +285,10 @@ def test_no_room_for_one_checkpoint_stops_before_the_first_step(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
     sentence = (
-        f"the disk of {run_url}/checkpoints has {needed:,} free bytes, and a checkpoint needs {needed:,}; "
+        rf"the disk of {re.escape(run_url)}/checkpoints, mounted at /\S*, has {needed:,} free bytes, "
+        f"and a checkpoint needs {needed:,}; "
     )
-    with pytest.raises(UserError, match=re.escape(sentence)):
+    with pytest.raises(UserError, match=sentence):
         run_here(manifest, run_url, steps=2)
     assert not os.path.exists(run_url)
     run_here(manifest, "memory://training/no-room-here", steps=1)
@@ -312,7 +313,7 @@ def test_training_stops_when_no_checkpoint_can_be_written(
     ):
         run_here(manifest, run_url, steps=5, checkpoint=policy)
     assert len(_losses(run_url)) == 3
-    assert caplog.text.count(f"; the disk of {run_url}/checkpoints has ") == 3
+    assert caplog.text.count(f"; the disk of {run_url}/checkpoints, mounted at /") == 3
     endless = run_here(manifest, run_url, steps=5, checkpoint={**policy, "stop_after_failures": 0})
     assert endless.resumed_from == 0 and endless.checkpoint_url is None
     # With one that is whole the others cost only themselves.
