@@ -216,9 +216,10 @@ def run(
     opened.sync()
     opened._try("set_terminated", "FINISHED")
     store = _store_file(tracking)
-    if store is not None and store.exists():
-        # SQLite's last change counts when its journal is gone, and a power cut brings that back until then.
-        files.sync(str(store.parent))
+    if store is not None:
+        # SQLite's last change counts when its journal is gone, and until then a power cut brings that back.
+        with contextlib.suppress(OSError):
+            files.sync(str(store.parent))
 
 
 def _open(tracking: Tracking, command: str, key: str, tags: dict[str, str], again: bool) -> TrackedRun:

@@ -58,6 +58,41 @@ def test_killed_at_any_point_and_run_again_gives_the_same_losses(manifest: str, 
     assert checkpoint.steps(run["run_url"]) == [9, 10]
 
 
+def test_what_a_checkpoint_names_is_on_the_disk_before_it_has_its_name(
+    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file and folder of it, and the journal up to its step."""
+    run_url = tmp_path / "run"
+    target = Path(checkpoint.folder(str(run_url), 2))
+    synced: dict[str, int] = {}
+    fsync, rename = os.fsync, os.rename
+    seen: list[str] = []
+
+    def sync(descriptor: int) -> None:
+        fsync(descriptor)
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        synced[path] = len(_losses(run_url)) if path.endswith(journal.NAME) else 0
+
+    def renamed(source: str, to: str) -> None:
+        if Path(to) == target:
+            every = [Path(source), *Path(source).rglob("*")]
+            names = {
+                path.parent / f".tmp-{path.name}" if path.name == checkpoint.DESCRIPTION else path
+                for path in every
+            }
+            seen.extend(str(path) for path in names)
+            on_disk = {re.sub(r"\.tmp-[0-9a-f]{12}-", ".tmp-", path) for path in synced}
+            assert {str(path) for path in names} <= on_disk
+            assert synced[str(run_url / journal.NAME)] == 2
+        rename(source, to)
+        synced.pop(str(target.parent), None)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "rename", renamed)
+    run_here(manifest, str(run_url), steps=2)
+    assert len(seen) > 4 and str(target.parent) in synced
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "precision", "kills", "steps"), [(1, "bf16", 30, 1200), (3, "fp16", 5, 150)]
