@@ -24,7 +24,7 @@ from tests.helpers.values import known
 if RUNNING:
     import torch
 
-    from model import checkpoint, pickles, restore, saver
+    from model import checkpoint, pickles, restore
     from model.train import train
 
 
@@ -210,14 +210,14 @@ def test_the_best_checkpoints_stay(manifest: str, tmp_path: Path) -> None:
 def test_checkpoints_are_written_while_training_goes_on(
     manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = saver._flush
+    written = files.sync
 
     def slowly(path: str) -> None:
         if "step_00000002" in path and path.endswith(".pt"):
             time.sleep(0.5)
         written(path)
 
-    monkeypatch.setattr(saver, "_flush", slowly)
+    monkeypatch.setattr(files, "sync", slowly)
     results = {}
     for name, asynchronous in (("behind", True), ("before", False)):
         policy = {"every": 2, "asynchronous": asynchronous}
