@@ -194,7 +194,7 @@ def _work(command: Callable[[Path, Path], None], raw: Path, storage: Path, told:
 
 @cache
 def _disk() -> Disk:
-    """The disk, with the images from which commands begin."""
+    """The disk, with sources and prompts."""
     images.require("xfs", "ext4")
     disk = Disk(Path(tempfile.mkdtemp(prefix="cuts-")))
     atexit.register(shutil.rmtree, disk.root, ignore_errors=True)
@@ -209,26 +209,33 @@ def _disk() -> Disk:
     builds.write(disk.raw / "web" / "0.jsonl", builds.documents(2, 60))
     builds.write(disk.raw / "web" / "1.jsonl", builds.documents(3, 40))
     (disk.raw / "prompts.txt").write_text("".join(f"{text[:40]}\n" for text in builds.documents(4, 100)))
-    images.make(disk.image("new"), "ext4", MEBIBYTES)
-    with images.mounted(disk.image("new"), disk.place):
-        disk.storage.mkdir()
-        (disk.storage / "mlflow.db").write_bytes(builds.empty_store())
-    images.copy(disk.image("new"), disk.image("model"))
-    with images.mounted(disk.image("model"), disk.place):
-        disk.finish(_model, disk.root / "told")
     return disk
 
 
-def _base(name: str) -> str:
-    """The image from which a command begins."""
-    return "new" if name == "prepare" else "model"
+@cache
+def _base(name: str) -> Path:
+    """The image from which a command begins: with an empty store of MLflow, or a version and a model too."""
+    disk = _disk()
+    if name == "prepare":
+        image = disk.image("new")
+        images.make(image, "ext4", MEBIBYTES)
+        with images.mounted(image, disk.place):
+            disk.storage.mkdir()
+            (disk.storage / "mlflow.db").write_bytes(builds.empty_store())
+        return image
+    image = disk.image("model")
+    if not image.exists():
+        images.copy(_base("prepare"), image)
+        with images.mounted(image, disk.place):
+            disk.finish(_model, disk.root / "told")
+    return image
 
 
 @cache
 def _uncut(name: str) -> tuple[Seen, Seen, float]:
     """The storage before and after a command that nothing cuts, and its seconds."""
     disk = _disk()
-    images.copy(disk.image(_base(name)), disk.image("uncut"))
+    images.copy(_base(name), disk.image("uncut"))
     with images.mounted(disk.image("uncut"), disk.place):
         before = look(disk.storage)
         seconds = disk.finish(COMMANDS[name], disk.root / "told")
@@ -242,7 +249,7 @@ def draw(seed: int, folder: Path) -> dict[str, int]:
     before, after, seconds = _uncut(name)
     afterwards = choose.random() < AFTERWARDS
     moment = choose.uniform(0, 1) if afterwards else choose.uniform(0, seconds)
-    images.copy(disk.image(_base(name)), disk.image("running"))
+    images.copy(_base(name), disk.image("running"))
     with images.mounted(disk.image("running"), disk.place, *OPTIONS):
         process = disk.start(COMMANDS[name], folder)
         process.join(None if afterwards else moment)

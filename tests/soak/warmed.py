@@ -1,15 +1,14 @@
-"""Imports and compiles what the commands of draws need, when it is imported (`tests.soak.warm`)."""
+"""Imports and compiles what corpus builds need, when it is imported (`tests.soak.warm`)."""
 
+import os
 import tempfile
 from pathlib import Path
 
-import torch
+os.environ["OMP_NUM_THREADS"] = "1"  # of torch, if it is imported
 
 import base  # noqa: F401 - before numba
-import model.train  # noqa: F401
 from tests.helpers import builds
 
-torch.set_num_threads(1)
 with tempfile.TemporaryDirectory(prefix="warm-") as _folder:
     _raw, _storage = Path(_folder, "raw"), Path(_folder, "storage")
     builds.write(_raw / "books" / "0.jsonl", builds.documents(1, 40))
