@@ -16,7 +16,7 @@ from base.records import Record
 
 NAME = "journal.jsonl"
 SYNC_SECONDS = 30.0
-"""A remote journal gets new lines so often, if there are some; MLflow is filled from there."""
+"""New lines are synced so often, if there are some; of a remote journal, MLflow gets them then."""
 
 logger = logging.getLogger("piledriver.journal")
 
@@ -79,13 +79,14 @@ class Journal:
     def __init__(self, run_url: str) -> None:
         """Open the journal, drop a line that a kill cut short, and find the last step in it."""
         self.url = files.join(run_url, NAME)
-        self._path = files.local_path(self.url)
-        self._remote = self._path is None
-        if self._path is None:
-            self._path = os.path.join(tempfile.mkdtemp(prefix="piledriver-journal-"), NAME)
+        path = files.local_path(self.url)
+        self._remote = path is None
+        if path is None:
+            path = os.path.join(tempfile.mkdtemp(prefix="piledriver-journal-"), NAME)
             if files.exists(self.url):
-                Path(self._path).write_bytes(files.read_bytes(self.url))
-        os.makedirs(os.path.dirname(self._path), exist_ok=True)
+                Path(path).write_bytes(files.read_bytes(self.url))
+        self._path = path
+        files.make_folder(os.path.dirname(self._path))
         self._file = open(self._path, "ab+")  # noqa: SIM115 - open for the life of the run
         self._file.seek(0)
         content = self._file.read()
@@ -109,10 +110,13 @@ class Journal:
         return True
 
     def sync(self) -> None:
-        """Bring a remote run's journal up to date; a local one always is."""
+        """Bring the journal to where a power cut or the end of this machine does not take it away."""
         self._synced = time.monotonic()
-        if self._remote and self._path is not None:
+        if self._remote:
             files.write_bytes(self.url, Path(self._path).read_bytes())
+        else:
+            files.sync(self._path)
+            files.sync(os.path.dirname(self._path))
 
     def close(self) -> None:
         """Sync and close."""

@@ -130,14 +130,18 @@ class Saver:
             for state, path in captured:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 torch.save(state, path)
-                _flush(path)
                 name = os.path.relpath(path, temporary)
                 stored[name] = StoredFile(bytes=os.path.getsize(path), digest=files.digest(path))
-                if not local:
+                if local:
+                    files.sync(path)
+                    files.sync(os.path.dirname(path))
+                else:
                     filesystem, remote = files.split(files.join(target, name))
                     filesystem.makedirs(layout.parent_of(remote), exist_ok=True)
                     filesystem.put_file(path, remote)
                     os.unlink(path)
+            if local:
+                files.sync(temporary)
             report = RankReport(files=stored)
         except Exception as error:
             report = RankReport(error=f"{type(error).__name__}: {error}")
@@ -179,11 +183,9 @@ class Saver:
         else:
             local = str(files.local_path(target))
             description.write(os.path.join(place, DESCRIPTION))
-            _flush(os.path.join(place, DESCRIPTION))
-            _flush(place)
             shutil.rmtree(local, ignore_errors=True)
             os.rename(place, local)
-            _flush(os.path.dirname(local))
+            files.sync(os.path.dirname(local))
         self.saved = description.step
         self._failures.clear()
         checkpoint.prune(self.run_url, self.config, self.saved)
@@ -204,11 +206,3 @@ def _make_room(temporary: str, run_url: str, planned: int) -> str | None:
     except OSError as error:
         return f"{type(error).__name__}: {error}; {checkpoint.disk(os.path.dirname(temporary))}"
     return problem
-
-
-def _flush(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

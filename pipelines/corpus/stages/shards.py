@@ -69,10 +69,11 @@ class Output:
     def write(self, shard: pa.Table, origins: pa.Table) -> WrittenShard:
         """Write the shard (of one chunk) and its origins."""
         url, origins_url = files.join(self.folder, self.path), files.join(self.folder, self.origins)
-        with files.atomic_writer(url) as stream, pa.ipc.new_file(stream, shard.schema) as writer:
-            if shard.num_rows:
-                writer.write_batch(shard.to_batches()[0])
-        files.write_parquet(origins_url, origins)
+        with files.together():
+            with files.atomic_writer(url) as stream, pa.ipc.new_file(stream, shard.schema) as writer:
+                if shard.num_rows:
+                    writer.write_batch(shard.to_batches()[0])
+            files.write_parquet(origins_url, origins)
         return WrittenShard(
             path=self.path,
             source=self.source,
