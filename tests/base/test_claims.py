@@ -38,6 +38,12 @@ def left(folder: str) -> list[str]:
     return files.list_files(files.join(folder, "claim"))
 
 
+def refused(folder: str, match: str, settings: ClaimsConfig = STOP, **options: Any) -> None:
+    """Try to hold what another one holds."""
+    with pytest.raises(UserError, match=match), held(folder, "jobs.refresh", settings, **options):
+        pytest.fail("held twice")
+
+
 def elsewhere(holder: Holder) -> Holder:
     """The same holder as one on another machine."""
     return holder.model_copy(update={"boot": "another", "host": "far"})
@@ -46,13 +52,7 @@ def elsewhere(holder: Holder) -> Holder:
 def test_a_second_command_stops_with_a_sentence_that_names_the_first(folder: str) -> None:
     with held(folder, "jobs.prepare", STOP) as claim:
         claim.check()
-        with (
-            pytest.raises(
-                UserError, match=rf"is being written by jobs.prepare of .* \(process {os.getpid()}"
-            ),
-            held(folder, "jobs.refresh", STOP),
-        ):
-            pytest.fail("held twice")
+        refused(folder, rf"is being written by jobs.prepare of .* \(process {os.getpid()}, since ")
         claim.check()
     assert left(folder) == []
     with held(folder, "jobs.refresh", STOP):
@@ -130,9 +130,7 @@ def test_signs_of_life_keep_a_claim(folder: str) -> None:
     with held(folder, "jobs.prepare", ClaimsConfig(stale_seconds=1.2)) as claim:
         url = claims._holder_url(folder, 1)
         elsewhere(Holder.read(url)).write(url)
-        with pytest.raises(UserError, match="on far .*, last sign of life"):
-            with held(folder, "jobs.refresh", ClaimsConfig(stale_seconds=1.2), tell=told.append):
-                pytest.fail("held twice")
+        refused(folder, "on far .*, last sign of life", ClaimsConfig(stale_seconds=1.2), tell=told.append)
         claim.check()
     assert told
 
@@ -225,8 +223,7 @@ def test_a_storage_that_creates_nothing_exclusively_is_told(
 ) -> None:
     monkeypatch.setattr(files, "EXCLUSIVE", frozenset())
     with held("memory://claims/shared", "jobs.prepare", STOP):
-        with pytest.raises(UserError, match="is being written by"), held("memory://claims/shared", "b", STOP):
-            pytest.fail("held twice")
+        refused("memory://claims/shared", "is being written by")
     assert "memory://claims/shared cannot create a file only if there is none" in caplog.text
     assert left("memory://claims/shared") == []
 
