@@ -70,6 +70,20 @@ def silent(stage: str, done: int, total: int, documents: int = 0, size: int = 0,
     """The progress that shows nothing."""
 
 
+def watched(progress: Progress, check: Callable[[], None], every: float) -> Progress:
+    """A progress that passes on to `progress`, and calls `check` when it is called, so many seconds apart."""
+    last = time.monotonic()
+
+    def note(*counts: Any) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every:
+            check()
+            last = time.monotonic()
+        progress(*counts)
+
+    return note
+
+
 def counter(progress: Progress, stage: str, done: int, total: int) -> Callable[..., None]:
     """A callback that counts one more finished task of a stage at each call, given the task's result."""
     documents = size = 0

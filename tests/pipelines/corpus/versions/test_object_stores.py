@@ -15,11 +15,11 @@ import pytest
 
 from base import files, manifest
 from pipelines.config import Config, load
-from pipelines.corpus.versions import rebuild, verify
+from pipelines.corpus.versions import verify
 from pipelines.runtime import cluster
 from pipelines.runtime.executor import OnRay
 from pipelines.runtime.progress import silent
-from tests.helpers.builds import refresh, run
+from tests.helpers.builds import mended, refresh, run
 from tests.helpers.late import RUNNING
 
 if RUNNING:
@@ -151,7 +151,7 @@ def test_a_corpus_is_built_refreshed_mended_and_read_there(bucket: str, tmp_path
     files.write_bytes(f"{bucket}/corpus/corpus/versions/{shard}", whole[:-100] + bytes(100))
     damage = verify.verify([second], executor=OnRay(workers=2), progress=silent)
     assert [entry.path for entry in damage] == [shard]
-    assert rebuild.repair(settings, [second], damage, executor=OnRay(workers=2), progress=silent) == []
+    assert mended(settings, [second], damage, OnRay(workers=2)) == []
     assert files.read_bytes(f"{bucket}/corpus/corpus/versions/{shard}") == whole
 
 
