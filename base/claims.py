@@ -177,13 +177,13 @@ def held(
     command: str,
     settings: ClaimsConfig,
     *,
-    fenced: tuple[str, ...] = ("",),
+    fenced: tuple[str, ...] = (),
     tell: Callable[[str], None] = logger.warning,
 ) -> Iterator[Claim]:
     """Claim a folder while the block lasts.
 
-    fenced: folders below it in which nobody else writes; what a former holder has half written there is
-    removed. tell: gets a sentence about whom this command waits for.
+    What a former holder has half written in it is removed, and in the folders below it that `fenced` names.
+    tell: gets a sentence about whom this command waits for.
 
     Raises UserError if another command holds it and settings.wait is off.
     """
@@ -195,8 +195,9 @@ def held(
     try:
         _warn_if_shared(claim, me)
         if number > 1:
+            files.sweep(folder, deep=False)
             for name in fenced:
-                files.sweep(files.join(folder, name) if name else folder)
+                files.sweep(files.join(folder, name), deep=True)
             _remove(folder, number - 1)
         thread.start()
         yield claim

@@ -277,8 +277,11 @@ def _create_local(path: str, content: bytes) -> None:
             os.unlink(temporary)
 
 
-def sweep(url: str) -> None:
-    """Remove what is half written below a local folder: who writes it cannot give it its name any more."""
+def sweep(url: str, *, deep: bool) -> None:
+    """Remove what is half written in a local folder: who writes it cannot give it its name any more.
+
+    deep: in the folders below it, too.
+    """
     local = local_path(url)
     for folder, folders, names in os.walk(local) if local is not None else ():
         for name in [name for name in folders if name.startswith(TEMPORARY)]:
@@ -288,6 +291,8 @@ def sweep(url: str) -> None:
             if name.startswith(TEMPORARY):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(os.path.join(folder, name))
+        if not deep:
+            return
 
 
 def read_json(url: str) -> Any:

@@ -15,6 +15,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
 from base import files
+from base.claims import Claim
 from base.errors import UserError
 from model.config import TrainConfig
 from model.job import TrainJob, check
@@ -39,6 +40,7 @@ def launch(
     run_url: str,
     on_start: OnStart | None = None,
     on_line: OnLine | None = None,
+    claim: Claim | None = None,
 ) -> Summary:
     """Train on the corpus version `manifest_url` into the folder `run_url`, continuing what is there.
 
@@ -46,7 +48,7 @@ def launch(
     settings that do not fit the corpus, an earlier part of the run or the cluster.
     """
     train = config.train
-    job = TrainJob(config.model, train, manifest_url, run_url, config.mixture)
+    job = TrainJob(config.model, train, manifest_url, run_url, config.mixture, claim)
     check(job)
     available = ray.cluster_resources()
     least = train.min_workers or train.workers

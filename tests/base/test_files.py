@@ -207,6 +207,8 @@ def test_what_is_half_written_is_swept(tmp_path: Path) -> None:
     for name in ("a/.tmp-step/x", "a/.tmp-1-y", "a/y"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(FileNotFoundError), files.atomic_writer(str(tmp_path / "z")):
-        files.sweep(str(tmp_path))
+        files.sweep(str(tmp_path), deep=False)
+    assert (tmp_path / "a" / ".tmp-1-y").exists()
+    files.sweep(str(tmp_path), deep=True)
     assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["a", "y"]
-    files.sweep("memory://nothing")
+    files.sweep("memory://nothing", deep=True)
