@@ -201,6 +201,11 @@ def held(
             _remove(folder, number - 1)
         thread.start()
         yield claim
+    except UserError:
+        raise
+    except Exception:
+        claim.check()  # then it went wrong because another command writes there
+        raise
     finally:
         stop.set()
         if thread.ident is not None:

@@ -169,8 +169,25 @@ def client_of(tracking: Tracking) -> Any:
     from mlflow import MlflowClient
 
     if tracking.uri.startswith("sqlite:///"):
-        Path(tracking.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        path = Path(tracking.uri.removeprefix("sqlite:///"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _make_store(path)
     return MlflowClient(tracking.uri)
+
+
+def _make_store(path: Path) -> None:
+    """Put an empty store at a path where there is none.
+
+    MLflow would make it there, step by step, and not ask whether another command does the same: both would
+    fail, and so would all later ones where a kill comes in between.
+    """
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory(prefix="piledriver-store-") as folder:
+        made = Path(folder, "mlflow.db")
+        MlflowClient(f"sqlite:///{made}").search_experiments(max_results=1)
+        files.create(str(path), made.read_bytes())
 
 
 @contextlib.contextmanager
@@ -194,11 +211,7 @@ def run(
 def _open(tracking: Tracking, command: str, key: str, tags: dict[str, str], again: bool) -> TrackedRun:
     try:
         client = client_of(tracking)
-        experiment = client.get_experiment_by_name(tracking.experiment)
-        if experiment:
-            experiment_id = experiment.experiment_id
-        else:
-            experiment_id = client.create_experiment(tracking.experiment, tracking.artifacts)
+        experiment_id = _experiment(client, tracking)
         found = find(tracking, command, key=key)
         if found and (again or found.info.status != "FINISHED"):
             client.update_run(found.info.run_id, status="RUNNING")
@@ -215,6 +228,21 @@ def _open(tracking: Tracking, command: str, key: str, tags: dict[str, str], agai
         return TrackedRun(None, None)
     opened.tags(tags)
     return opened
+
+
+def _experiment(client: Any, tracking: Tracking) -> str:
+    """The id of the experiment, which is made if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(tracking.experiment)
+    if found is None:
+        try:
+            return str(client.create_experiment(tracking.experiment, tracking.artifacts))
+        except MlflowException:  # another command was first
+            found = client.get_experiment_by_name(tracking.experiment)
+            if found is None:
+                raise
+    return str(found.experiment_id)
 
 
 def find(tracking: Tracking, command: str, **tags: str) -> Any | None:

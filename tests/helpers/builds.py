@@ -75,8 +75,7 @@ def put_store(settings: Config) -> None:
     folder = files.local_path(settings.storage)
     if settings.tracking.uri or folder is None or Path(folder, "mlflow.db").exists():
         return
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    Path(folder, "mlflow.db").write_bytes(empty_store())
+    files.create(f"{folder}/mlflow.db", empty_store())
 
 
 def run(
