@@ -283,7 +283,9 @@ def _release(claim: Claim) -> None:
     """Remove what is left of a claim, unless another command has taken over and has done so."""
     if _is_token(claim.folder, claim.number, claim.token):
         _remove(claim.folder, claim.number)
-    local = files.local_path(files.join(claim.folder, CLAIM))
+    place = files.join(claim.folder, CLAIM)
+    files.sweep(place, deep=False)  # of killed commands; who just begins tries again
+    local = files.local_path(place)
     if local is not None:
         with contextlib.suppress(OSError):
             os.rmdir(local)
