@@ -133,13 +133,11 @@ def evaluate(
     key = files.key_of(version.hash, models.model_key(model), settings.model_dump(mode="json"))
     url = Layout(config.storage).evaluation(f"{model.name}-{version.name}-{key[:8]}")
     done = files.join(url, RESULT)
-    if files.exists(done):
-        return EvaluationResult.read(done), False
     units = _units(version, settings.max_documents, url)
     if not units:
         raise UserError(f"corpus {version.name} has no held-out documents; raise shard.heldout_fraction")
     with claims.held(url, "jobs.evaluate", config.claims, tell=tell) as claim:
-        if files.exists(done):  # by whom this command has waited for
+        if files.exists(done):
             return EvaluationResult.read(done), False
         progress = watched(progress, claim.check, config.claims.stale_seconds / claims.BEATS)
         return _evaluate(config, version, model, units, key, url, claim, progress, executor), True

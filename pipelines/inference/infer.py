@@ -205,11 +205,8 @@ def infer(
         settings.model_dump(mode="json", exclude={"workers", "output", "prompts"}),
     )
     url = files.absolute(settings.output or Layout(config.storage).inference(f"{model.name}-{key[:8]}"))
-    found = _finished(url, key)
-    if found is not None:
-        return found, False
     with claims.held(url, "jobs.infer", config.claims, tell=tell) as claim:
-        found = _finished(url, key)  # by whom this command has waited for
+        found = _finished(url, key)
         if found is not None:
             return found, False
         progress = watched(progress, claim.check, config.claims.stale_seconds / claims.BEATS)

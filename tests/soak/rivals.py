@@ -45,8 +45,9 @@ PATIENCE = 300.0
 """Seconds that a schedule may take on a busy machine."""
 CALLS = ("fsync", "link", "replace", "rename", "unlink")
 """Functions of `os` at which a command may be hit."""
+TAKEN = "was taken to be gone"
 REFUSALS = re.compile(
-    "is being written by|was taken to be gone|run jobs.prepare first|is of other prompts|is there already|"
+    f"{TAKEN}|is being written by|run jobs.prepare first|is of other prompts|is there already|"
     "is not what this command has written"
 )
 """What a command may say when it stops."""
@@ -169,8 +170,9 @@ def _end(rival: Rival, status: int) -> str:
     """What became of a command, in a word; raises AssertionError for what must not."""
     code = os.waitstatus_to_exitcode(status)
     names = {0: "finished", 2: "refused", -signal.SIGKILL: "killed"}
-    assert code in names, f"{rival.name} ended with {code}: {rival.log.read_text()}"
-    return names[code]
+    log = rival.log.read_text()
+    assert code in names, f"{rival.name} ended with {code}: {log}"
+    return "shut out" if code == 2 and TAKEN in log.splitlines()[-1] else names[code]
 
 
 def _schedule(rivals: list[Rival], choose: random.Random, calls: int) -> Counter[str]:
@@ -236,7 +238,7 @@ def builds_of_different_settings(stage: Stage, choose: random.Random, folder: Pa
     chosen = choose.sample(SETTINGS, choose.choice([2, 3]))
     storage, rivals = str(folder / "storage"), []
     for number, settings in enumerate(chosen):
-        config = stage.config(storage, stage.folder / "raw", *settings, wait=choose.random() < 0.5)
+        config = stage.config(storage, stage.folder / "raw", *settings, wait=choose.random() < 0.7)
         rivals.append(Rival(name=f"prepare {settings}", do=_prepare(config), log=folder / f"{number}.log"))
     counts = _schedule(rivals, choose, 350)
     versions = _sound(storage)
@@ -272,7 +274,7 @@ def additions(stage: Stage, choose: random.Random, folder: Path) -> Counter[str]
         _quiet(lambda: builds.run(stage.config(storage, raw)))
     rivals = []
     for number in range(choose.choice([2, 3])):
-        config = stage.config(storage, raw, wait=choose.random() < 0.5)
+        config = stage.config(storage, raw, wait=choose.random() < 0.7)
         log = folder / f"{number}.log"
         kind = choose.choice(LATER) if base_there else FIRST[number]
         if kind == "merge":
@@ -304,7 +306,7 @@ def trainings(stage: Stage, choose: random.Random, folder: Path) -> Counter[str]
 
     rivals = []
     for number in range(choose.choice([2, 3])):
-        do = _train(stage, folder / "storage", wait=choose.random() < 0.5)
+        do = _train(stage, folder / "storage", wait=choose.random() < 0.7)
         rivals.append(Rival(name="train", do=do, log=folder / f"{number}.log"))
     counts = _schedule(rivals, choose, 60)
     run_url = str(folder / "storage" / "training" / "run")
@@ -324,7 +326,7 @@ def inferences(stage: Stage, choose: random.Random, folder: Path) -> Counter[str
     rivals = []
     for number in range(choose.choice([2, 3])):
         prompts = choose.choice(["one", "one", "two"])
-        do = _infer(stage, folder / "output", prompts, wait=choose.random() < 0.5)
+        do = _infer(stage, folder / "output", prompts, wait=choose.random() < 0.7)
         rivals.append(Rival(name=f"infer {prompts}", do=do, log=folder / f"{number}.log"))
     counts = _schedule(rivals, choose, 30)
     result = files.read_json(str(folder / "output" / "result.json"))
