@@ -34,7 +34,8 @@ def main(
 
     with commands.claimed(settings, "jobs.merge", tell) as claim:
         parent, other = commands.merge_plan(settings, with_)
-        with session(settings, verbose=verbose, needs_cluster=merge.find(parent, other) is None) as work:
+        found = merge.find(parent, other)
+        with session(settings, verbose=verbose, builds=True, needs_cluster=found is None) as work:
             outcome = commands.merge(
                 settings, parent, other, claim=claim, executor=work.executor, progress=work.progress
             )

@@ -23,7 +23,7 @@ def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = 
 
     with commands.claimed(settings, "jobs.prepare", tell) as claim:
         inputs = commands.inputs_of(settings, listing)
-        with session(settings, verbose=verbose) as work:
+        with session(settings, verbose=verbose, builds=True) as work:
             outcome = commands.prepare(
                 settings, inputs, claim=claim, executor=work.executor, progress=work.progress
             )
