@@ -42,6 +42,10 @@ POLL = 1.0
 logger = logging.getLogger("piledriver.claims")
 
 
+class TakenOverError(UserError):
+    """Another command has taken over what this one held."""
+
+
 class ClaimsConfig(Section):
     """What a command does when another one writes the same corpus, training run or output."""
 
@@ -129,7 +133,7 @@ class Claim:
     token: str
 
     def check(self) -> None:
-        """Raise UserError if another command has taken over."""
+        """Raise TakenOverError if another command has taken over."""
         try:
             mine = Holder.read(_holder_url(self.folder, self.number)).token == self.token
         except FileNotFoundError:
@@ -140,8 +144,10 @@ class Claim:
         with contextlib.suppress(FileNotFoundError):
             if newest:
                 now = Holder.read(_holder_url(self.folder, newest))
-                raise UserError(f"this command was taken to be gone: {now.words()} writes {self.folder} now")
-        raise UserError(f"this command was taken to be gone: another one has written {self.folder}")
+                raise TakenOverError(
+                    f"this command was taken to be gone: {now.words()} writes {self.folder} now"
+                )
+        raise TakenOverError(f"this command was taken to be gone: another one has written {self.folder}")
 
     @contextmanager
     def writer(self, url: str) -> Iterator[IO[bytes]]:

@@ -21,6 +21,7 @@ from typing import Any
 import requests
 
 from base import files
+from base.claims import TakenOverError
 from base.credentials import hide
 from base.errors import UserError
 from base.layout import name_of
@@ -250,6 +251,8 @@ def run(
     opened = _open(tracking, command, key, tags, again)
     try:
         yield opened
+    except TakenOverError:  # the run is that of the command that has taken over, if it does the same work
+        raise
     except BaseException:
         opened._try("set_terminated", "FAILED")
         raise
