@@ -169,12 +169,10 @@ class Claim:
         """Create the file that makes work visible. Raises UserError if there is one with other content."""
         self.check()
         try:
-            created = files.create(url, files.json_bytes(record.to_json()))
+            record.create(url)
         except FileNotFoundError:
             self.check()
             raise
-        if not created:
-            raise UserError(f"{url} is there already, and is another one: it was not replaced")
 
 
 @contextmanager

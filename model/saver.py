@@ -188,10 +188,8 @@ class Saver:
         stored = {name: file for part in reports for name, file in part.files.items()}
         description = description.model_copy(update={"files": dict(sorted(stored.items()))})
         if place == target:
-            url = files.join(target, DESCRIPTION)
             self._check()
-            if not files.create(url, files.json_bytes(description.to_json())):
-                raise UserError(f"{url} is there already, and is another one")
+            description.create(files.join(target, DESCRIPTION))
         else:
             local = str(files.local_path(target))
             description.write(os.path.join(place, DESCRIPTION))
