@@ -203,7 +203,7 @@ def test_two_inferences_into_the_same_folder_exclude_each_other(
 ) -> None:
     config = _config(tmp_path, output=str(tmp_path / "out"))
     prompts = _prompts(tmp_path, 3)
-    with held(str(tmp_path / "out"), "jobs.infer", ClaimsConfig()):
-        with pytest.raises(UserError, match="out is being written by jobs.infer of"):
-            infer(config, made[1], prompts, Told(), executor=Asked())
+    sentence = "out is being written by infer of"
+    with held(f"{tmp_path}/out", "infer", ClaimsConfig()), pytest.raises(UserError, match=sentence):
+        infer(config, made[1], prompts, Told(), executor=Asked())
     assert infer(config, made[1], prompts, Told(), executor=Asked())[1]

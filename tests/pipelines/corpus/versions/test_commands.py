@@ -70,9 +70,7 @@ def test_who_does_not_wait_stops_before_anything_is_looked_at(project: Path) -> 
     first = settings(project)
     with commands.claimed(first, "jobs.prepare"):
         for command in (run, refresh):
-            with pytest.raises(
-                UserError, match="corpus is being written by jobs.prepare of .*claims.wait=true"
-            ):
+            with pytest.raises(UserError, match="is being written by jobs.prepare of .*claims.wait=true"):
                 command(first)
     assert run(first).new
 
@@ -143,9 +141,9 @@ def test_two_builds_at_once_make_two_versions_or_one_stops(project: Path) -> Non
     assert "corpus v0001 " in ends[good][0]
     error = ends[bad][1].splitlines()[-1]
     assert error.startswith("error: ") and f"(process {good.pid}, since " in error
-    with started(project, seeds[0], "claims.wait=true") as one:
-        with started(project, seeds[1], "claims.wait=true") as two:
-            ends = {process: process.communicate() for process in (one, two)}
+    one, two = ((seed, "claims.wait=true") for seed in seeds)
+    with started(project, *one) as first, started(project, *two) as second:
+        ends = {process: process.communicate() for process in (first, second)}
     assert [process.returncode for process in ends] == [0, 0]
     assert any("waiting for jobs.prepare of" in error for _, error in ends.values())
     versions = manifest.versions(str(project / "storage"))

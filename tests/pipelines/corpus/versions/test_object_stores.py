@@ -171,17 +171,17 @@ def test_one_command_at_a_time_writes_there(bucket: str, caplog: pytest.LogCaptu
         created = list(pool.map(lambda number: files.create(url, b"%d" % number), range(8)))
     assert sum(created) == 1 and files.read_bytes(url) == b"%d" % created.index(True)
     with held(folder, "jobs.prepare", ClaimsConfig()) as claim:
-        with pytest.raises(UserError, match="is being written by jobs.prepare of"):
-            with held(folder, "jobs.refresh", ClaimsConfig()):
-                pytest.fail("held twice")
+        sentence = "is being written by jobs.prepare of"
+        with pytest.raises(UserError, match=sentence), held(folder, "jobs.refresh", ClaimsConfig()):
+            pytest.fail("held twice")
         claim.write(f"{folder}/x", b"content")
         # Another machine's, which gives no sign of life.
         former = files.list_files(f"{folder}/claim")[0]
         holder = Holder.read(former)
         holder.model_copy(update={"boot": "another", "every": 0.1}).write(former)
-        with held(folder, "jobs.refresh", ClaimsConfig(stale_seconds=1.0)):
-            with pytest.raises(UserError, match="was taken to be gone: jobs.refresh"):
-                claim.write(f"{folder}/x", b"late")
+        sentence, quick = "was taken to be gone: jobs.refresh", ClaimsConfig(stale_seconds=1.0)
+        with held(folder, "jobs.refresh", quick), pytest.raises(UserError, match=sentence):
+            claim.write(f"{folder}/x", b"late")
     assert files.read_bytes(f"{folder}/x") == b"content"
     assert files.list_files(f"{folder}/claim") == []
     assert "cannot create" not in caplog.text
