@@ -28,7 +28,7 @@ from typing import IO
 
 from pydantic import Field
 
-from base import files
+from base import files, layout
 from base.errors import UserError
 from base.layout import CLAIM
 from base.records import Record
@@ -202,7 +202,8 @@ def held(
             files.sweep(folder, deep=False)
             for name in fenced:
                 files.sweep(files.join(folder, name), deep=True)
-            _remove(folder, number - 1)
+            # A former holder that is there still would take its file for the newest when this one is gone.
+            _remove(folder, [name for name in _names(folder, "json") if int(name[:6]) < number])
         thread.start()
         yield claim
     except UserError:
@@ -284,22 +285,24 @@ def _beat(claim: Claim, every: float, stop: threading.Event) -> None:
 
 
 def _release(claim: Claim) -> None:
-    """Remove what is left of a claim, unless another command has taken over and has done so."""
-    if _is_token(claim.folder, claim.number, claim.token):
-        _remove(claim.folder, claim.number)
+    """Remove what is left of a claim; its holder's file only if no other command has taken over."""
     place = files.join(claim.folder, CLAIM)
     files.sweep(place, deep=False)  # of killed commands; who just begins tries again
+    # A sign of life that a holder gave while it was taken over is as old as that.
+    _remove(claim.folder, [name for name in _names(claim.folder, "beat") if int(name[:6]) <= claim.number])
+    if _is_token(claim.folder, claim.number, claim.token):
+        _remove(claim.folder, [layout.name_of(_holder_url(claim.folder, claim.number))])
     local = files.local_path(place)
     if local is not None:
         with contextlib.suppress(OSError):
             os.rmdir(local)
 
 
-def _remove(folder: str, number: int) -> None:
-    """Remove the files of a holder."""
-    for url in (_beat_url(folder, number), _holder_url(folder, number)):
+def _remove(folder: str, names: list[str]) -> None:
+    """Remove files of a claim's folder."""
+    for name in names:
         with contextlib.suppress(FileNotFoundError):
-            files.remove(url)
+            files.remove(files.join(folder, CLAIM, name))
 
 
 def _warn_if_shared(claim: Claim, me: Holder) -> None:
@@ -328,12 +331,17 @@ def _beat_url(folder: str, number: int) -> str:
 
 def _newest(folder: str) -> int:
     """The number of the newest holder of a folder; 0 if there is none."""
+    return max((int(name[:6]) for name in _names(folder, "json")), default=0)
+
+
+def _names(folder: str, suffix: str) -> list[str]:
+    """Names of files of holders, or of their signs of life, in a claim's folder."""
     filesystem, path = files.split(files.join(folder, CLAIM))
     try:
-        names = [name.rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False)]
+        names = [layout.name_of(name) for name in filesystem.ls(path, detail=False)]
     except FileNotFoundError:
-        return 0
-    return max((int(name[:6]) for name in names if re.fullmatch(r"\d{6}\.json", name)), default=0)
+        return []
+    return sorted(name for name in names if re.fullmatch(rf"\d{{6}}\.{suffix}", name))
 
 
 def _is_token(folder: str, number: int, token: str) -> bool:

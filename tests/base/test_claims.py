@@ -190,7 +190,7 @@ with held({str(tmp_path)!r}, "jobs.prepare", ClaimsConfig(stale_seconds=0.5)) as
     with held(str(tmp_path), "jobs.refresh", ClaimsConfig(wait=True, stale_seconds=0.5)):
         os.kill(process.pid, signal.SIGCONT)
         _, error = process.communicate(b"\n", timeout=60)
-    assert b"UserError: this command was taken to be gone: jobs.refresh of" in error
+    assert b"TakenOverError: this command was taken to be gone: jobs.refresh of" in error
     assert left(str(tmp_path)) == []
 
 
@@ -239,3 +239,16 @@ def test_a_storage_that_ignores_the_condition_is_told(
     with held("memory://claims/ignoring", "jobs.prepare", STOP) as claim:
         claim.check()
     assert "cannot create a file only if there is none" in caplog.text
+
+
+def test_no_former_holder_comes_back_when_the_last_one_is_done(folder: str) -> None:
+    """One is silent, the next is killed as it takes over, and the third one does the work."""
+    former = leave(folder, elsewhere)
+    files.write_bytes(files.join(folder, "claim", "000001.beat"), b"{}")
+    gone = elsewhere(Holder.here("jobs.merge", 0.05))
+    gone.create(claims._holder_url(folder, 2))
+    with held(folder, "jobs.refresh", QUICK) as claim:
+        assert claim.number == 3
+    with pytest.raises(UserError, match="was taken to be gone"):
+        former.check()
+    assert left(folder) == []
