@@ -1,7 +1,7 @@
 """Reading and atomic writing on any fsspec URL.
 
-A write is visible under its final name only when it is complete: a local file is written under a
-temporary name, synced and renamed, any other is spooled to local disk and uploaded as a whole.
+A write is visible under its final name only when it is complete and on the disk: a local file is written
+under a temporary name, synced and renamed, any other is spooled to local disk and uploaded as a whole.
 """
 
 import contextlib
@@ -11,8 +11,11 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -30,6 +33,8 @@ TEMPORARY = ".tmp-"
 READ_BYTES = 8 * 2**20
 EXCLUSIVE = frozenset({"file", "local", "memory", "s3", "s3a", "gs", "gcs"})
 """Protocols of storages that create a file only if there is none of its name."""
+SYNCS = 8
+"""Files that are synced at the same time."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 _FORBIDDEN = _FULL | {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
@@ -142,31 +147,74 @@ def _is_folder(filesystem: fsspec.AbstractFileSystem, path: str) -> bool:
     return bool(filesystem.isdir(path))
 
 
+@dataclass(frozen=True)
+class _Written:
+    """A local file that is whole and has not got its name yet."""
+
+    url: str
+    temporary: str
+    path: str
+    descriptor: int
+
+
+_together: ContextVar[list[_Written] | None] = ContextVar("_together", default=None)
+"""What was written in the block `together` that this thread is in."""
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Local files that this thread writes in the block appear when it ends, and none of them when it raises.
+
+    They are synced at the same time, which on most disks takes little longer than one. What announces them, a
+    mark or a manifest, is to be written after the block.
+    """
+    written: list[_Written] = []
+    token = _together.set(written)
+    try:
+        yield
+        _publish(written)
+    finally:
+        _together.reset(token)
+        for file in written:
+            os.close(file.descriptor)
+            with suppress(FileNotFoundError):
+                os.unlink(file.temporary)
+
+
+def _publish(written: list[_Written]) -> None:
+    """Bring files to the disk, then give them their names, then bring these to the disk."""
+
+    def sync_content(file: _Written) -> None:
+        with _mendable(file.url, _FULL):
+            os.fsync(file.descriptor)
+
+    _at_once(sync_content, written)
+    for file in written:
+        with _mendable(file.url, _FORBIDDEN):
+            os.replace(file.temporary, file.path)
+    _at_once(sync, list(dict.fromkeys(os.path.dirname(file.path) for file in written)))
+
+
+def _at_once(function: Callable[[Any], None], items: list[Any]) -> None:
+    """Call a function that waits for a disk for all items at the same time."""
+    if len(items) > 1:
+        with ThreadPoolExecutor(SYNCS) as threads:
+            list(threads.map(function, items))
+    else:
+        list(map(function, items))
+
+
 @contextmanager
 def atomic_writer(url: str) -> Iterator[IO[bytes]]:
     """A binary file that appears at `url` when the block ends, and not at all when it raises.
 
+    It is on the disk then, so that no power cut takes it away; within `together`, when that block ends.
     Raises UserError naming the file where the disk is full or may not be written.
     """
     filesystem, path = split(url)
     if isinstance(filesystem, LocalFileSystem):
-        folder, name = os.path.split(path)
-        temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{name}")
-        try:
-            with _mendable(url, _FORBIDDEN):
-                _make_folder(folder)
-                opened = open(temporary, "wb")  # noqa: SIM115
-            with _mendable(url, _FULL), opened as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            with _mendable(url, _FORBIDDEN):
-                os.replace(temporary, path)
-                _sync_folder(folder)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
+        with together() if _together.get() is None else nullcontext(), _local_writer(url, path) as file:
+            yield file
         return
     with _mendable(f"{url} by way of {tempfile.gettempdir()}", _FULL), tempfile.NamedTemporaryFile() as spool:
         yield spool
@@ -176,7 +224,29 @@ def atomic_writer(url: str) -> Iterator[IO[bytes]]:
             filesystem.put_file(spool.name, path)
 
 
-def _make_folder(path: str) -> None:
+@contextmanager
+def _local_writer(url: str, path: str) -> Iterator[IO[bytes]]:
+    """A file that the block `together` around gives its name."""
+    written = _together.get()
+    assert written is not None
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{name}")
+    try:
+        with _mendable(url, _FORBIDDEN):
+            make_folder(folder)
+            opened = open(temporary, "wb")  # noqa: SIM115
+        with _mendable(url, _FULL), opened as file:
+            yield file
+            file.flush()
+            descriptor = os.dup(file.fileno())
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+    written.append(_Written(url, temporary, path, descriptor))
+
+
+def make_folder(path: str) -> None:
     """Make a local folder and those above it, their names on the disk."""
     missing = []
     while not os.path.isdir(path) and path not in missing:
@@ -184,11 +254,11 @@ def _make_folder(path: str) -> None:
         path = os.path.dirname(path) or "."
     for folder in reversed(missing):
         os.makedirs(folder, exist_ok=True)
-        _sync_folder(os.path.dirname(folder) or ".")
+        sync(os.path.dirname(folder) or ".")
 
 
-def _sync_folder(path: str) -> None:
-    """Bring the names in a local folder to the disk: a rename is lost in a power cut before that."""
+def sync(path: str) -> None:
+    """Bring a local file, or the names in a local folder, to the disk: a power cut loses them before that."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -256,7 +326,7 @@ def create(url: str, content: bytes) -> bool:
 def _create_local(path: str, content: bytes) -> None:
     """Raises FileExistsError if the name is taken, FileNotFoundError if somebody removed what is written."""
     folder, name = os.path.split(path)
-    _make_folder(folder)
+    make_folder(folder)
     temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{name}")
     try:
         with open(temporary, "xb") as file:
@@ -271,7 +341,7 @@ def _create_local(path: str, content: bytes) -> None:
             if os.path.exists(path):
                 raise FileExistsError from None
             os.replace(temporary, path)
-        _sync_folder(folder)
+        sync(folder)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)

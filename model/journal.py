@@ -17,7 +17,7 @@ from base.records import Record
 
 NAME = "journal.jsonl"
 SYNC_SECONDS = 30.0
-"""A remote journal gets new lines so often, if there are some; MLflow is filled from there."""
+"""New lines are synced so often, if there are some; of a remote journal, MLflow gets them then."""
 
 logger = logging.getLogger("piledriver.journal")
 
@@ -84,16 +84,17 @@ class Journal:
         """
         self._check = check
         self.url = files.join(run_url, NAME)
-        self._path = files.local_path(self.url)
-        self._remote = self._path is None
-        if self._path is None:
-            self._path = os.path.join(tempfile.mkdtemp(prefix="piledriver-journal-"), NAME)
+        path = files.local_path(self.url)
+        self._remote = path is None
+        if path is None:
+            path = os.path.join(tempfile.mkdtemp(prefix="piledriver-journal-"), NAME)
             if files.exists(self.url):
-                Path(self._path).write_bytes(files.read_bytes(self.url))
-        content = files.read_bytes(self._path) if os.path.exists(self._path) else b""
+                Path(path).write_bytes(files.read_bytes(self.url))
+        self._path = path
+        content = files.read_bytes(path) if os.path.exists(path) else b""
         # Another file: what a former process that trains the run has opened is no journal any more.
-        files.write_bytes(self._path, content[: content.rfind(b"\n") + 1])
-        self._file = open(self._path, "ab")  # noqa: SIM115 - open for the life of the run
+        files.write_bytes(path, content[: content.rfind(b"\n") + 1])
+        self._file = open(path, "ab")  # noqa: SIM115 - open for the life of the run
         self.last_step = max((record.step for record in parse(content, self.url)), default=0)
         """The last step that has a line; 0 when there is none."""
         self._synced = time.monotonic()
@@ -117,11 +118,14 @@ class Journal:
         return True
 
     def sync(self) -> None:
-        """Bring a remote run's journal up to date; a local one always is."""
+        """Bring the journal to where a power cut or the end of this machine does not take it away."""
         self._synced = time.monotonic()
-        if self._remote and self._path is not None:
+        if self._remote:
             self._check()
             files.write_bytes(self.url, Path(self._path).read_bytes())
+        else:
+            files.sync(self._path)
+            files.sync(os.path.dirname(self._path))
 
     def close(self) -> None:
         """Sync and close."""

@@ -143,14 +143,18 @@ class Saver:
             for state, path in captured:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 torch.save(state, path)
-                _flush(path)
                 name = os.path.relpath(path, temporary)
                 stored[name] = StoredFile(bytes=os.path.getsize(path), digest=files.digest(path))
-                if not local:
+                if local:
+                    files.sync(path)
+                    files.sync(os.path.dirname(path))
+                else:
                     filesystem, remote = files.split(files.join(target, name))
                     filesystem.makedirs(layout.parent_of(remote), exist_ok=True)
                     filesystem.put_file(path, remote)
                     os.unlink(path)
+            if local:
+                files.sync(temporary)
             report = RankReport(files=stored)
         except Exception as error:
             report = RankReport(error=f"{type(error).__name__}: {error}")
@@ -193,8 +197,6 @@ class Saver:
         else:
             local = str(files.local_path(target))
             description.write(os.path.join(place, DESCRIPTION))
-            _flush(os.path.join(place, DESCRIPTION))
-            _flush(place)
             self._check()
             try:
                 os.rename(place, local)
@@ -205,7 +207,7 @@ class Saver:
                     raise UserError(f"{local} is there already") from None
                 shutil.rmtree(local)  # what is left of a damaged one
                 os.rename(place, local)
-            _flush(os.path.dirname(local))
+            files.sync(os.path.dirname(local))
         self.saved = description.step
         self._failures.clear()
         checkpoint.prune(self.run_url, self.config, self.saved)
@@ -226,11 +228,3 @@ def _make_room(temporary: str, run_url: str, planned: int) -> str | None:
     except OSError as error:
         return f"{type(error).__name__}: {error}; {checkpoint.disk(os.path.dirname(temporary))}"
     return problem
-
-
-def _flush(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

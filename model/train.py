@@ -39,7 +39,8 @@ def train(
     resumed = ranks.agree(checkpoint.latest(job.run_url) if rank == 0 else None)
     before = checkpoint.check_description(resumed, same) if resumed is not None else None
     if resumed is None:
-        lacking = ranks.agree(missing_room(job, same) if rank == 0 else None)
+        facts = same.model["vocab_size"], same.model["precision"]
+        lacking = ranks.agree(missing_room(job, *facts) if rank == 0 else None)
         if lacking is not None:
             raise UserError(lacking)
     if rank == 0:

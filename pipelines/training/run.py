@@ -71,19 +71,20 @@ def mixture(config: Config, version: Version) -> dict[str, float]:
 
 
 def check_fits(config: Config, version: Version, run: str) -> None:
-    """Raise UserError if the corpus cannot train this model, or the run was begun with another one."""
-    from model.job import TrainJob, check
+    """Raise UserError if the corpus cannot train this model, the run was begun with another one, or the disk
+    has no room for its first checkpoint.
+    """
+    from model import checkpoint
+    from model.job import TrainJob, check, missing_room
 
     _check_tokenizer(config, version)
-    check(
-        TrainJob(
-            config.model,
-            config.train,
-            version.manifest_url,
-            Layout(config.storage).run(run),
-            mixture(config, version),
-        )
-    )
+    url, weights = Layout(config.storage).run(run), mixture(config, version)
+    job = TrainJob(config.model, config.train, version.manifest_url, url, weights)
+    check(job)
+    if not checkpoint.steps(url):
+        lacking = missing_room(job, version.manifest.tokenizer.vocab_size, config.train.precision)
+        if lacking is not None:
+            raise UserError(lacking)
 
 
 def _check_tokenizer(config: Config, version: Version) -> None:

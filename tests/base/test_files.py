@@ -127,27 +127,88 @@ def test_paths_below_a_folder() -> None:
     assert files.below("/data/corpus/", "v0001/a b/..c.arrow") == "/data/corpus/v0001/a b/..c.arrow"
 
 
-def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_writer_returns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[tuple[str, str]] = []
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What is synced and renamed from now on, in order: the content of files by their own name."""
+    found: list[tuple[str, str]] = []
     sync, replace = os.fsync, os.replace
 
     def synced(descriptor: int) -> None:
-        calls.append(("sync", os.readlink(f"/proc/self/fd/{descriptor}")))
         sync(descriptor)
+        name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+        found.append(("sync", name.rsplit("-", 1)[-1] if name.startswith(".tmp-") else f"{name}/"))
 
     def renamed(source: str, target: str) -> None:
-        calls.append(("rename", target))
+        found.append(("rename", Path(target).name))
         replace(source, target)
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", renamed)
+    return found
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_writer_returns(
+    tmp_path: Path, calls: list[tuple[str, str]]
+) -> None:
     files.write_bytes(str(tmp_path / "new" / "folder" / "x"), b"content")
-    names = [(what, Path(path).name) for what, path in calls]
-    assert names[:2] == [("sync", tmp_path.name), ("sync", "new")]
-    assert names[2][0] == "sync" and names[2][1].startswith(".tmp-") and names[2][1].endswith("-x")
-    assert names[3:] == [("rename", "x"), ("sync", "folder")]
+    assert calls == [
+        ("sync", f"{tmp_path.name}/"),
+        ("sync", "new/"),
+        ("sync", "x"),
+        ("rename", "x"),
+        ("sync", "folder/"),
+    ]
+
+
+def test_files_written_together_have_no_name_before_all_are_on_the_disk(
+    tmp_path: Path, calls: list[tuple[str, str]]
+) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    names = ["a/one", "b/two", "a/three"]
+    with files.together():
+        for name in names:
+            files.write_bytes(str(tmp_path / name), name.encode())
+        assert calls == [] and files.list_files(str(tmp_path)) == []
+    assert sorted(calls[:3]) == [("sync", "one"), ("sync", "three"), ("sync", "two")]
+    assert calls[3:6] == [("rename", "one"), ("rename", "two"), ("rename", "three")]
+    assert sorted(calls[6:]) == [("sync", "a/"), ("sync", "b/")]
+    assert [(tmp_path / name).read_text() for name in names] == names
+    calls.clear()
+    files.write_bytes(str(tmp_path / "a" / "mark"), b"")
+    assert calls == [("sync", "mark"), ("rename", "mark"), ("sync", "a/")]
+
+
+@pytest.mark.parametrize("fault", ["block", "sync"])
+def test_of_files_written_together_none_appears_when_the_block_fails(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x").write_bytes(b"old")
+    sync = os.fsync
+
+    def full(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("-y"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    if fault == "sync":
+        monkeypatch.setattr(os, "fsync", full)
+    expected = pytest.raises(UserError, match=rf"cannot write {tmp_path}/y: no space left")
+    with expected if fault == "sync" else pytest.raises(RuntimeError), files.together():
+        files.write_bytes(str(tmp_path / "x"), b"new")
+        files.write_bytes(str(tmp_path / "y"), b"new")
+        if fault == "block":
+            raise RuntimeError
+    assert (tmp_path / "x").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    files.write_bytes(str(tmp_path / "z"), b"later")
+    assert (tmp_path / "z").read_bytes() == b"later"
+
+
+def test_object_stores_get_files_written_together_at_once() -> None:
+    with files.together():
+        files.write_bytes("memory://together/x", b"content")
+        assert files.read_bytes("memory://together/x") == b"content"
 
 
 @pytest.mark.parametrize("root", ["{tmp}", "memory://created"])

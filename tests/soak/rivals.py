@@ -301,6 +301,7 @@ def additions(stage: Stage, choose: random.Random, folder: Path) -> Counter[str]
 
 def trainings(stage: Stage, choose: random.Random, folder: Path) -> Counter[str]:
     """Trainings of one run: every step once, and the losses of a run that nothing disturbed."""
+    _set_up_models(stage)
     from model import checkpoint, journal
     from pipelines.training import results
 
@@ -323,6 +324,7 @@ def trainings(stage: Stage, choose: random.Random, folder: Path) -> Counter[str]
 
 def inferences(stage: Stage, choose: random.Random, folder: Path) -> Counter[str]:
     """Batch inferences into one folder, of the same prompts or others: every row once, of one of them."""
+    _set_up_models(stage)
     rivals = []
     for number in range(choose.choice([2, 3])):
         prompts = choose.choice(["one", "one", "two"])
@@ -438,17 +440,24 @@ def _alone(do: Callable[[], None], log: Path) -> None:
 
 
 def _set_up(folder: Path) -> Stage:
-    """Import everything, compile the kernels and make what schedules are compared with."""
+    """Import what builds need, compile the kernels and make what they are compared with."""
+    stages: list[Stage] = []
+    _quiet(lambda: stages.append(Stage(folder)))
+    return stages[0]
+
+
+@cache
+def _set_up_models(stage: Stage) -> None:
+    """Import what models need, and make what their schedules are compared with."""
     import torch
 
+    import model.train  # noqa: F401
     import pipelines.runtime.charts
     import pipelines.training.launch  # noqa: F401
     from tests.helpers.models import VOCAB, write_model
 
     torch.set_num_threads(1)
-    stages: list[Stage] = []
-    _quiet(lambda: stages.append(Stage(folder)))
-    (stage,) = stages
+    folder = stage.folder
 
     def make_model() -> None:
         write_model(folder / "model")
@@ -463,7 +472,6 @@ def _set_up(folder: Path) -> Stage:
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
         _alone(_infer(stage, folder / f"output-{name}", name, wait=False), folder / "log")
     _alone(_train(stage, folder / "trained", wait=False), folder / "log")
-    return stage
 
 
 SCHEDULES = {

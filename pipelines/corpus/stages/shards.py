@@ -73,11 +73,12 @@ class Output:
     def write(self, shard: pa.Table, origins: pa.Table) -> WrittenShard:
         """Write the shard (of one chunk) and its origins."""
         url, origins_url = files.join(self.folder, self.path), files.join(self.folder, self.origins)
-        with self.claim.writer(url) as stream, pa.ipc.new_file(stream, shard.schema) as writer:
-            if shard.num_rows:
-                writer.write_batch(shard.to_batches()[0])
-        with self.claim.writer(origins_url) as stream:
-            pq.write_table(origins, stream, compression="zstd")
+        with files.together():
+            with self.claim.writer(url) as stream, pa.ipc.new_file(stream, shard.schema) as writer:
+                if shard.num_rows:
+                    writer.write_batch(shard.to_batches()[0])
+            with self.claim.writer(origins_url) as stream:
+                pq.write_table(origins, stream, compression="zstd")
         return WrittenShard(
             path=self.path,
             source=self.source,

@@ -89,6 +89,27 @@ def test_every_one_of_the_first_commands_has_its_run(tmp_path: Path) -> None:
     assert all(run.info.status == "FINISHED" and run.data.metrics == {"x": 1.0} for run in runs)
 
 
+def test_artifacts_are_on_the_disk_before_a_run_is_finished_and_then_that_it_is(
+    place: tracking.Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "report.html").write_text("<p>")
+    told: list[str] = []
+    sync = files.sync
+
+    def synced(path: str) -> None:
+        status = MlflowClient(place.uri).get_run(run.id).info.status
+        told.append(f"{Path(path).name} {status}")
+        sync(path)
+
+    with tracking.run(place, "prepare", "synced", {}) as run:
+        run.artifact(str(tmp_path / "report.html"), "pages")
+        monkeypatch.setattr(files, "sync", synced)
+    folders = ["artifacts", "pages", str(run.id), "artifacts", Path(place.uri).parent.name]
+    assert sorted(told[:-1]) == sorted(f"{name} RUNNING" for name in ["report.html", *folders])
+    assert told[-1] == f"{Path(place.uri).parent.name} FINISHED"
+    assert told.index("report.html RUNNING") < told.index(f"{run.id} RUNNING")
+
+
 def test_an_unreachable_store_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     nowhere = tracking.Tracking("sqlite:////proc/none/mlflow.db", "test", None)
     with tracking.run(nowhere, "prepare", "k", {"a": "b"}) as run:
