@@ -215,7 +215,10 @@ def held(
         stop.set()
         if thread.ident is not None:
             thread.join()
-        _release(claim)
+        try:
+            _release(claim)
+        except Exception as error:  # a disk that cannot be written has a sentence of its own
+            logger.warning("the claim of %s could not be given back: %s", folder, error)
 
 
 def _take(folder: str, me: Holder, settings: ClaimsConfig, tell: Callable[[str], None]) -> int:

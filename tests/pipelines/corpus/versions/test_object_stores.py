@@ -10,8 +10,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import fsspec
+import gcsfs
 import pytest
 
 from base import files, manifest
@@ -162,7 +165,17 @@ def test_a_corpus_is_built_refreshed_mended_and_read_there(bucket: str, tmp_path
 def test_one_command_at_a_time_writes_there(bucket: str, caplog: pytest.LogCaptureFixture) -> None:
     url = f"{bucket}/claimed/note"
     folder = f"{bucket}/claimed/corpus"
-    if bucket.startswith("gs:"):  # the stand-in for Google's service takes no condition, which is told
+    if bucket.startswith("gs:"):  # the stand-in for Google's service heeds no condition, which is told
+        sent: list[str | None] = []
+        call = gcsfs.GCSFileSystem._call
+
+        async def noted(self: Any, *arguments: Any, **keywords: Any) -> Any:
+            sent.append(keywords.get("ifGenerationMatch"))
+            return await call(self, *arguments, **keywords)
+
+        with mock.patch.object(gcsfs.GCSFileSystem, "_call", noted):
+            assert files.create(url, b"content")
+        assert sent == ["0"]
         with held(folder, "jobs.prepare", ClaimsConfig()):
             pass
         assert f"{folder} cannot create a file only if there is none" in caplog.text
