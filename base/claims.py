@@ -209,7 +209,8 @@ def held(
     except UserError:
         raise
     except Exception:
-        claim.check()  # then it went wrong because another command writes there
+        with contextlib.suppress(OSError):
+            claim.check()  # then it went wrong because another command writes there
         raise
     finally:
         stop.set()
