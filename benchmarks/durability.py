@@ -75,7 +75,9 @@ def build(data: Path, folder: Path, syncs: Syncs) -> float:
     os.fsync = syncs
     try:
         begin = time.perf_counter()
-        commands.prepare(config, commands.inputs_of(config), executor=InProcess(), progress=silent)
+        with commands.claimed(config, "benchmark") as claim:
+            inputs = commands.inputs_of(config)
+            commands.prepare(config, inputs, claim=claim, executor=InProcess(), progress=silent)
         return time.perf_counter() - begin
     finally:
         os.fsync = system

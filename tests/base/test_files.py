@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,7 @@ def test_a_killed_write_is_invisible(tmp_path: Path) -> None:
     url = tmp_path / "folder" / "big"
     code = f"""
 import time
+from concurrent.futures import ThreadPoolExecutor
 from base import files
 from base.errors import UserError
 with files.atomic_writer({str(url)!r}) as stream:
@@ -207,3 +209,67 @@ def test_object_stores_get_files_written_together_at_once() -> None:
     with files.together():
         files.write_bytes("memory://together/x", b"content")
         assert files.read_bytes("memory://together/x") == b"content"
+
+
+@pytest.mark.parametrize("root", ["{tmp}", "memory://created"])
+def test_a_file_is_created_once(root: str, tmp_path: Path) -> None:
+    url = files.join(root.format(tmp=tmp_path), "new/folder", "x")
+    assert files.create(url, b"one")
+    assert files.create(url, b"one")  # an answer that was lost
+    assert not files.create(url, b"two")
+    assert files.read_bytes(url) == b"one"
+    assert len(files.list_files(root.format(tmp=tmp_path))) == 1
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) in (0, 1)
+
+
+def test_of_threads_that_create_a_file_one_does(tmp_path: Path) -> None:
+    for turn in range(20):
+        url = str(tmp_path / str(turn))
+        with ThreadPoolExecutor(8) as pool:
+            created = list(pool.map(lambda number, url=url: files.create(url, b"%d" % number), range(8)))
+        assert sum(created) == 1
+        assert files.read_bytes(url) == b"%d" % created.index(True)
+
+
+def test_a_created_file_is_on_the_disk_and_so_is_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, str]] = []
+    sync, link = os.fsync, os.link
+
+    def synced(descriptor: int) -> None:
+        calls.append(("sync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        sync(descriptor)
+
+    def linked(source: str, target: str) -> None:
+        calls.append(("link", Path(target).name))
+        link(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "link", linked)
+    assert files.create(str(tmp_path / "x"), b"content")
+    assert [what for what, _ in calls] == ["sync", "link", "sync"]
+    assert calls[0][1].endswith("-x") and calls[1:] == [("link", "x"), ("sync", tmp_path.name)]
+
+
+def test_a_disk_without_hard_links_is_asked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: str) -> None:
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    url = str(tmp_path / "x")
+    assert files.create(url, b"one") and not files.create(url, b"two")
+    assert files.read_bytes(url) == b"one"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_half_written_is_swept(tmp_path: Path) -> None:
+    (tmp_path / "a" / ".tmp-step").mkdir(parents=True)
+    for name in ("a/.tmp-step/x", "a/.tmp-1-y", "a/y"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(FileNotFoundError), files.atomic_writer(str(tmp_path / "z")):
+        files.sweep(str(tmp_path), deep=False)
+    assert (tmp_path / "a" / ".tmp-1-y").exists()
+    files.sweep(str(tmp_path), deep=True)
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["a", "y"]
+    files.sweep("memory://nothing", deep=True)

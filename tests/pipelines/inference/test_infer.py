@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from base.claims import ClaimsConfig, held
 from base.errors import UserError
 from pipelines.config import Config
 from pipelines.inference.infer import BLOCK_ROWS, InferenceResult, infer, read_prompts
@@ -180,3 +181,29 @@ def test_prompts_of_every_format(tmp_path: Path) -> None:
         read_prompts(str(tmp_path / "other.parquet"))
     with pytest.raises(UserError, match="missing.jsonl does not exist"):
         read_prompts(str(tmp_path / "missing.jsonl"))
+
+
+def test_other_prompts_into_the_same_folder_are_refused(
+    made: tuple[NeoX, ModelFolder], tmp_path: Path
+) -> None:
+    config = _config(tmp_path, output=str(tmp_path / "out"))
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    result, new = infer(config, made[1], _prompts(first, 3), Told(), executor=Asked())
+    before = sorted(path for path in (tmp_path / "out").rglob("*") if "blocks" not in path.parts)
+    assert new and [path.name for path in before] == ["result.json", "results.jsonl"]
+    with pytest.raises(UserError, match="result.json is of other prompts, another model or other settings"):
+        infer(config, made[1], _prompts(second, 4), Told(), executor=Asked())
+    assert infer(config, made[1], _prompts(second, 3), Told(), executor=Asked()) == (result, False)
+
+
+def test_two_inferences_into_the_same_folder_exclude_each_other(
+    made: tuple[NeoX, ModelFolder], tmp_path: Path
+) -> None:
+    config = _config(tmp_path, output=str(tmp_path / "out"))
+    prompts = _prompts(tmp_path, 3)
+    sentence = "out is being written by infer of"
+    with held(f"{tmp_path}/out", "infer", ClaimsConfig()), pytest.raises(UserError, match=sentence):
+        infer(config, made[1], prompts, Told(), executor=Asked())
+    assert infer(config, made[1], prompts, Told(), executor=Asked())[1]

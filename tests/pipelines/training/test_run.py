@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from base import manifest
+from base.claims import ClaimsConfig, held
 from base.errors import UserError
 from base.layout import Layout
 from base.manifest import Version
@@ -16,7 +17,7 @@ from pipelines.config import Config, load
 from pipelines.runtime import tracking
 from pipelines.training import results
 from pipelines.training.results import RunResult
-from pipelines.training.run import check_fits, mixture, run_name, train
+from pipelines.training.run import check_fits, claimed, mixture, run_name, train
 from tests.helpers.corpus import write_corpus
 from tests.helpers.late import RUNNING
 from tests.helpers.training import step_record
@@ -39,12 +40,14 @@ def test_a_finished_run_delivers_what_mlflow_has_missed(
         journal.append(step_record(step, loss=3.0 - step, evaluation={"a": {"loss": 2.5}}))
     journal.close()
     result = _result(url, version)
-    results.record(config.storage, "run", result)
+    with claimed(config, "run") as claim:
+        results.record(config.storage, "run", result, claim)
     place = tracking.Tracking.of(config)
     assert tracking.find(place, "train", key="run") is None
     elsewhere = _config(tmp_path, tracking={"uri": f"sqlite:///{tmp_path}/elsewhere.db"})
     for chosen in (config, config, elsewhere):
-        assert train(chosen, version, "run") == (result, False)
+        with claimed(chosen, "run") as claim:
+            assert train(chosen, version, "run", claim=claim) == (result, False)
     moved = tracking.find(tracking.Tracking.of(elsewhere), "train", key="run")
     assert moved is not None and moved.data.metrics["loss"] == 1.0
     client = MlflowClient(place.uri)
@@ -57,9 +60,13 @@ def test_a_finished_run_delivers_what_mlflow_has_missed(
     assert found.data.params["train.steps"] == "200" and found.inputs.dataset_inputs
     assert client.get_model_version_by_alias("tiny", "best").run_id == found.info.run_id
     assert len(client.search_runs([found.info.experiment_id])) == 1
-    results.record(config.storage, "run", result.model_copy(update={"manifest_hash": "other"}))
-    with pytest.raises(UserError, match="trained on another corpus version"):
-        train(config, version, "run")
+    other = result.model_copy(update={"manifest_hash": "other"})
+    with claimed(config, "run") as claim:
+        with pytest.raises(UserError, match="result.json is there already, and is another one"):
+            results.record(config.storage, "run", other, claim)
+        other.write(Layout(config.storage).result("run"))
+        with pytest.raises(UserError, match="trained on another corpus version"):
+            train(config, version, "run", claim=claim)
 
 
 def _result(url: str, version: Version) -> RunResult:
@@ -89,7 +96,8 @@ def _result(url: str, version: Version) -> RunResult:
 def test_a_result_has_the_bytes_that_it_always_had(tmp_path: Path) -> None:
     version = manifest.open_version(write_corpus(tmp_path, {"a": [[50] * 4]}))
     written = _result("/run", version)
-    results.record(str(tmp_path), "run", written)
+    with held(f"{tmp_path}/training/run", "train", ClaimsConfig()) as claim:
+        results.record(str(tmp_path), "run", written, claim)
     assert results.newest(str(tmp_path)) == "run" and results.finished(str(tmp_path), "run") == written
     assert results.finished(str(tmp_path), "other") is None
     assert (tmp_path / "training" / "latest.json").read_text() == '{\n "run": "run"\n}\n'
