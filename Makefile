@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test unit slow golden lint install reference docs clean
+.PHONY: demo test unit slow soak golden lint install reference docs clean
 
 demo: install
 	@$(BIN)/python -m jobs.demo
@@ -20,6 +20,9 @@ unit: install
 
 slow: install
 	$(BIN)/python -m pytest -m slow
+
+soak: install
+	$(BIN)/python -m tests.soak
 
 golden: install
 	$(BIN)/python -m tests.golden

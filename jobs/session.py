@@ -58,7 +58,7 @@ def session(settings: "Config", *, verbose: bool, needs_cluster: bool = True) ->
 
     if needs_cluster and not ray.is_initialized():
         cluster.start(settings.ray, verbose)
-    progress = StageProgress()
+    progress = StageProgress(phases=verbose)
     try:
         yield Session(executor=OnRay(workers=settings.ray.workers), progress=progress)
     finally:
