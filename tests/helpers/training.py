@@ -62,8 +62,9 @@ def run_here(
 ) -> Summary:
     """One run in this process; its summary, on rank 0.
 
-    mixture: weights of the sources, by tokens if there are none. The loss is made infinite in the 0-based steps `overflows`, and its gradient 1000 times as large in
-    `spikes`. One thread, as in the processes of `start`: sums are rounded otherwise with two.
+    mixture: weights of the sources, by tokens if there are none. The loss is made infinite in the 0-based
+    steps `overflows`, and its gradient 1000 times as large in `spikes`. One thread, as in the processes of
+    `start`: sums are rounded otherwise with two.
     """
     import torch
 
