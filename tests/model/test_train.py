@@ -252,7 +252,7 @@ def test_lines_are_told_as_they_are_written_and_a_remote_journal_is_there_with_a
 
 def test_settings_reach_the_model_and_its_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[NeoX] = []
-    monkeypatch.setattr(NeoX, "compile_parts", compiled.append)
+    monkeypatch.setattr(NeoX, "compile_parts", lambda model: compiled.append(model))
     initialize_distributed()
     given = settings(activation_checkpointing=True, loss_chunk=7, compile=True, seed=3, zero_stage=0)
     model = build_engine(MODEL, given, 128, 5, 1).module

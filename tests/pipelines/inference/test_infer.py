@@ -227,22 +227,24 @@ def test_a_tiny_nucleus_is_greedy_whatever_the_temperature(
 
 
 def test_texts_are_written_as_they_are(made: tuple[NeoX, ModelFolder], tmp_path: Path) -> None:
-    folder = tmp_path / "hf"
+    folder, model = tmp_path / "hf", made[0]
+    wanted = {token: _greedy(model, [token]) for token in range(1, 50)}
+    marked, other, *_ = sorted({token for tokens in wanted.values() for token in tokens})
+    words = {f"w{marked}": "<|mark|>", f"w{other}": "straße"}
     shutil.copytree(made[1].url, folder)
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    words = {"w7": "straße", "w9": "<|mark|>"}
-    vocabulary = {words.get(word, word): number for word, number in tokenizer["model"]["vocab"].items()}
-    tokenizer["model"]["vocab"] = vocabulary
-    marked = {**tokenizer["added_tokens"][0], "id": 9, "content": "<|mark|>"}
-    tokenizer["added_tokens"].append(marked)
+    vocabulary = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {words.get(word, word): number for word, number in vocabulary.items()}
+    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": marked, "content": "<|mark|>"})
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False))
     path = tmp_path / "prompts.jsonl"
-    path.write_text("\n".join(json.dumps({"prompt": _text([1 + row])}) for row in range(8, 58)))
-    model, url = made[0], str(path)
-    result, _ = infer(_config(tmp_path), replace(made[1], url=str(folder)), url, Told(), executor=Asked())
-    for number, row in enumerate(_rows(result), 8):
-        expected = _text(_greedy(model, [1 + number] if number != 8 else [0])).split()
-        assert row["completion"].split() == [words.get(word, word) for word in expected]
+    prompts = [token for token in wanted if f"w{token}" not in words]
+    path.write_text("\n".join(json.dumps({"prompt": f"w{token}"}) for token in prompts))
+    model_folder = replace(made[1], url=str(folder))
+    result, _ = infer(_config(tmp_path), model_folder, str(path), Told(), executor=Asked())
+    for token, row in zip(prompts, _rows(result), strict=True):
+        expected = [words.get(word, word) for word in _text(wanted[token]).split()]
+        assert row["completion"].split() == expected
     content = Path(result.url).read_text()
     assert "<|mark|>" in content and "straße" in content
 
