@@ -127,9 +127,10 @@ def test_memory_is_what_recorded_steps_allocated():
     cases = json.loads(RECORDED.read_text())["cases"]
     assert len(cases) > 30
     for case in cases:
-        found, measured = memory(*settings_of(case), cuda=False), case["measured_mib"]
-        for moment in ("forward", "backward", "update"):
-            assert getattr(found, moment) / 2**20 == pytest.approx(measured[moment], rel=0.03), (case, moment)
+        found = memory(*settings_of(case), cuda=False)
+        assert found.total / 2**20 == pytest.approx(case["measured_mib"]["peak"], rel=0.01), case
+        for moment, planned in case["planned_mib"].items():  # as it was when the steps were measured
+            assert getattr(found, moment) / 2**20 == pytest.approx(planned, abs=0.06), (case, moment)
 
 
 def test_the_loss_needs_what_recorded_losses_allocated():
