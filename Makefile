@@ -3,7 +3,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: demo test unit slow soak golden lint install reference docs clean
@@ -45,6 +44,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (a few minutes the first time) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable ".[dev]"
+	@$(BIN)/python -m jobs.compile
 	@touch $@
 
 clean:
