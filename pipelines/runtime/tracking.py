@@ -64,7 +64,7 @@ class TrackedRun:
             getattr(self.client, function)(self.id, *arguments, **keywords)
         except Exception as error:
             if function not in self.warned:
-                log.warning("MLflow did not record %s: %s", function, error)
+                log.warning("MLflow did not record %s: %s", function, hide(str(error)))
             self.warned.add(function)
 
     def tags(self, tags: dict[str, str]) -> None:
@@ -96,7 +96,7 @@ class TrackedRun:
         try:
             return dict(self.client.get_run(self.id).data.params)
         except Exception as error:
-            log.debug("MLflow did not give the parameters: %s", error)
+            log.debug("MLflow did not give the parameters: %s", hide(str(error)))
             return {}
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:
@@ -125,7 +125,7 @@ class TrackedRun:
         kind = "local" if protocol == "file" else protocol
         url = hide(url)
         source = json.dumps({"uri": url if "://" in url else f"file://{url}"})
-        dataset = Dataset(name, digest, kind, source, schema=None, profile=json.dumps(profile))
+        dataset = Dataset(name, digest, kind, source, schema=None, profile=hide(json.dumps(profile)))
         entry = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
         self._try("log_inputs", datasets=[entry])
 
@@ -139,9 +139,9 @@ class TrackedRun:
         if self.id is None:
             return
         try:
-            _register(self.client, self.id, name, url, bits_per_byte)
+            _register(self.client, self.id, name, hide(url), bits_per_byte)
         except Exception as error:
-            log.warning("MLflow did not register the model %s: %s", url, error)
+            log.warning("MLflow did not register the model %s: %s", hide(url), hide(str(error)))
             self.warned.add("model")
 
 
@@ -211,7 +211,8 @@ def _open(tracking: Tracking, command: str, key: str, tags: dict[str, str], agai
             )
             opened = TrackedRun(client, created.info.run_id)
     except Exception as error:
-        log.warning("MLflow at %s cannot be used, so this run is not recorded: %s", hide(tracking.uri), error)
+        place, reason = hide(tracking.uri), hide(str(error))
+        log.warning("MLflow at %s cannot be used, so this run is not recorded: %s", place, reason)
         return TrackedRun(None, None)
     opened.tags(tags)
     return opened
@@ -228,7 +229,7 @@ def find(tracking: Tracking, command: str, **tags: str) -> Any | None:
         query = " and ".join(f"tags.`{PREFIX}{name}` = '{value}'" for name, value in wanted.items())
         found = client.search_runs([experiment.experiment_id], query, max_results=1)
     except Exception as error:
-        log.warning("MLflow at %s cannot be searched: %s", hide(tracking.uri), error)
+        log.warning("MLflow at %s cannot be searched: %s", hide(tracking.uri), hide(str(error)))
         return None
     return found[0] if found else None
 
