@@ -49,7 +49,7 @@ def command(project: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     """A function that runs a command with arguments: its exit code, and its lines of standard output."""
 
     @contextlib.contextmanager
-    def session(settings: Config, *, verbose: bool, needs_cluster: bool = True) -> Iterator[Any]:
+    def session(settings: Config, **_: bool) -> Iterator[Any]:
         yield SimpleNamespace(executor=InProcess(), progress=Silent())
 
     def call(name: str, *arguments: str) -> tuple[int, list[str]]:

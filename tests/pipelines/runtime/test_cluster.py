@@ -1,5 +1,7 @@
 """The cluster that commands run on, and how maps over files are dealt out."""
 
+import json
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -72,9 +74,11 @@ def test_what_workers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_which_cluster_a_command_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The configured one, else that of the environment, else the one that runs here, else one of its own."""
     asked: list[str] = []
+    told: list[dict[str, str]] = []
 
-    def init(address: str, **_: Any) -> None:
+    def init(address: str, runtime_env: dict[str, Any], **_: Any) -> None:
         asked.append(address)
+        told.append(runtime_env["env_vars"])
         if address == "ray://gone":
             raise ConnectionError("nobody")
 
@@ -97,6 +101,38 @@ def test_which_cluster_a_command_takes(tmp_path: Path, monkeypatch: pytest.Monke
         assert took(f"ray://{running}") == f"ray://{running}"
     monkeypatch.delenv("RAY_ADDRESS")
     assert took(None) == "local"  # the note is of a cluster that is gone
+    assert told[-1] == cluster.worker_environment()
+    given = {"runtime_env": {"env_vars": {"NUMBA_CACHE_DIR": "/elsewhere"}}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(given))
+    took(None)  # the job says where kernels are
+    assert told[-1].keys() == cluster.worker_environment().keys() - {"NUMBA_CACHE_DIR"}
     for address in (running, f"ray://{running}", "ray://gone"):
         with pytest.raises(UserError, match=rf"ray.address = '{address}': no Ray cluster answers there"):
             took(address)
+
+
+@pytest.mark.slow
+def test_a_variable_of_the_submitted_job_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ray job submit --runtime-env` may set what every worker gets here, as Ray tells its driver."""
+    given = {"env_vars": {"NUMBA_CACHE_DIR": "/elsewhere", "TOKENIZERS_PARALLELISM": "true"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": given, "metadata": {}}))
+    ray.shutdown()
+    cluster.start(RayConfig(address="local"))
+    try:
+        names = ("NUMBA_CACHE_DIR", "TOKENIZERS_PARALLELISM", "RAY_TRAIN_ENABLE_V2")
+        task = ray.remote(lambda: [os.environ[name] for name in names])
+        assert ray.get(task.remote()) == ["/elsewhere", "true", "1"]
+    finally:
+        ray.shutdown()
+
+
+def test_a_cluster_of_another_user_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    note = tmp_path / "ray" / "ray_current_cluster"
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        note.write_text(address)
+        assert cluster._running_cluster() == address
+        monkeypatch.setattr(os, "getuid", lambda: note.stat().st_uid + 1)
+        assert cluster._running_cluster() is None

@@ -18,7 +18,8 @@ def mixed(value: int) -> int:
     return value ^ value >> 31
 
 
-IDS = [random.Random(5).randbytes(16) for _ in range(20_000)]
+_CHOOSE = random.Random(5)
+IDS = [_CHOOSE.randbytes(16) for _ in range(20_000)]
 
 
 def words(identifier: bytes) -> tuple[int, int]:
