@@ -208,7 +208,7 @@ def test_explain_takes_the_version_it_is_told(project: Config, command: Any) -> 
 
 
 def test_trace_wants_a_step_or_a_document(command: Any) -> None:
-    asked = [], ["--step", "1", "--document", "0" * 32]
+    asked: list[list[str]] = [[], ["--step", "1", "--document", "0" * 32]]
     for arguments in asked:
         code, lines = command("trace", "--run", "r", *arguments)
         assert (code, lines) == (2, ["error: give either --step or --document"])

@@ -239,8 +239,13 @@ def test_a_time_that_the_storage_tells_says_whether_to_read(
     fsspec.register_implementation("told", Told, clobber=True)
     source, cache = SourceConfig(name="s", urls=["told://b.jsonl"]), str(tmp_path / "inputs.json")
     read: list[str] = []
-    digest = files.digest
-    monkeypatch.setattr(files, "digest", lambda url: read.append(url) or digest(url))
+    original = files.digest
+
+    def digest(url: str) -> str:
+        read.append(url)
+        return original(url)
+
+    monkeypatch.setattr(files, "digest", digest)
     for time, times in ((1, 1), (1, 1), (2, 2), (None, 3), (None, 4)):
         monkeypatch.setattr(Told, "more", {} if time is None else {name: time})
         files.write_bytes("told://b.jsonl", b'{"text": "one"}')

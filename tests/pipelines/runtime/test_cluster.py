@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from base.errors import UserError
 from pipelines.runtime import cluster
+from pipelines.runtime.progress import counter, tick
 from pipelines.runtime.settings import RayConfig
 from tests.helpers.late import RUNNING
 
@@ -109,6 +111,23 @@ def test_which_cluster_a_command_takes(tmp_path: Path, monkeypatch: pytest.Monke
     for address in (running, f"ray://{running}", "ray://gone"):
         with pytest.raises(UserError, match=rf"ray.address = '{address}': no Ray cluster answers there"):
             took(address)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_long_task_over_a_file_tells_how_far_it_is() -> None:
+    def task(number: int) -> dict[str, int]:
+        cluster.FIRST_TICK = 0.05  # in the worker, for the second task
+        for _ in range(8):
+            tick(1, 100)
+            time.sleep(0.1)
+        return {"documents": 8, "bytes": 800}
+
+    seen: list[tuple[object, ...]] = []
+    count = counter(lambda *values: seen.append(values), "measure", 0, 2)
+    cluster.map_files(task, [0, 1], [1, 1], 1, count, count.within)
+    assert seen[0] == ("measure", 0, 2, 0, 0) and seen[-1] == ("measure", 2, 2, 16, 1600)
+    within = [values for values in seen if values[1] == 1 and values[3] != 8]
+    assert within and all(8 < values[3] <= 16 and values[4] == 100 * values[3] for values in within)
 
 
 @pytest.mark.slow

@@ -139,7 +139,7 @@ def test_what_is_switched_off_drops_nothing(tmp_path: Path) -> None:
 
 
 def test_a_language_is_kept_at_the_least_score() -> None:
-    scores = np.float32([0.65, np.nextafter(np.float32(0.65), np.float32(0)), 0.65])
+    scores = np.array([0.65, np.nextafter(np.float32(0.65), np.float32(0)), 0.65], np.float32)
     table = pa.table({"language": pa.array(["en", "en", "fr"]).dictionary_encode(), "language_score": scores})
     config = LanguageConfig(keep={"prose": ["en", "de"]}, min_score=0.65)
     reasons, values = decide_language(table, "prose", config)

@@ -165,7 +165,8 @@ Change = Callable[[pa.Table], pa.Table]
 
 def own_line(content: dict[str, Any]) -> dict[str, Any]:
     """What a manifest says of the last shard that its version added, which holds several documents."""
-    return [line for line in content["shards"] if line["version"] == content["version"]][-1]
+    lines: list[dict[str, Any]] = content["shards"]
+    return [line for line in lines if line["version"] == content["version"]][-1]
 
 
 def rewrite(project: Config, shard: Change | None = None, origins: Change | None = None) -> tuple[str, str]:
