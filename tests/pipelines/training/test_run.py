@@ -257,6 +257,12 @@ def _stand_in(told: list[Config], **changes: Any) -> Any:
     return train_here
 
 
+def _train(config: Config, version: Version, run: str) -> tuple[RunResult, bool]:
+    """Train as the command does, under a claim."""
+    with claimed(config, run) as claim:
+        return train(config, version, run, claim=claim)
+
+
 def _small(folder: Path, **changes: Any) -> Config:
     """A project whose training takes a moment."""
     train_section = settings(steps=3, evaluate_batches=1, samples={"tokens": 0}).model_dump(mode="json")
@@ -275,7 +281,7 @@ def test_a_run_is_trained_on_its_mixture_and_recorded(
     monkeypatch.setattr(launch, "launch", _stand_in(told))
     run = run_name(config, version)
     check_fits(config, version, run)
-    result, new = train(config, version, run)
+    result, new = _train(config, version, run)
     assert new and results.newest(config.storage) == run
     assert [(given.mixture, given.mixture_epochs) for given in told] == [(weights, {})]
     assert result.unigram_entropy == pytest.approx(_entropy(url, weights))
@@ -304,7 +310,7 @@ def test_a_run_is_trained_on_its_mixture_and_recorded(
     assert float(best.tags["piledriver.heldout_bits_per_byte"]) == pytest.approx(sum(bits) / 2)
     mark = Path(result.run_url, RECORDED)
     assert mark.read_text() == tracking.Tracking.of(config).uri
-    assert train(config, version, run) == (result, False) and len(told) == 1
+    assert _train(config, version, run) == (result, False) and len(told) == 1
     with pytest.raises(UserError, match="data.weights = .*, this run has"):
         check_fits(_small(tmp_path, mixture_epochs={"a": 1, "b": 2}), version, run)
 
@@ -314,10 +320,10 @@ def test_a_run_without_a_model_is_not_finished(tmp_path: Path, monkeypatch: pyte
     config = _small(tmp_path, tracking={"uri": "sqlite:////proc/none/mlflow.db"})
     monkeypatch.setattr(launch, "launch", _stand_in([], hf_url=None))
     with pytest.raises(UserError, match="run x is at its last step, but the checkpoint there could not be"):
-        train(config, version, "x")
+        _train(config, version, "x")
     assert results.finished(config.storage, "x") is None
     monkeypatch.setattr(launch, "launch", _stand_in([]))
-    result, new = train(config, version, "x")
+    result, new = _train(config, version, "x")
     assert new and result.resumed_from == 3
     # MLflow is away: what it has not got is not marked as recorded.
     assert not Path(result.run_url, RECORDED).exists()
@@ -334,7 +340,8 @@ def test_a_password_reaches_no_call_of_mlflow_and_only_what_it_has_is_marked(
     url = Layout(config.storage).run("run")
     Journal(url).append(step_record(1))
     result = _result(f"s3://user:secret@bucket{url}", version)
-    results.record(config.storage, "run", result)
+    with claimed(config, "run") as claim:
+        results.record(config.storage, "run", result, claim)
     client = mock.MagicMock()
     if fails:
         client.log_artifact.side_effect = OSError
@@ -350,7 +357,7 @@ def test_a_password_reaches_no_call_of_mlflow_and_only_what_it_has_is_marked(
     monkeypatch.setattr(tracking, "run", opened)
     monkeypatch.setattr(tracking, "find", lambda *_, **__: None)
     monkeypatch.setattr(shipping, "deliver", lambda *_: delivered)
-    assert train(config, version, "run") == (result, False)
+    assert _train(config, version, "run") == (result, False)
     made = [name for name, *_ in client.mock_calls]
     assert {"set_tag", "log_batch", "log_inputs", "log_artifact"} <= set(made)
     assert "secret" not in repr([call for call in client.mock_calls if call[0] != "create_model_version"])
