@@ -33,6 +33,7 @@ def train(
     that has no room for the first checkpoint.
     """
     rank, world = initialize_distributed()
+    job.check_claim()
     config = job.train
     problem = config.misfit(world)
     if problem is not None:
@@ -43,7 +44,8 @@ def train(
     resumed = ranks.agree(checkpoint.latest(job.run_url, start) if rank == 0 else None)
     before = checkpoint.check_description(resumed, same) if resumed is not None else None
     if resumed is None:
-        lacking = ranks.agree(missing_room(job, same) if rank == 0 else None)
+        facts = same.model["vocab_size"], same.model["precision"]
+        lacking = ranks.agree(missing_room(job, *facts) if rank == 0 else None)
         if lacking is not None:
             raise UserError(lacking)
     if rank == 0:
@@ -53,6 +55,7 @@ def train(
     if resumed is not None:
         restore.load(engine, resumed, config.zero_stage, config.tensor_parallel)
     first = before.step if before is not None else 0
+    job.check_claim()
     if rank == 0:
         _throw_away(job.run_url, first)
     loop = Loop(
@@ -104,6 +107,7 @@ def _summarize(loop: Loop, first: int, seconds: float) -> Summary | None:
     if loop.journal is None:
         return None
     loop.journal.sync()
+    loop.job.check_claim()
     job, saved, step = loop.job, loop.saver.saved, max(first, loop.job.train.steps)
     best = checkpoint.best(job.run_url)
     records = journal.read(job.run_url)
@@ -127,6 +131,7 @@ def _summarize(loop: Loop, first: int, seconds: float) -> Summary | None:
         checkpoint_stalls=loop.stalls,
         hf_url=_export(job, loop.loader.corpus, step) if saved == step else None,
     )
+    job.check_claim()
     summary.write(files.join(job.run_url, SUMMARY))
     return summary
 
