@@ -68,12 +68,11 @@ class Guard:
         self.streak += 1
         return self.streak == self.config.rollback_after
 
-    def roll_back(self, checkpoint_step: int | None, state: GuardState | None, steps: str, run: str) -> int:
+    def roll_back(self, checkpoint_step: int | None, state: GuardState | None, steps: str) -> int:
         """Take up the state of a checkpoint that the weights are taken from; the step of it.
 
-        Both are None when there is none. steps: what the message says of the bad steps; run: the name of the
-        run. Raises UserError when there is no checkpoint, or it has been returned to so often that it will
-        not help.
+        Both are None when there is none. steps: what the message says of the bad steps. Raises UserError when
+        there is no checkpoint, or it has been returned to so often that it will not help.
         """
         if checkpoint_step is None or state is None:
             raise UserError(
@@ -83,8 +82,8 @@ class Guard:
         if self.rollbacks[checkpoint_step] > self.config.max_rollbacks:
             raise UserError(
                 f"{steps}, after {self.config.max_rollbacks} returns to the checkpoint of step "
-                f"{checkpoint_step}; go on from there with a lower train.optimizer.learning_rate, given "
-                f"--run {run} and train.rate_jump=accept, or raise train.guard.max_rollbacks"
+                f"{checkpoint_step}; go on from there with a lower train.optimizer.learning_rate, the "
+                "name of this run as --run and train.rate_jump=accept, or raise train.guard.max_rollbacks"
             )
         self.restore(state)
         return checkpoint_step

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from base import layout
 from model import checkpoint, ranks, restore
 from model.checkpoint import Description, Identity
 from model.engine import apply_step, backward, loss_scale
@@ -220,10 +219,7 @@ class Loop:
         first = step - self.guard.streak + 1
         where = f"steps {first} to {step} (samples {begin} to {end - 1}) are skipped: {reason}"
         target = self.guard.roll_back(
-            description.step if description else None,
-            description.guard if description else None,
-            where,
-            layout.name_of(self.job.run_url),
+            description.step if description else None, description.guard if description else None, where
         )
         restore.load(self.engine, url, self.job.train.zero_stage, self.job.train.tensor_parallel)
         self.engine.global_steps = step
