@@ -108,9 +108,10 @@ def run_processes(world: int, manifest_url: str, runs: list[dict[str, Any]]) -> 
 
 def _kill_in_save(step: int, point: str) -> None:
     """Let this process die of SIGKILL during the save at `step`, before or after DeepSpeed has written."""
-    from model import checkpoint, saver
+    from base import files
+    from model import checkpoint
 
-    place, name = (saver, "_flush") if point == "files" else (checkpoint, "prune")
+    place, name = (files, "sync") if point == "files" else (checkpoint, "prune")
     original = getattr(place, name)
 
     def fatal(*arguments: Any) -> None:

@@ -24,7 +24,7 @@ from tests.helpers.values import known
 if RUNNING:
     import torch
 
-    from model import checkpoint, pickles, restore, saver
+    from model import checkpoint, pickles, restore
     from model.train import train
 
 
@@ -56,6 +56,41 @@ def test_killed_at_any_point_and_run_again_gives_the_same_losses(manifest: str, 
     assert result.resumed_from == 9
     assert _losses(tmp_path / "run") == expected
     assert checkpoint.steps(run["run_url"]) == [9, 10]
+
+
+def test_what_a_checkpoint_names_is_on_the_disk_before_it_has_its_name(
+    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file and folder of it, and the journal up to its step."""
+    run_url = tmp_path / "run"
+    target = Path(checkpoint.folder(str(run_url), 2))
+    synced: dict[str, int] = {}
+    fsync, rename = os.fsync, os.rename
+    seen: list[str] = []
+
+    def sync(descriptor: int) -> None:
+        fsync(descriptor)
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        synced[path] = len(_losses(run_url)) if path.endswith(journal.NAME) else 0
+
+    def renamed(source: str, to: str) -> None:
+        if Path(to) == target:
+            every = [Path(source), *Path(source).rglob("*")]
+            names = {
+                path.parent / f".tmp-{path.name}" if path.name == checkpoint.DESCRIPTION else path
+                for path in every
+            }
+            seen.extend(str(path) for path in names)
+            on_disk = {re.sub(r"\.tmp-[0-9a-f]{12}-", ".tmp-", path) for path in synced}
+            assert {str(path) for path in names} <= on_disk
+            assert synced[str(run_url / journal.NAME)] == 2
+        rename(source, to)
+        synced.pop(str(target.parent), None)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "rename", renamed)
+    run_here(manifest, str(run_url), steps=2)
+    assert len(seen) > 4 and str(target.parent) in synced
 
 
 @pytest.mark.slow
@@ -175,14 +210,14 @@ def test_the_best_checkpoints_stay(manifest: str, tmp_path: Path) -> None:
 def test_checkpoints_are_written_while_training_goes_on(
     manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = saver._flush
+    written = files.sync
 
     def slowly(path: str) -> None:
         if "step_00000002" in path and path.endswith(".pt"):
             time.sleep(0.5)
         written(path)
 
-    monkeypatch.setattr(saver, "_flush", slowly)
+    monkeypatch.setattr(files, "sync", slowly)
     results = {}
     for name, asynchronous in (("behind", True), ("before", False)):
         policy = {"every": 2, "asynchronous": asynchronous}
@@ -322,9 +357,10 @@ def test_no_room_for_one_checkpoint_stops_before_the_first_step(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
     sentence = (
-        f"the disk of {run_url}/checkpoints has {needed:,} free bytes, and a checkpoint needs {needed:,}; "
+        rf"the disk of {re.escape(run_url)}/checkpoints, mounted at /\S*, has {needed:,} free bytes, "
+        f"and a checkpoint needs {needed:,}; "
     )
-    with pytest.raises(UserError, match=re.escape(sentence)):
+    with pytest.raises(UserError, match=sentence):
         run_here(manifest, run_url, steps=2)
     assert not os.path.exists(run_url)
     run_here(manifest, "memory://training/no-room-here", steps=1)
@@ -349,7 +385,7 @@ def test_training_stops_when_no_checkpoint_can_be_written(
     ):
         run_here(manifest, run_url, steps=5, checkpoint=policy)
     assert len(_losses(run_url)) == 3
-    assert caplog.text.count(f"; the disk of {run_url}/checkpoints has ") == 3
+    assert caplog.text.count(f"; the disk of {run_url}/checkpoints, mounted at /") == 3
     endless = run_here(manifest, run_url, steps=5, checkpoint={**policy, "stop_after_failures": 0})
     assert endless.resumed_from == 0 and endless.checkpoint_url is None
     # With one that is whole the others cost only themselves.

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from base.claims import ClaimsConfig, held
 from base.errors import UserError
 from pipelines.config import Config
 from pipelines.inference.infer import BLOCK_ROWS, InferenceResult, infer, read_prompts
@@ -185,28 +186,55 @@ def test_prompts_of_every_format(tmp_path: Path) -> None:
         read_prompts(str(tmp_path / "missing.jsonl"))
 
 
+def test_other_prompts_into_the_same_folder_are_refused(
+    made: tuple[NeoX, ModelFolder], tmp_path: Path
+) -> None:
+    config = _config(tmp_path, output=str(tmp_path / "out"))
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    result, new = infer(config, made[1], _prompts(first, 3), Told(), executor=Asked())
+    before = sorted(path for path in (tmp_path / "out").rglob("*") if "blocks" not in path.parts)
+    assert new and [path.name for path in before] == ["result.json", "results.jsonl"]
+    with pytest.raises(UserError, match="result.json is of other prompts, another model or other settings"):
+        infer(config, made[1], _prompts(second, 4), Told(), executor=Asked())
+    assert infer(config, made[1], _prompts(second, 3), Told(), executor=Asked()) == (result, False)
+
+
+def test_two_inferences_into_the_same_folder_exclude_each_other(
+    made: tuple[NeoX, ModelFolder], tmp_path: Path
+) -> None:
+    config = _config(tmp_path, output=str(tmp_path / "out"))
+    prompts = _prompts(tmp_path, 3)
+    sentence = "out is being written by infer of"
+    with held(f"{tmp_path}/out", "infer", ClaimsConfig()), pytest.raises(UserError, match=sentence):
+        infer(config, made[1], prompts, Told(), executor=Asked())
+    assert infer(config, made[1], prompts, Told(), executor=Asked())[1]
+
+
 def test_whatever_decides_the_completions_makes_them_anew(
     made: tuple[NeoX, ModelFolder], tmp_path: Path
 ) -> None:
     folder, prompts = made[1], _prompts(tmp_path, 3)
-    usual: dict[str, Any] = {"temperature": 0.9, "top_p": 0.9, "output": str(tmp_path / "out")}
+    usual: dict[str, Any] = {"temperature": 0.9, "top_p": 0.9}
 
     def run(url: str = prompts, model: ModelFolder = folder, **settings: Any) -> tuple[InferenceResult, bool]:
         return infer(_config(tmp_path, **{**usual, **settings}), model, url, Told(), executor=Asked())
 
     first, new = run()
-    assert new and first.url == f"{tmp_path}/out/results.jsonl"
+    assert new
     copied = shutil.copy(prompts, tmp_path / "copied.jsonl")
     for same in ({}, {"workers": 2}, {"url": str(copied)}):
         assert run(**same) == (first, False)
-    longer = _prompts(tmp_path / "out", 4)
+    (tmp_path / "longer").mkdir()
+    longer = _prompts(tmp_path / "longer", 4)
     keys = {first.key}
     for changes in (
         *({"temperature": 0.8}, {"top_p": 0.5}, {"seed": 3}, {"max_new_tokens": 5}, {"batch_size": 2}),
         *({"url": longer}, {"model": replace(folder, url=folder.url + "/.")}),
     ):
         result, new = run(**changes)
-        assert new and result.url == first.url, changes
+        assert new and result.url != first.url, changes
         assert result.rows == (4 if "url" in changes else 3) == len(_rows(result))
         keys.add(result.key)
         assert run(**changes) == (result, False)

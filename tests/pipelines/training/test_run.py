@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from base import files, manifest
+from base.claims import ClaimsConfig, held
 from base.errors import UserError
 from base.layout import Layout
 from base.manifest import Version
@@ -25,7 +26,15 @@ from pipelines.config import Config, load
 from pipelines.runtime import tracking
 from pipelines.training import results
 from pipelines.training.results import RunResult
-from pipelines.training.run import RECORDED, check_fits, mixture, run_name, train, unigram_entropy
+from pipelines.training.run import (
+    RECORDED,
+    check_fits,
+    claimed,
+    mixture,
+    run_name,
+    train,
+    unigram_entropy,
+)
 from tests.helpers.corpus import write_corpus
 from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, run_here, settings, step_record
@@ -50,12 +59,14 @@ def test_a_finished_run_delivers_what_mlflow_has_missed(
         journal.append(step_record(step, loss=3.0 - step, evaluation={"a": {"loss": 2.5}}))
     journal.close()
     result = _result(url, version)
-    results.record(config.storage, "run", result)
+    with claimed(config, "run") as claim:
+        results.record(config.storage, "run", result, claim)
     place = tracking.Tracking.of(config)
     assert tracking.find(place, "train", key="run") is None
     elsewhere = _config(tmp_path, tracking={"uri": f"sqlite:///{tmp_path}/elsewhere.db"})
     for chosen in (config, config, elsewhere):
-        assert train(chosen, version, "run") == (result, False)
+        with claimed(chosen, "run") as claim:
+            assert train(chosen, version, "run", claim=claim) == (result, False)
     moved = tracking.find(tracking.Tracking.of(elsewhere), "train", key="run")
     assert moved is not None and moved.data.metrics["loss"] == 1.0
     client = MlflowClient(place.uri)
@@ -68,9 +79,13 @@ def test_a_finished_run_delivers_what_mlflow_has_missed(
     assert found.data.params["train.steps"] == "200" and found.inputs.dataset_inputs
     assert client.get_model_version_by_alias("tiny", "best").run_id == found.info.run_id
     assert len(client.search_runs([found.info.experiment_id])) == 1
-    results.record(config.storage, "run", result.model_copy(update={"manifest_hash": "other"}))
-    with pytest.raises(UserError, match="trained on another corpus version"):
-        train(config, version, "run")
+    other = result.model_copy(update={"manifest_hash": "other"})
+    with claimed(config, "run") as claim:
+        with pytest.raises(UserError, match="result.json is there already, and is another one"):
+            results.record(config.storage, "run", other, claim)
+        other.write(Layout(config.storage).result("run"))
+        with pytest.raises(UserError, match="trained on another corpus version"):
+            train(config, version, "run", claim=claim)
 
 
 def _result(url: str, version: Version) -> RunResult:
@@ -100,7 +115,8 @@ def _result(url: str, version: Version) -> RunResult:
 def test_a_result_has_the_bytes_that_it_always_had(tmp_path: Path) -> None:
     version = manifest.open_version(write_corpus(tmp_path, {"a": [[50] * 4]}))
     written = _result("/run", version)
-    results.record(str(tmp_path), "run", written)
+    with held(f"{tmp_path}/training/run", "train", ClaimsConfig()) as claim:
+        results.record(str(tmp_path), "run", written, claim)
     assert results.newest(str(tmp_path)) == "run" and results.finished(str(tmp_path), "run") == written
     assert results.finished(str(tmp_path), "other") is None
     assert (tmp_path / "training" / "latest.json").read_text() == '{\n "run": "run"\n}\n'
@@ -242,6 +258,12 @@ def _stand_in(told: list[Config], **changes: Any) -> Any:
     return train_here
 
 
+def _train(config: Config, version: Version, run: str) -> tuple[RunResult, bool]:
+    """Train as the command does, under a claim."""
+    with claimed(config, run) as claim:
+        return train(config, version, run, claim=claim)
+
+
 def _small(folder: Path, **changes: Any) -> Config:
     """A project whose training takes a moment."""
     train_section = settings(steps=3, evaluate_batches=1, samples={"tokens": 0}).model_dump(mode="json")
@@ -260,7 +282,7 @@ def test_a_run_is_trained_on_its_mixture_and_recorded(
     monkeypatch.setattr(launch, "launch", _stand_in(told))
     run = run_name(config, version)
     check_fits(config, version, run)
-    result, new = train(config, version, run)
+    result, new = _train(config, version, run)
     assert new and results.newest(config.storage) == run
     assert [(given.mixture, given.mixture_epochs) for given in told] == [(weights, {})]
     assert result.unigram_entropy == pytest.approx(_entropy(url, weights))
@@ -289,7 +311,7 @@ def test_a_run_is_trained_on_its_mixture_and_recorded(
     assert float(best.tags["piledriver.heldout_bits_per_byte"]) == pytest.approx(sum(bits) / 2)
     mark = Path(result.run_url, RECORDED)
     assert mark.read_text() == tracking.Tracking.of(config).uri
-    assert train(config, version, run) == (result, False) and len(told) == 1
+    assert _train(config, version, run) == (result, False) and len(told) == 1
     with pytest.raises(UserError, match="data.weights = .*, this run has"):
         check_fits(_small(tmp_path, mixture_epochs={"a": 1, "b": 2}), version, run)
 
@@ -299,10 +321,10 @@ def test_a_run_without_a_model_is_not_finished(tmp_path: Path, monkeypatch: pyte
     config = _small(tmp_path, tracking={"uri": "sqlite:////proc/none/mlflow.db"})
     monkeypatch.setattr(launch, "launch", _stand_in([], hf_url=None))
     with pytest.raises(UserError, match="run x is at its last step, but the checkpoint there could not be"):
-        train(config, version, "x")
+        _train(config, version, "x")
     assert results.finished(config.storage, "x") is None
     monkeypatch.setattr(launch, "launch", _stand_in([]))
-    result, new = train(config, version, "x")
+    result, new = _train(config, version, "x")
     assert new and result.resumed_from == 3
     # MLflow is away: what it has not got is not marked as recorded.
     assert not Path(result.run_url, RECORDED).exists()
@@ -319,7 +341,8 @@ def test_a_password_reaches_no_call_of_mlflow_and_only_what_it_has_is_marked(
     url = Layout(config.storage).run("run")
     Journal(url).append(step_record(1))
     result = _result(f"s3://user:secret@bucket{url}", version)
-    results.record(config.storage, "run", result)
+    with claimed(config, "run") as claim:
+        results.record(config.storage, "run", result, claim)
     client = mock.MagicMock()
     if fails:
         client.log_artifact.side_effect = OSError
@@ -335,7 +358,7 @@ def test_a_password_reaches_no_call_of_mlflow_and_only_what_it_has_is_marked(
     monkeypatch.setattr(tracking, "run", opened)
     monkeypatch.setattr(tracking, "find", lambda *_, **__: None)
     monkeypatch.setattr(shipping, "deliver", lambda *_: delivered)
-    assert train(config, version, "run") == (result, False)
+    assert _train(config, version, "run") == (result, False)
     made = [name for name, *_ in client.mock_calls]
     assert {"set_tag", "log_batch", "log_inputs", "log_artifact"} <= set(made)
     assert "secret" not in repr([call for call in client.mock_calls if call[0] != "create_model_version"])
