@@ -1,11 +1,13 @@
 """Files on fsspec URLs: nothing half-written is ever visible."""
 
+import errno
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -92,6 +94,7 @@ def test_a_killed_write_is_invisible(tmp_path: Path) -> None:
     url = tmp_path / "folder" / "big"
     code = f"""
 import time
+from concurrent.futures import ThreadPoolExecutor
 from base import files
 from base.errors import UserError
 with files.atomic_writer({str(url)!r}) as stream:
@@ -127,27 +130,152 @@ def test_paths_below_a_folder() -> None:
     assert files.below("/data/corpus/", "v0001/a b/..c.arrow") == "/data/corpus/v0001/a b/..c.arrow"
 
 
-def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_writer_returns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[tuple[str, str]] = []
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What is synced and renamed from now on, in order: the content of files by their own name."""
+    found: list[tuple[str, str]] = []
     sync, replace = os.fsync, os.replace
 
     def synced(descriptor: int) -> None:
-        calls.append(("sync", os.readlink(f"/proc/self/fd/{descriptor}")))
         sync(descriptor)
+        name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+        found.append(("sync", name.rsplit("-", 1)[-1] if name.startswith(".tmp-") else f"{name}/"))
 
     def renamed(source: str, target: str) -> None:
-        calls.append(("rename", target))
+        found.append(("rename", Path(target).name))
         replace(source, target)
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", renamed)
+    return found
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_writer_returns(
+    tmp_path: Path, calls: list[tuple[str, str]]
+) -> None:
     files.write_bytes(str(tmp_path / "new" / "folder" / "x"), b"content")
-    names = [(what, Path(path).name) for what, path in calls]
-    assert names[:2] == [("sync", tmp_path.name), ("sync", "new")]
-    assert names[2][0] == "sync" and names[2][1].startswith(".tmp-") and names[2][1].endswith("-x")
-    assert names[3:] == [("rename", "x"), ("sync", "folder")]
+    assert calls == [
+        ("sync", f"{tmp_path.name}/"),
+        ("sync", "new/"),
+        ("sync", "x"),
+        ("rename", "x"),
+        ("sync", "folder/"),
+    ]
+
+
+def test_files_written_together_have_no_name_before_all_are_on_the_disk(
+    tmp_path: Path, calls: list[tuple[str, str]]
+) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    names = ["a/one", "b/two", "a/three"]
+    with files.together():
+        for name in names:
+            files.write_bytes(str(tmp_path / name), name.encode())
+        assert calls == [] and files.list_files(str(tmp_path)) == []
+    assert sorted(calls[:3]) == [("sync", "one"), ("sync", "three"), ("sync", "two")]
+    assert calls[3:6] == [("rename", "one"), ("rename", "two"), ("rename", "three")]
+    assert sorted(calls[6:]) == [("sync", "a/"), ("sync", "b/")]
+    assert [(tmp_path / name).read_text() for name in names] == names
+    calls.clear()
+    files.write_bytes(str(tmp_path / "a" / "mark"), b"")
+    assert calls == [("sync", "mark"), ("rename", "mark"), ("sync", "a/")]
+
+
+@pytest.mark.parametrize("fault", ["block", "sync"])
+def test_of_files_written_together_none_appears_when_the_block_fails(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x").write_bytes(b"old")
+    sync = os.fsync
+
+    def full(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("-y"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    if fault == "sync":
+        monkeypatch.setattr(os, "fsync", full)
+    expected = pytest.raises(UserError, match=rf"cannot write {tmp_path}/y: no space left")
+    with expected if fault == "sync" else pytest.raises(RuntimeError), files.together():
+        files.write_bytes(str(tmp_path / "x"), b"new")
+        files.write_bytes(str(tmp_path / "y"), b"new")
+        if fault == "block":
+            raise RuntimeError
+    assert (tmp_path / "x").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    files.write_bytes(str(tmp_path / "z"), b"later")
+    assert (tmp_path / "z").read_bytes() == b"later"
+
+
+def test_object_stores_get_files_written_together_at_once() -> None:
+    with files.together():
+        files.write_bytes("memory://together/x", b"content")
+        assert files.read_bytes("memory://together/x") == b"content"
+
+
+@pytest.mark.parametrize("root", ["{tmp}", "memory://created"])
+def test_a_file_is_created_once(root: str, tmp_path: Path) -> None:
+    url = files.join(root.format(tmp=tmp_path), "new/folder", "x")
+    assert files.create(url, b"one")
+    assert files.create(url, b"one")  # an answer that was lost
+    assert not files.create(url, b"two")
+    assert files.read_bytes(url) == b"one"
+    assert len(files.list_files(root.format(tmp=tmp_path))) == 1
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) in (0, 1)
+
+
+def test_of_threads_that_create_a_file_one_does(tmp_path: Path) -> None:
+    for turn in range(20):
+        url = str(tmp_path / str(turn))
+        with ThreadPoolExecutor(8) as pool:
+            created = list(pool.map(lambda number, url=url: files.create(url, b"%d" % number), range(8)))
+        assert sum(created) == 1
+        assert files.read_bytes(url) == b"%d" % created.index(True)
+
+
+def test_a_created_file_is_on_the_disk_and_so_is_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, str]] = []
+    sync, link = os.fsync, os.link
+
+    def synced(descriptor: int) -> None:
+        calls.append(("sync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        sync(descriptor)
+
+    def linked(source: str, target: str) -> None:
+        calls.append(("link", Path(target).name))
+        link(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "link", linked)
+    assert files.create(str(tmp_path / "x"), b"content")
+    assert [what for what, _ in calls] == ["sync", "link", "sync"]
+    assert calls[0][1].endswith("-x") and calls[1:] == [("link", "x"), ("sync", tmp_path.name)]
+
+
+def test_a_disk_without_hard_links_is_asked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: str) -> None:
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    url = str(tmp_path / "x")
+    assert files.create(url, b"one") and not files.create(url, b"two")
+    assert files.read_bytes(url) == b"one"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_half_written_is_swept(tmp_path: Path) -> None:
+    (tmp_path / "a" / ".tmp-step").mkdir(parents=True)
+    for name in ("a/.tmp-step/x", "a/.tmp-1-y", "a/y"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(FileNotFoundError), files.atomic_writer(str(tmp_path / "z")):
+        files.sweep(str(tmp_path), deep=False)
+    assert (tmp_path / "a" / ".tmp-1-y").exists()
+    files.sweep(str(tmp_path), deep=True)
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["a", "y"]
+    files.sweep("memory://nothing", deep=True)
 
 
 def test_a_local_path_is_absolute_and_a_url_stays(monkeypatch: pytest.MonkeyPatch) -> None:

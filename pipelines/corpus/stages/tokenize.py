@@ -216,18 +216,19 @@ def tokenize_part(task: TokenizePart) -> dict[str, Any]:
     entries = entries.append_column("content_id", content.take(entries["row"]))
     tokenizer = tokenizer_of(task.tokenizer, task.end_of_document, files.digest(task.tokenizer))
     schema = _run_schema(tokenizer)
-    with files.atomic_writer(task.url("arrow")) as stream, pa.ipc.new_file(stream, schema) as writer:
-        runs = _Runs(task, sorted(pc.unique(source).to_pylist()), writer, schema)
-        tables: dict[str, list[pa.Table]] = {"dropped": [], "changes": [], "hits": []}
-        for encoded in _encode(task, entries, tokenizer):
-            for name, found in tables.items():
-                found.append(getattr(encoded, name))
-            runs.add(_identified(encoded.tokens, entries))
-        runs.end()
-    dropped, changes, hits = (_by_row(found, name) for name, found in tables.items())
-    files.write_parquet(task.url("dropped"), _of_part(dropped, entries, task.survivors.part, DROPPED))
-    files.write_parquet(task.url("changes"), changes)
-    files.write_parquet(task.url("hits"), _of_part(hits, entries, task.survivors.part, HITS))
+    with files.together():
+        with files.atomic_writer(task.url("arrow")) as stream, pa.ipc.new_file(stream, schema) as writer:
+            runs = _Runs(task, sorted(pc.unique(source).to_pylist()), writer, schema)
+            tables: dict[str, list[pa.Table]] = {"dropped": [], "changes": [], "hits": []}
+            for encoded in _encode(task, entries, tokenizer):
+                for name, found in tables.items():
+                    found.append(getattr(encoded, name))
+                runs.add(_identified(encoded.tokens, entries))
+            runs.end()
+        dropped, changes, hits = (_by_row(found, name) for name, found in tables.items())
+        files.write_parquet(task.url("dropped"), _of_part(dropped, entries, task.survivors.part, DROPPED))
+        files.write_parquet(task.url("changes"), changes)
+        files.write_parquet(task.url("hits"), _of_part(hits, entries, task.survivors.part, HITS))
     ledger = account(entries, dropped, changes, task.survivors.edits)
     ledger.add(runs.ledger)
     counts = TokenCounts(

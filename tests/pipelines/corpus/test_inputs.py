@@ -25,11 +25,11 @@ from pipelines.config import Config
 from pipelines.corpus.inputs import check_sources, list_inputs
 from pipelines.corpus.reading.settings import SourceConfig
 from pipelines.corpus.versions import commands as prepare
-from pipelines.corpus.versions.rebuild import repair
 from pipelines.corpus.versions.verify import verify
 from pipelines.corpus.views import explain
 from pipelines.runtime.executor import InProcess
 from pipelines.runtime.progress import silent
+from tests.helpers import builds
 from tests.helpers.builds import refresh, run
 
 TOKENS = ("tok3n-of-monday", "tok3n-of-tuesday")
@@ -308,7 +308,7 @@ def test_nothing_that_a_build_writes_shows_credentials(
     content = shard.read_bytes()
     shard.unlink()
     damage = verify([version], executor=InProcess(), progress=silent)
-    assert repair(rotated, [version], damage, executor=InProcess(), progress=silent) == []
+    assert builds.mended(rotated, [version], damage) == []
     assert shard.read_bytes() == content
     written = [path for path in storage.rglob("*") if path.is_file()]
     assert len(written) > 30 and any(path.name == "mlflow.db" for path in written)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 import urllib.request
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from tests.helpers.late import RUNNING
 
 if RUNNING:
     from mlflow import MlflowClient
+
+SPAWN = multiprocessing.get_context("spawn")
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,52 @@ def test_a_run_records_and_is_continued_until_it_finishes(place: tracking.Tracki
     assert [item.path for item in client.list_artifacts(first)] == ["picture.png", "report.html"]
     assert tracking.upstream(place, "prepare", corpus="abc") == {"upstream": first}
     assert tracking.upstream(place, "prepare", corpus="none") == {}
+
+
+def first(folder: str, key: str, start: Barrier) -> None:
+    """What a first command does with a new store, when all are about to."""
+    place = tracking.Tracking(f"sqlite:///{folder}/new/mlflow.db", "test", f"file://{folder}/artifacts")
+    start.wait()
+    with tracking.run(place, "prepare", key, {}) as run:
+        run.metrics({"x": 1.0})
+        assert run.id is not None and not run.warned
+
+
+@pytest.mark.slow
+def test_every_one_of_the_first_commands_has_its_run(tmp_path: Path) -> None:
+    start = SPAWN.Barrier(3)
+    commands = [SPAWN.Process(target=first, args=(str(tmp_path), f"k{number}", start)) for number in range(3)]
+    for command in commands:
+        command.start()
+    for command in commands:
+        command.join()
+    assert [command.exitcode for command in commands] == [0, 0, 0]
+    client = MlflowClient(f"sqlite:///{tmp_path}/new/mlflow.db")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "test"]
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.data.tags["piledriver.key"] for run in runs) == ["k0", "k1", "k2"]
+    assert all(run.info.status == "FINISHED" and run.data.metrics == {"x": 1.0} for run in runs)
+
+
+def test_artifacts_are_on_the_disk_before_a_run_is_finished_and_then_that_it_is(
+    place: tracking.Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "report.html").write_text("<p>")
+    told: list[str] = []
+    sync = files.sync
+
+    def synced(path: str) -> None:
+        status = MlflowClient(place.uri).get_run(run.id).info.status
+        told.append(f"{Path(path).name} {status}")
+        sync(path)
+
+    with tracking.run(place, "prepare", "synced", {}) as run:
+        run.artifact(str(tmp_path / "report.html"), "pages")
+        monkeypatch.setattr(files, "sync", synced)
+    folders = ["artifacts", "pages", str(run.id), "artifacts", Path(place.uri).parent.name]
+    assert sorted(told[:-1]) == sorted(f"{name} RUNNING" for name in ["report.html", *folders])
+    assert told[-1] == f"{Path(place.uri).parent.name} FINISHED"
+    assert told.index("report.html RUNNING") < told.index(f"{run.id} RUNNING")
 
 
 URL = "https://anna:pa55word@host/x?token=t0k3n"

@@ -15,11 +15,11 @@ from base import files, manifest
 from base.errors import UserError
 from base.layout import origins_path
 from pipelines.config import Config
-from pipelines.corpus.versions.rebuild import repair
 from pipelines.corpus.versions.verify import Damage, open_versions, read_shard, verify
 from pipelines.corpus.views.export import ExportedPair, export
 from pipelines.runtime.executor import InProcess
 from pipelines.runtime.progress import silent
+from tests.helpers import builds
 from tests.helpers.builds import config, documents, refresh, run, version_bytes, write
 from tests.helpers.indexed import read_indexed
 
@@ -56,7 +56,7 @@ def check(settings: Config, name: str = "v*") -> list[Damage]:
 def mend(settings: Config) -> list[Damage]:
     versions, damage = open_versions(manifest.manifest_urls(settings.storage))
     damage += verify(versions, executor=InProcess(), progress=silent)
-    return repair(settings, versions, damage, executor=InProcess(), progress=silent)
+    return builds.mended(settings, versions, damage)
 
 
 def flip(path: Path) -> None:
