@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from base import arrow, files
+from base.damage import damaged
 from base.errors import UserError
 from base.layout import RESULT, Layout
 from base.manifest import Version
@@ -78,6 +79,8 @@ class Scorer:
         from model.shard_cache import ShardCache
 
         self.cache = ShardCache()
+        self.checked: set[str] = set()
+        """Shards that have the digest of their manifest."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = models.load(model, device)
         self.end = end_of_document_id
@@ -89,13 +92,20 @@ class Scorer:
 
         # Mapped, so that a unit costs its own documents and not the shard.
         path = files.local_path(unit.shard) or self.cache.fetch(unit.shard, unit.digest)
-        rows = arrow.open_file(path).get_batch(0).slice(unit.first, unit.count)
+        if path not in self.checked and files.digest(path) != unit.digest:
+            raise damaged(unit.shard, "its digest is not the one in the manifest")
+        self.checked.add(path)
+        rows = arrow.open_file(path).get_rows(0, unit.first, unit.count)
         ids = rows.column("input_ids")
         offsets = ids.offsets.to_numpy()
         tokens = ids.values.to_numpy()[offsets[0] : offsets[-1]]
+        if len(tokens) and int(tokens.max()) >= self.model.padded_vocab_size:
+            raise damaged(unit.shard, f"the model has no token {tokens.max()}")
         length = self.model.config.max_sequence_length
         nats = document_nats(self.model, tokens, offsets, self.end, length, self.batch)
         sizes = files.read_parquet(unit.origins, ["bytes"])["bytes"].slice(unit.first, unit.count)
+        if len(sizes) != unit.count:
+            raise damaged(unit.origins, "it has fewer documents than its shard")
         scored = pa.table(
             {
                 "source": pa.repeat(unit.source, unit.count),
@@ -121,8 +131,9 @@ def evaluate(
     key = files.key_of(version.hash, models.model_key(model), settings.model_dump(mode="json"))
     url = Layout(config.storage).evaluation(f"{model.name}-{version.name}-{key[:8]}")
     done = files.join(url, RESULT)
-    if files.exists(done):
-        return EvaluationResult.read(done), False
+    finished = EvaluationResult.found(done)
+    if finished is not None:
+        return finished, False
     units = _units(version, settings.max_documents, url)
     if not units:
         raise UserError(f"corpus {version.name} has no held-out documents; raise shard.heldout_fraction")
@@ -131,7 +142,7 @@ def evaluate(
     tags |= tracking.upstream(place, "train", training_run=model.name)
     with tracking.run(place, "evaluate", key, tags) as run:
         run.params(settings.model_dump(mode="json"))
-        missing = [unit for unit in units if not files.exists(unit.output)]
+        missing = [unit for unit in units if not files.whole(unit.output)]
         arguments = {
             "model": model.url,
             "end_of_document_id": version.manifest.tokenizer.end_of_document_id,
@@ -141,7 +152,7 @@ def evaluate(
         executor.map_actors(Scorer, arguments, missing, count)
         table = pa.concat_tables([files.read_parquet(unit.output) for unit in units])
         documents = files.join(url, "documents.parquet")
-        files.write_parquet(documents, table)
+        files.write_parquet(documents, table, seal=False)
         result = _result(table, url)
         picture = files.join(url, "evaluation.png")
         files.write_bytes(picture, _picture(result, f"{model.name} on {version.name}"))

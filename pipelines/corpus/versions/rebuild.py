@@ -9,6 +9,7 @@ from dataclasses import replace
 from base import files
 from base import manifest as manifests
 from base.credentials import restored
+from base.damage import sound
 from base.errors import UserError
 from base.layout import MANIFEST, Layout, name_of
 from base.manifest import Version
@@ -36,6 +37,8 @@ def repair(
     run = Run(executor=executor, progress=progress)
     paths = {item.path for item in damage if name_of(item.path) != MANIFEST}
     left = [item for item in damage if item.path not in paths]
+    if not versions:
+        return sorted(left)
     # A version's tokenizer is that of its parent, so the oldest come first.
     for name in sorted({path.split("/", 1)[0] for path in paths}):
         version = manifests.open_version(versions[0].below_versions(name))
@@ -48,7 +51,8 @@ def _rebuild(config: Config, version: Version, damaged: frozenset[str], run: Run
     """Make damaged files (paths below the version's folder) again; returns those that were not."""
     manifest = version.manifest
     now = config.model_dump(mode="json")
-    settings = Config.model_validate({**now, **restored(manifest.config, now)})
+    with sound(version.manifest_url):
+        settings = Config.model_validate({**now, **restored(manifest.config, now)})
     parent = manifests.open_version(version.below_versions(manifest.parent)) if manifest.parent else None
     layout = Layout(config.storage)
     folder = layout.work("rebuild", version.name)

@@ -47,9 +47,21 @@ def read_origins(versions: str, shard: ShardEntry) -> pa.Table:
     """
     url = files.join(versions, shard.origins)
     try:
-        return pq.read_table(pa.BufferReader(_read(url, shard.origins_digest)))
+        return _origins(_read(url, shard.origins_digest))
     except _DamagedError as error:
         raise UserError(f"origins {url}: {error}; jobs.verify --rebuild makes them again") from None
+
+
+def _origins(content: pa.Buffer, columns: list[str] | None = None) -> pa.Table:
+    try:
+        table = pq.read_table(pa.BufferReader(content), columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise _DamagedError(f"it is no parquet file: {' '.join(str(error).split())}") from None
+    for name, kind in (("document_id", pa.binary(16)), ("bytes", pa.int64())):
+        place = table.schema.get_field_index(name)
+        if place < 0 or table.schema.field(place).type != kind:
+            raise _DamagedError(f"its column {name} is missing or of another type")
+    return table
 
 
 class _DamagedError(Exception):
@@ -71,8 +83,22 @@ def _read(url: str, digest: str | None) -> pa.Buffer:
     return content
 
 
+DTYPES = (pa.large_list(pa.uint16()), pa.large_list(pa.uint32()))
+"""Types of token ids in a shard."""
+
+
 def _open_shard(versions: str, shard: ShardEntry) -> pa.Table:
-    return pa.ipc.open_file(_read(files.join(versions, shard.path), shard.digest)).read_all()
+    content = _read(files.join(versions, shard.path), shard.digest)
+    try:
+        table = pa.ipc.open_file(content).read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise _DamagedError(f"it is no Arrow file: {' '.join(str(error).split())}") from None
+    for name, types in (("input_ids", DTYPES), ("document_id", (pa.binary(16),))):
+        place = table.schema.get_field_index(name)
+        if place < 0 or table.schema.field(place).type not in types:
+            raise _DamagedError(f"its column {name} is missing or of another type")
+    return table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +123,10 @@ def _check_shard(task: _CheckShard) -> dict[str, Any]:
         wrong.append((entry.path, str(error)))
     try:
         content = _read(files.join(task.versions, entry.origins), entry.origins_digest)
-        origins = pq.read_table(pa.BufferReader(content), columns=["document_id", "bytes"])
+        origins = _origins(content, ["document_id", "bytes"])
         wrong += [(entry.origins, problem) for problem in _origins_problems(origins, entry, identifiers)]
     except _DamagedError as error:
         wrong.append((entry.origins, str(error)))
-    except (pa.ArrowException, OSError) as error:
-        wrong.append((entry.origins, f"it is not a parquet file of origins: {error}"))
     return {"documents": entry.documents, "bytes": entry.bytes, "wrong": wrong}
 
 
@@ -121,6 +145,9 @@ def _shard_problems(table: pa.Table, entry: ShardEntry, tokenizer: TokenizerFact
             problems.append(f"it holds {held} {unit}, the manifest says {said}")
     for chunk in table["input_ids"].chunks:
         ends = chunk.offsets.to_numpy()[1:] - 1
+        if (np.diff(chunk.offsets.to_numpy()) == 0).any():
+            problems.append("a document has no token")
+            continue
         last = chunk.values.to_numpy()[ends]
         if (last != tokenizer.end_of_document_id).any():
             problems.append(f"a document does not end in token {tokenizer.end_of_document_id}")

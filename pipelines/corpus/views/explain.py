@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from base import arrow, files, layout
 from base.credentials import hide
+from base.damage import MissingError
 from base.errors import UserError
 from base.manifest import Version, ancestry
 from dedup.catalog import INDEX, read_summary
@@ -69,18 +69,16 @@ def _scan(url: str, columns: list[str], condition: Any) -> Iterator[dict[str, An
 
     condition: from a table with `columns` to a boolean array.
     """
-    filesystem, path = files.split(url)
     try:
-        opened = filesystem.open(path, "rb")
-    except FileNotFoundError:
+        with files.open_parquet(url) as parquet:
+            if not set(columns) <= set(parquet.schema_arrow.names):
+                return
+            for group in range(parquet.num_row_groups):
+                hits = np.flatnonzero(condition(parquet.read_row_group(group, columns)).to_numpy())
+                if len(hits):
+                    yield from parquet.read_row_group(group).take(pa.array(hits)).to_pylist()
+    except MissingError:
         return
-    with opened as file, pq.ParquetFile(file) as parquet:
-        if not set(columns) <= set(parquet.schema_arrow.names):
-            return
-        for group in range(parquet.num_row_groups):
-            hits = np.flatnonzero(condition(parquet.read_row_group(group, columns)).to_numpy())
-            if len(hits):
-                yield from parquet.read_row_group(group).take(pa.array(hits)).to_pylist()
 
 
 def _decision(chain: list[Version], condition: Any, columns: list[str]) -> Decision | None:
