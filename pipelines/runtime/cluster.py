@@ -18,6 +18,7 @@ import tenacity
 
 from base import NUMBA_LOCATORS
 from base.errors import UserError, mistake
+from pipelines.runtime import kernels
 from pipelines.runtime.settings import RayConfig
 
 if TYPE_CHECKING:
@@ -31,13 +32,21 @@ ROUNDS = 6
 
 def worker_environment() -> dict[str, str]:
     """Environment variables of every worker: one compiled-kernel cache a machine, quiet libraries."""
-    cache = os.environ.get("NUMBA_CACHE_DIR") or str(Path.home() / ".cache" / "piledriver" / "numba")
     return {
-        "NUMBA_CACHE_DIR": cache,
+        "NUMBA_CACHE_DIR": kernels.cache_folder(),
         "NUMBA_CACHE_LOCATOR_CLASSES": NUMBA_LOCATORS,
         "TOKENIZERS_PARALLELISM": "false",
         "RAY_TRAIN_ENABLE_V2": "1",
     }
+
+
+def _not_of_the_job(variables: dict[str, str]) -> dict[str, str]:
+    """Those of the environment variables that `ray job submit --runtime-env` does not set: its values hold,
+    and Ray refuses a variable that is set in both places.
+    """
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    given = (job.get("runtime_env") or {}).get("env_vars") or {}
+    return {name: value for name, value in variables.items() if name not in given}
 
 
 def start(settings: RayConfig, verbose: bool = False) -> None:
@@ -55,7 +64,7 @@ def start(settings: RayConfig, verbose: bool = False) -> None:
         with contextlib.nullcontext() if verbose else _held_stderr():
             ray.init(
                 address=address,
-                runtime_env={"env_vars": worker_environment()},
+                runtime_env={"env_vars": _not_of_the_job(worker_environment())},
                 log_to_driver=verbose,
                 logging_level=logging.INFO if verbose else logging.ERROR,
             )
@@ -78,9 +87,11 @@ def start_local(cpus: int, **variables: str) -> None:
 
 
 def _running_cluster() -> str | None:
-    """The address of the cluster that `ray start` left on this machine, if it still answers."""
+    """The address of the cluster that `ray start` of this user left on this machine, if it still answers."""
     note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
     try:
+        if note.stat().st_uid != os.getuid():
+            return None
         address = note.read_text().strip()
         _check_address(address)
     except (OSError, UserError):
