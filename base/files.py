@@ -287,11 +287,11 @@ def read_parquet(url: str, columns: list[str] | None = None) -> pa.Table:
     """Read a parquet file, or the named columns of it. Raises UserError that names a damaged one."""
     filesystem, path = split(url)
     with sound(url), filesystem.open(path, "rb") as file:
-        seals.footer(file, url)
+        footer = seals.footer(file, url)
+        if columns is not None:
+            _check_columns(footer.schema.to_arrow_schema(), columns)
         file.seek(0)
-        table = pq.read_table(file, columns=columns, page_checksum_verification=True)
-        _check_columns(table.schema, columns)
-        return table
+        return pq.read_table(file, columns=columns, page_checksum_verification=True)
 
 
 @contextmanager
@@ -308,8 +308,8 @@ def open_parquet(url: str, columns: Iterable[str] = ()) -> Iterator[pq.ParquetFi
         yield opened
 
 
-def _check_columns(schema: pa.Schema, columns: Iterable[str] | None) -> None:
-    lacking = [name for name in columns or () if name not in schema.names]
+def _check_columns(schema: pa.Schema, columns: Iterable[str]) -> None:
+    lacking = [name for name in columns if name not in schema.names]
     if lacking:
         raise ValueError(f"it has no column {lacking[0]}")
 

@@ -50,6 +50,14 @@ class IndexSummary(Record):
     groups: list[int]
     """Of each part, the number of the file of locations that it is in."""
 
+    @property
+    def files(self) -> dict[str, int]:
+        """How many files are in each folder of the index."""
+        if not self.parts:
+            return {}
+        bands = self.minhash.bands << self.bits
+        return {"texts": 1 << self.bits, "bands": bands, "locations": max(self.groups) + 1}
+
     @model_validator(mode="after")
     def _paths_stay(self) -> "IndexSummary":
         """Parts have plain names and documents files of those, and groups are numbers of some of them."""

@@ -14,15 +14,19 @@ from base import manifest as manifests
 from base.errors import UserError
 from base.layout import MANIFEST, name_of, parent_of
 from base.manifest import Manifest, ShardEntry, TokenizerFacts, Version
+from dedup.catalog import INDEX, read_summary
 from pipelines.corpus.ledger import Ledger, LedgerError
 from pipelines.corpus.text import tokenizer
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress, counter
 
+INDEXES = "../index/"
+"""The folder of dedup indexes, from that of versions."""
+
 
 @dataclass(frozen=True, order=True)
 class Damage:
-    """One file that is not what its manifest says; `path` is below corpus/versions."""
+    """One file that is not what its manifest says; `path` is below corpus/versions, or in INDEXES."""
 
     path: str
     problem: str
@@ -243,6 +247,24 @@ def _check_tokenizer(version: Version) -> list[str]:
     ]
 
 
+def _check_index(url: str) -> list[tuple[str, str]]:
+    """What is (path, problem) wrong with a dedup index: a file that is not there, or not what was written."""
+    place = f"{INDEXES}{name_of(url)}"
+    try:
+        summary = read_summary(url)
+    except UserError as error:
+        return [(f"{place}/{INDEX}", str(error))]
+    wrong = []
+    for folder, count in summary.files.items():
+        for number in range(count):
+            path = f"{folder}/{number:05d}.parquet"
+            try:
+                files.read_parquet(files.join(url, path))
+            except UserError as error:
+                wrong.append((f"{place}/{path}", str(error)))
+    return wrong
+
+
 def open_versions(urls: list[str]) -> tuple[list[Version], list[Damage]]:
     """The versions of some manifests, and the manifests that cannot be read."""
     versions, damage = [], []
@@ -278,6 +300,9 @@ def verify(versions: list[Version], *, executor: Executor, progress: Progress) -
                 _read(version.file(name), digest)
             except _DamagedError as error:
                 damage.append(Damage(f"{version.name}/{name}", str(error)))
+    indexes = sorted({url for version in versions for url in version.indexes})
+    found = executor.run_tasks(_check_index, indexes, counter(progress, "verify indexes", 0, len(indexes)))
+    damage += [Damage(path, problem) for wrong in found for path, problem in wrong]
     tasks = list(shards.values())
     results = executor.run_tasks(_check_shard, tasks, counter(progress, "verify", 0, len(tasks)))
     damage += [Damage(path, problem) for result in results for path, problem in result["wrong"]]
