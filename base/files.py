@@ -23,7 +23,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from base import seals
 from base.credentials import hide
-from base.damage import readable, sound
+from base.damage import damaged, readable, sound
 from base.errors import UserError
 
 TEMPORARY = ".tmp-"
@@ -137,6 +137,15 @@ def digest(url: str) -> str:
         while block := stream.read(READ_BYTES):
             state.update(block)
     return state.hexdigest()
+
+
+def check_digest(url: str, wanted: str | None) -> None:
+    """Raise UserError if a local file has another digest; a remote one is not read for that."""
+    if wanted is not None and local_path(url) is not None:
+        with readable(url):
+            found = digest(url)
+        if found != wanted:
+            raise damaged(url, f"its digest is {found}, the manifest says {wanted}")
 
 
 def remove(url: str) -> None:

@@ -63,6 +63,8 @@ class Unit:
     source: str
     shard: str
     digest: str
+    bytes: int
+    """Of the shard."""
     origins: str
     first: int
     count: int
@@ -91,7 +93,7 @@ class Scorer:
         from model.score import document_nats
 
         # Mapped, so that a unit costs its own documents and not the shard.
-        path = files.local_path(unit.shard) or self.cache.fetch(unit.shard, unit.digest)
+        path = files.local_path(unit.shard) or self.cache.fetch(unit.shard, unit.digest, unit.bytes)
         if path not in self.checked and files.digest(path) != unit.digest:
             raise damaged(unit.shard, "its digest is not the one in the manifest")
         self.checked.add(path)
@@ -213,6 +215,7 @@ def _units(version: Version, max_documents: int, url: str) -> list[Unit]:
                 source=shard.source,
                 shard=version.below_versions(shard.path),
                 digest=shard.digest,
+                bytes=shard.bytes,
                 origins=version.below_versions(shard.origins),
                 first=first,
                 count=min(UNIT_DOCUMENTS, count - first),

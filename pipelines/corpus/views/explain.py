@@ -88,12 +88,18 @@ def _kept_before(chain: list[Version], decision: Decision) -> Decision | None:
     )
 
 
-def _scan(url: str, columns: list[str], condition: Any) -> Iterator[dict[str, Any]]:
-    """The rows of a parquet file that meet a condition, reading a row group at a time; none without the file.
+def _scan(version: Version, path: str, columns: list[str], condition: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a table of a version that meet a condition, reading a row group at a time; none without it.
 
     condition: from a table with `columns` to a boolean array.
     """
+    return _scan_file(version.file(path), version.manifest.files.get(path), columns, condition)
+
+
+def _scan_file(url: str, digest: str | None, columns: list[str], condition: Any) -> Iterator[dict[str, Any]]:
+    """As _scan, of a file with a digest."""
     try:
+        files.check_digest(url, digest)
         with files.open_parquet(url) as parquet:
             if not set(columns) <= set(parquet.schema_arrow.names):
                 return
@@ -109,11 +115,14 @@ def _decision(chain: list[Version], condition: Any, columns: list[str]) -> Decis
     """The decision about the first document that meets the condition, newest version first."""
     for version in chain:
         for url in files.list_files(version.file(layout.dropped("*"))):
-            for row in _scan(url, columns, condition):
+            for row in _scan(
+                version, layout.dropped(layout.name_of(url).removesuffix(".parquet")), columns, condition
+            ):
                 stage = layout.name_of(url).removesuffix(".parquet")
                 return Decision(version=version, place=stage, kept=False, row=row)
         for entry in sorted(version.own_shards, key=lambda entry: entry.origins):
-            for row in _scan(version.below_versions(entry.origins), columns, condition):
+            url = version.below_versions(entry.origins)
+            for row in _scan_file(url, entry.origins_digest, columns, condition):
                 row = {"source": entry.source, **row}
                 return Decision(version=version, place=entry.path, kept=True, row=row)
     return None
@@ -146,7 +155,8 @@ def _by_record(chain: list[Version], file: str, record: int) -> Decision | list[
             return decision
     for version in chain:
         for reject in _scan(
-            version.file(layout.REJECTS),
+            version,
+            layout.REJECTS,
             ["file", "record"],
             lambda table: pc.and_(
                 pc.equal(table["file"].cast(pa.string()), names[0]), pc.equal(table["record"], record)
@@ -256,9 +266,13 @@ def _relation(row: dict[str, Any]) -> str:
 
 def _passages(decision: Decision) -> list[str]:
     """The benchmark passages that were found in the document."""
-    url = decision.version.file(layout.CONTAMINATION)
     identifier = pa.scalar(decision.row["document_id"], pa.binary(16))
-    found = _scan(url, ["document_id"], lambda table: pc.equal(table["document_id"], identifier))
+    found = _scan(
+        decision.version,
+        layout.CONTAMINATION,
+        ["document_id"],
+        lambda table: pc.equal(table["document_id"], identifier),
+    )
     return [
         f"  holds {row['ngrams']} of {row['passage_ngrams']} n-grams of {row['benchmark']}, item"
         f" {row['item']} ({row['field']}), at bytes {row['start']:,} to {row['end']:,}"
@@ -282,8 +296,12 @@ def _cluster(chain: list[Version], kept: bytes, document: bytes) -> list[str]:
     identifier = pa.scalar(kept, pa.binary(16))
     members = []
     for version in chain:
-        url = version.file(layout.dropped("duplicates"))
-        rows = _scan(url, ["kept_id"], lambda table: pc.equal(table["kept_id"], identifier))
+        rows = _scan(
+            version,
+            layout.dropped("duplicates"),
+            ["kept_id"],
+            lambda table: pc.equal(table["kept_id"], identifier),
+        )
         members += [(row, version.name) for row in rows]
     if not members:
         return ["no document of these versions was dropped as a duplicate of it"]
