@@ -182,8 +182,8 @@ def load(url: str, overrides: list[str] | None = None) -> Config:
     for override in overrides or []:
         _apply(content, override)
     if isinstance(content.get("storage"), str):
+        content = _fill(content, files.absolute(os.path.expandvars(content["storage"])))
         content["storage"] = files.absolute(os.path.expandvars(content["storage"]))
-        content = _fill(content, content["storage"])
     try:
         return Config.model_validate(content)
     except ValidationError as error:
@@ -210,6 +210,8 @@ def _fill(value: Any, storage: str) -> Any:
         return [_fill(item, storage) for item in value]
     if not isinstance(value, str):
         return value
+    if "\0" in value or value.encode(errors="replace").decode() != value:
+        raise UserError(f"{value[:200]!a} holds what is no text: a null byte or half of a character")
     for name in re.findall(r"\{(\w+)\}", value):
         if name != "storage" and difflib.get_close_matches(name.lower(), ["storage"]):
             raise UserError(f"{value!r}: {{{name}}} stands for nothing; did you mean {{storage}}?")
@@ -224,7 +226,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
     try:
         new = _parse(value)
     except ValueError as error:
-        raise UserError(f"--set {path}: the value cannot be taken: {error}") from None
+        raise UserError(f"--set {override[:200]}: the value cannot be taken: {error}") from None
     *sections, field = path.split(".")
     if len(sections) > MAX_DEPTH:
         raise UserError(f"--set {path[:100]}…: no field lies so deep")
