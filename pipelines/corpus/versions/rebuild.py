@@ -5,6 +5,7 @@ shards are merged, and a file is replaced only by one with the digest that the m
 """
 
 from dataclasses import replace
+from typing import Any
 
 from base import files
 from base import manifest as manifests
@@ -71,7 +72,21 @@ def _settings(config: Config, version: Version) -> Config:
     """The configuration that a version was made with, and the project's for the rest."""
     now = config.model_dump(mode="json")
     with sound(version.manifest_url):
+        unknown = _code(version.manifest.config) - _code(now)
+        if unknown:
+            raise UserError(
+                f"{version.manifest_url} names code that the configuration does not: {sorted(unknown)[0]}; "
+                "name it there if it shall be run"
+            )
         return Config.model_validate({**now, **restored(version.manifest.config, now)})
+
+
+def _code(values: dict[str, Any]) -> set[str]:
+    """Import paths in a configuration or in what a manifest has of one: of formats, filters and edits."""
+    formats = {str(source.get("format", "")) for source in values.get("sources", [])}
+    plugins = [item for kind in values.get("plugins", {}).values() for item in kind]
+    paths = {str(item["path"] if isinstance(item, dict) else item) for item in plugins}
+    return {path for path in formats | paths if ":" in path}
 
 
 def _parent(version: Version) -> Version | None:
