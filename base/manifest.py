@@ -272,7 +272,10 @@ def open_version(url: str) -> Version:
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{url} is not a corpus version: it has no {layout.MANIFEST}") from None
     with sound(manifest_url):
-        value = json.loads(content)
+        try:
+            value = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"it is not a corpus manifest: {error}") from None
         if not isinstance(value, dict) or value.get("schema") != SCHEMA:
             raise ValueError(f"it is not a corpus manifest of schema {SCHEMA}")
     manifest = Manifest.from_json(value, manifest_url)

@@ -139,7 +139,10 @@ def read_tokenizer(url: str) -> Any:
     """A tokenizer.json as the library `tokenizers` reads it. Raises UserError if it is none."""
     from tokenizers import Tokenizer
 
-    content = files.read_bytes(url)
+    try:
+        content = files.read_bytes(url)
+    except FileNotFoundError:
+        raise UserError(f"tokenizer {url} does not exist") from None
     try:
         return Tokenizer.from_str(content.decode())
     except Exception as error:  # `tokenizers` raises plain Exception

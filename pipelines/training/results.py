@@ -13,6 +13,7 @@ from model.run import Summary
 class RunResult(Summary):
     """What a finished run leaves: its summary, and what it was trained on."""
 
+    has_seal: ClassVar[bool] = False
     version: str
     """Name of the corpus version."""
     manifest_hash: str

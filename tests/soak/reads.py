@@ -28,6 +28,8 @@ FOREIGN = frozenset(
         "storage/training/*/hf/*.safetensors",
         "storage/training/*/hf/tokenizer.json",
         "storage/training/*/journal.jsonl",
+        "storage/training/*/result.json",
+        "storage/training/latest.json",
     }
 )
 """Files without a seal or digest, which may as well be what somebody wanted: another result is right then."""

@@ -288,6 +288,9 @@ def _encode(task: TokenizePart, entries: pa.Table, tokenizer: Tokenizer) -> Iter
         key = name_of(parent_of(counts))
         if not missing.any():
             break
+        place = functools.partial(_output, task.folder, key, task.survivors.part)
+        if TokenCounts.finished(counts, place) is None:
+            continue
         for encoded in _earlier(task, key, rows[missing]):
             for table in (encoded.tokens, encoded.dropped):
                 missing[np.searchsorted(rows, table["row"].to_numpy())] = False
