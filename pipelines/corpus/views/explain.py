@@ -282,9 +282,9 @@ def _passages(decision: Decision) -> list[str]:
 
 def _origin(chain: list[Version], row: dict[str, Any]) -> str:
     """`file, record n` of a row that has part and row, and file and record perhaps."""
-    file = row.get("file") or _file_of(chain).get(row["part"], f"part {row['part']}")
-    record = row.get("record")
-    url = _documents(chain, row["part"]) if record is None else None
+    part, record = row.get("part"), row.get("record")
+    file = row.get("file") or _file_of(chain).get(str(part), f"part {part}")
+    url = _documents(chain, part) if record is None and part is not None else None
     if url is not None:
         for _, table in document_texts(url, np.array([row["row"]])):
             record = table["record"][0].as_py()
