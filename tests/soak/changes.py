@@ -27,7 +27,14 @@ STRINGS = [
     "v0001",
 ]
 KNOWING = frozenset(
-    {"JSON changed and sealed", "another schema", "no rows", "header changed", "a line changed"}
+    {
+        "JSON changed and sealed",
+        "JSON changed and its seal removed",
+        "another schema",
+        "no rows",
+        "header changed",
+        "a line changed",
+    }
 )
 """Ways of somebody who knows what the file is: what comes of it may be what that person wanted."""
 OTHERS: list[Any] = [None, True, False, [], {}, [[]], {"a": 1}, "1", 1, "é"]
@@ -63,6 +70,7 @@ def _known(target: Path, content: bytes, choose: random.Random) -> dict[str, Cal
         return {
             "JSON changed": lambda: _json(content, target, choose, seal=False),
             "JSON changed and sealed": lambda: _json(content, target, choose, seal=True),
+            "JSON changed and its seal removed": lambda: _json(content, target, choose, seal=None),
         }
     if target.suffix == ".jsonl":
         return {"a line changed": lambda: _line(content, choose)}
@@ -100,18 +108,18 @@ def _sibling(target: Path, others: list[Path], choose: random.Random) -> bytes:
     return choose.choice(alike or others).read_bytes()
 
 
-def _json(content: bytes, target: Path, choose: random.Random, *, seal: bool) -> bytes:
+def _json(content: bytes, target: Path, choose: random.Random, *, seal: bool | None) -> bytes:
+    """JSON with something changed; its seal follows, stays as it was, or goes (None)."""
     value = json.loads(content)
-    had = isinstance(value, dict) and value.pop(seals.FIELD, None) is not None
+    before = value.pop(seals.FIELD, None) if isinstance(value, dict) else None
     for _ in range(choose.choice([1, 1, 2])):
         value = _changed(value, choose)
-    if had and seal and isinstance(value, dict):
-        places = (
-            b""
-            if target.parts[-3] in ("training", "checkpoints", "evaluation", "inference")
-            else seals.name_of(str(target))
-        )
-        value = seals.sealed(value, places)
+    if before is not None and isinstance(value, dict):
+        if seal:
+            plain = ("training", "checkpoints", "evaluation", "inference")
+            value = seals.sealed(value, b"" if target.parts[-3] in plain else seals.name_of(str(target)))
+        elif seal is False:
+            value = {**value, seals.FIELD: before}
     return json.dumps(value).encode(errors="surrogatepass")
 
 
