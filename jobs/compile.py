@@ -59,7 +59,7 @@ def build(folder: Path) -> None:
 
     choose = random.Random(1)
     texts = [
-        " ".join(choose.choices(WORDS, k=80)) + f" {number}. Write to a{number}@example.org.\n"
+        " ".join(choose.choices(WORDS, k=80)) + f" {number}. Write to anna{number}@mailbox.org.\r\n\0e\u0301"
         for number in range(DOCUMENTS)
     ]
     texts += [text + " Again." for text in texts[:9]] + texts[9:18]

@@ -1,6 +1,7 @@
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.runtime import cluster
+from pipelines.runtime.progress import counter, tick
 from pipelines.runtime.settings import RayConfig
 from tests.helpers.late import RUNNING
 
@@ -35,6 +37,23 @@ def test_a_map_is_run_again_where_ray_data_itself_failed(monkeypatch: pytest.Mon
     failures += [Exception(f"failure {number}") for number in range(3)]
     with pytest.raises(Exception, match="failure 0"):
         cluster.map_files(lambda number: number, list(range(9)), [1] * 9, 2, seen.append)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_long_task_over_a_file_tells_how_far_it_is() -> None:
+    def task(number: int) -> dict[str, int]:
+        cluster.FIRST_TICK = 0.05  # in the worker, for the second task
+        for _ in range(8):
+            tick(1, 100)
+            time.sleep(0.1)
+        return {"documents": 8, "bytes": 800}
+
+    seen: list[tuple[object, ...]] = []
+    count = counter(lambda *values: seen.append(values), "measure", 0, 2)
+    cluster.map_files(task, [0, 1], [1, 1], 1, count, count.within)
+    assert seen[0] == ("measure", 0, 2, 0, 0) and seen[-1] == ("measure", 2, 2, 16, 1600)
+    within = [values for values in seen if values[1] == 1 and values[3] != 8]
+    assert within and all(8 < values[3] <= 16 and values[4] == 100 * values[3] for values in within)
 
 
 @pytest.mark.slow
