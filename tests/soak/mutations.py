@@ -6,6 +6,7 @@ says must be what it says of the unchanged project, or one sentence, or jobs.ver
 is damaged. What lies outside of the storage must be as it was.
 """
 
+import atexit
 import functools
 import hashlib
 import json
@@ -21,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from base.errors import mistake
-from tests.helpers import builds
 from tests.soak.changes import KNOWING, change
-from tests.soak.reads import COMMANDS, FOREIGN, prepared, project
+from tests.soak.reads import COMMANDS, FOREIGN, corpora, imported, models, prepared
 
 SECONDS = 60
 """A command that takes longer hangs; the slowest takes some two."""
@@ -144,8 +144,12 @@ def _template() -> tuple[Path, dict[str, Any]]:
     """The project, and what each command says of it."""
     root = Path(tempfile.mkdtemp(prefix="soak-project-"))
     template, place = root / "template", root / "now"
-    builds.empty_store()
-    project(place)
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    # In this process, so that it has compiled what those that it forks need.
+    imported()
+    corpora(place)
+    found, said = _in_child(models, place, 300)
+    assert found == "answer", said
     shutil.copytree(place, template, symlinks=True)
     (root / "sentinel").mkdir()
     (root / "sentinel" / "file.json").write_text("{}")
@@ -159,7 +163,7 @@ def _template() -> tuple[Path, dict[str, Any]]:
     return template, answers
 
 
-def _in_child(command: Callable[[Path], Any], place: Path) -> tuple[str, Any]:
+def _in_child(command: Callable[[Path], Any], place: Path, seconds: float = SECONDS) -> tuple[str, Any]:
     """What became of a command in a process of its own, and what it said."""
     read, write = os.pipe()
     child = os.fork()
@@ -168,7 +172,7 @@ def _in_child(command: Callable[[Path], Any], place: Path) -> tuple[str, Any]:
         _work(command, place, write)
     os.close(write)
     os.set_blocking(read, False)
-    content, end = b"", time.monotonic() + SECONDS
+    content, end = b"", time.monotonic() + seconds
     while time.monotonic() < end:
         try:
             piece = os.read(read, 2**20)

@@ -35,16 +35,24 @@ FOREIGN = frozenset(
 """Files without a seal or digest, which may as well be what somebody wanted: another result is right then."""
 
 
-def project(place: Path) -> None:
-    """Make the project: two versions, another corpus, a run, an evaluation, completions."""
+def imported() -> None:
+    """Import what commands need, so that forked processes have it."""
+    import deepspeed.utils.zero_to_fp32  # noqa: F401
     import torch
 
-    from model.config import CheckpointConfig
-    from pipelines.training import results
-    from pipelines.training.results import RunResult
-    from tests.helpers.training import run_here
+    import pipelines.corpus.report.page
+    import pipelines.corpus.versions.rebuild
+    import pipelines.corpus.views.explain
+    import pipelines.corpus.views.export
+    import pipelines.inference.evaluate
+    import pipelines.inference.infer
+    import pipelines.training.trace  # noqa: F401
 
     torch.set_num_threads(1)
+
+
+def corpora(place: Path) -> None:
+    """Make the corpus of the project, two versions of it, and another one."""
     raw, storage = place / "raw", place / "storage"
     builds.write(raw / "books" / "a.jsonl", builds.documents(1, 60))
     builds.write(raw / "web" / "a.jsonl", builds.documents(2, 60))
@@ -60,6 +68,17 @@ def project(place: Path) -> None:
         builds.write(place / "raw-other" / "web" / "a.jsonl", builds.documents(5, 20))
         given = manifest.require(str(storage), "v0001").tokenizer_url
         builds.run(builds.config(place / "raw-other", other, f"tokenize.tokenizer={given}"))
+
+
+def models(place: Path) -> None:
+    """Train on the first version, evaluate the model, and let it complete prompts."""
+    from model.config import CheckpointConfig
+    from pipelines.training import results
+    from pipelines.training.results import RunResult
+    from tests.helpers.training import run_here
+
+    storage = place / "storage"
+    with _quiet():
         version = manifest.require(str(storage), "v0001")
         summary = run_here(
             version.manifest_url,
@@ -117,6 +136,7 @@ def _quiet() -> Iterator[None]:
     with (
         mock.patch.object(tracking, "run", run),
         mock.patch.object(tracking, "upstream", lambda *_, **__: {}),
+        mock.patch.object(builds, "put_store", lambda _: None),
     ):
         yield
 
