@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -35,19 +36,30 @@ FOREIGN = frozenset(
 """Files without a seal or digest, which may as well be what somebody wanted: another result is right then."""
 
 
+NEEDED = (
+    "model.accelerator",  # before DeepSpeed
+    "deepspeed.utils.zero_to_fp32",
+    "model.generate",
+    "model.restore",
+    "model.score",
+    "model.train",
+    "pipelines.corpus.report.page",
+    "pipelines.corpus.versions.rebuild",
+    "pipelines.corpus.views.explain",
+    "pipelines.corpus.views.export",
+    "pipelines.inference.evaluate",
+    "pipelines.inference.infer",
+    "pipelines.training.trace",
+)
+"""Modules that commands import."""
+
+
 def imported() -> None:
     """Import what commands need, so that forked processes have it."""
-    import deepspeed.utils.zero_to_fp32  # noqa: F401
     import torch
 
-    import pipelines.corpus.report.page
-    import pipelines.corpus.versions.rebuild
-    import pipelines.corpus.views.explain
-    import pipelines.corpus.views.export
-    import pipelines.inference.evaluate
-    import pipelines.inference.infer
-    import pipelines.training.trace  # noqa: F401
-
+    for name in NEEDED:
+        importlib.import_module(name)
     torch.set_num_threads(1)
 
 
