@@ -75,7 +75,7 @@ def test_a_version_of_other_settings_is_left_as_it_is(
     settings, before, folder = corpus
     url = folder / "versions/v0001/manifest.json"
     url.write_bytes(b"{}")
-    other = builds.config(folder.parent.parent / "raw", folder.parent, "shard.target_tokens=600")
+    other = builds.config(folder.parent.parent / "raw", folder.parent, "shard.heldout_fraction=0.3")
     with pytest.raises(
         UserError, match="is damaged, and v0001 is not of these sources and settings; restore"
     ):
