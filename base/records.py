@@ -13,6 +13,7 @@ from pydantic import (
 
 from base import files, seals
 from base.damage import DamagedError, damaged, sound
+from base.errors import UserError
 
 
 class Record(BaseModel):
@@ -77,10 +78,31 @@ class Record(BaseModel):
         except DamagedError:
             return None
 
+    @classmethod
+    def found_or_aside(cls, url: str) -> Self | None:
+        """As `found`; a damaged file is put aside under another name, so that one can be created again."""
+        found = cls.found(url)
+        if found is None and files.exists(url):
+            filesystem, path = files.split(url)
+            filesystem.mv(path, f"{path}.damaged")
+        return found
+
     def write(self, url: str) -> None:
         """Write the record as a JSON file, with a seal (base/seals.py) unless the class has none."""
+        files.write_json(url, self._written(url))
+
+    def create(self, url: str) -> None:
+        """Write the record as a JSON file that is never replaced, and on the disk when this returns.
+
+        Raises UserError if there is one with other content.
+        """
+        if not files.create(url, files.json_bytes(self._written(url))):
+            raise UserError(f"{url} is there already, and is another one: it was not replaced")
+
+    def _written(self, url: str) -> dict[str, Any]:
+        """The JSON value that is written at a URL."""
         value = self.to_json()
-        files.write_json(url, seals.sealed(value, self._place(url)) if self.has_seal else value)
+        return seals.sealed(value, self._place(url)) if self.has_seal else value
 
     @classmethod
     def _place(cls, url: str) -> bytes:

@@ -16,6 +16,7 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from base import files
+from base.claims import Claim
 from base.errors import UserError
 from model import checkpoint
 from model.config import TrainConfig
@@ -41,6 +42,7 @@ def launch(
     run_url: str,
     on_start: OnStart | None = None,
     on_line: OnLine | None = None,
+    claim: Claim | None = None,
 ) -> Summary:
     """Train on the corpus version `manifest_url` into the folder `run_url`, continuing what is there.
 
@@ -48,7 +50,7 @@ def launch(
     settings that do not fit the corpus, an earlier part of the run or the cluster.
     """
     train = config.train
-    job = TrainJob(config.model, train, manifest_url, run_url, config.mixture)
+    job = TrainJob(config.model, train, manifest_url, run_url, config.mixture, claim)
     check(job)
     available = ray.cluster_resources()
     least = train.min_workers or train.workers

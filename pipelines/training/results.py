@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from base import files
+from base.claims import Claim
 from base.damage import DamagedError
 from base.errors import UserError
 from base.layout import RESULT, Layout
@@ -31,10 +32,10 @@ class LatestRun(Record):
     run: str
 
 
-def record(storage: str, run: str, result: RunResult) -> None:
+def record(storage: str, run: str, result: RunResult, claim: Claim) -> None:
     """Note that a run has finished: its result, and that it is the newest."""
     layout = Layout(storage)
-    result.write(layout.result(run))
+    claim.publish(layout.result(run), result)
     LatestRun(run=run).write(layout.latest_run)
 
 

@@ -12,7 +12,7 @@ from unittest import mock
 
 import numpy as np
 
-from base import files, manifest
+from base import claims, files, manifest
 from base.layout import Layout
 from base.manifest import Version
 from pipelines.config import Config, load
@@ -107,7 +107,8 @@ def models(place: Path) -> None:
             model=summary.hf_url,
             unigram_entropy=1.0,
         )
-        results.record(str(storage), RUN, result)
+        with claims.held(Layout(str(storage)).run(RUN), "jobs.train", _settings(place).claims) as claim:
+            results.record(str(storage), RUN, result, claim)
         prompts = "".join(json.dumps({"prompt": text}) + "\n" for text in builds.documents(6, 3))
         (place / "prompts.jsonl").write_text(prompts)
         (place / "output").mkdir()
@@ -183,7 +184,7 @@ def _prepare(place: Path) -> Any:
     settings = _settings(place)
     inputs = commands.inputs_of(settings)
     with _quiet():
-        outcome = commands.prepare(settings, inputs, executor=InProcess(), progress=silent)
+        outcome = builds.run(settings, inputs=inputs)
     return [commands.summary(outcome)[-2:], _bytes(outcome.version)]
 
 
@@ -194,13 +195,8 @@ def _refresh(place: Path) -> Any:
 
 
 def _merge(place: Path) -> Any:
-    from pipelines.corpus.versions import commands
-
-    settings = _settings(place)
-    parent, other = commands.merge_plan(settings, str(place / "other"))
     with _quiet():
-        outcome = commands.merge(settings, parent, other, executor=InProcess(), progress=silent)
-    return _bytes(outcome.version)
+        return _bytes(builds.merge(_settings(place), str(place / "other")).version)
 
 
 def _dedup(place: Path) -> Any:
@@ -209,7 +205,10 @@ def _dedup(place: Path) -> Any:
 
     settings = _settings(place)
     inputs = commands.inputs_of(settings)
-    folder = commands.deduplicated(settings, inputs, until="dropped", executor=InProcess(), progress=silent)
+    with commands.claimed(settings, "dedup") as claim:
+        folder = commands.deduplicated(
+            settings, inputs, until="dropped", claim=claim, executor=InProcess(), progress=silent
+        )
     urls = files.list_files(folder)
     rows = {url.removeprefix(folder): runs.read_metadata(url)["rows"] for url in urls}
     dropped = [files.read_parquet(url).to_pylist() for url in urls if "/dropped/" in url]
@@ -225,14 +224,13 @@ def _verify(place: Path) -> Any:
 
 
 def _rebuild(place: Path) -> Any:
-    from pipelines.corpus.versions.rebuild import repair
     from pipelines.corpus.versions.verify import open_versions, verify
 
     settings = _settings(place)
     versions, damage = open_versions(manifest.manifest_urls(settings.storage))
     damage += verify(versions, executor=InProcess(), progress=silent)
     if damage:
-        damage = repair(settings, versions, damage, executor=InProcess(), progress=silent)
+        damage = builds.mended(settings, versions, damage)
     return [[item.path for item in damage], [_bytes(version) for version in versions]]
 
 

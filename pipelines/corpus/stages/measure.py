@@ -271,6 +271,23 @@ def measure_part(task: MeasurePart) -> dict[str, Any]:
     if finished is not None:
         return finished.to_json()
     notes = _Notes(task)
+    with files.together():
+        _write_columns(task, notes)
+    notes.ledger.check()
+    cleaned = [stages["normalise"] for stages in notes.ledger.sources.values() if "normalise" in stages]
+    counts = PartCounts(
+        part=task.input.part,
+        documents=sum(stage.documents_out for stage in cleaned),
+        bytes=sum(stage.bytes_out for stage in cleaned),
+        ledger=notes.ledger.to_json(),
+        made=made(task.output, ("documents", "attributes", "rejects")),
+    )
+    counts.write(done)
+    return counts.to_json()
+
+
+def _write_columns(task: MeasurePart, notes: "_Notes") -> None:
+    """Write the documents, attributes and rejects of one part."""
     with (
         files.atomic_writer(task.output("documents")) as documents_file,
         files.atomic_writer(task.output("attributes")) as attributes_file,
@@ -294,17 +311,6 @@ def measure_part(task: MeasurePart) -> dict[str, Any]:
         attributes.close()
         documents.close()
     files.write_parquet(task.output("rejects"), pa.concat_tables(notes.rejects))
-    notes.ledger.check()
-    cleaned = [stages["normalise"] for stages in notes.ledger.sources.values() if "normalise" in stages]
-    counts = PartCounts(
-        part=task.input.part,
-        documents=sum(stage.documents_out for stage in cleaned),
-        bytes=sum(stage.bytes_out for stage in cleaned),
-        ledger=notes.ledger.to_json(),
-        made=made(task.output, ("documents", "attributes", "rejects")),
-    )
-    counts.write(done)
-    return counts.to_json()
 
 
 def _names(column: pa.ChunkedArray, source: SourceConfig) -> pa.Array:

@@ -4,8 +4,6 @@ The build is repeated beside it. Only if the shards that are there are those tha
 written again, and the damaged one kept beside it; files that are damaged too are made again.
 """
 
-import json
-
 import pyarrow as pa
 import xxhash
 
@@ -37,10 +35,10 @@ def remake(plan: Plan, name: str, run: Run) -> Version:
             "it, or move it away and run the command that made the version again"
         )
     for path in lost:
-        files.write_bytes(files.below(layout.version(name), path), files.read_bytes(files.join(work, path)))
+        run.claim.write(files.below(layout.version(name), path), files.read_bytes(files.join(work, path)))
     filesystem, path = files.split(layout.manifest(name))
     filesystem.mv(path, f"{path}.damaged")
-    manifest.write(layout.manifest(name))
+    run.claim.publish(layout.manifest(name), manifest)
     files.remove(work)
     return manifests.open_version(layout.version(name))
 
@@ -75,8 +73,7 @@ def _is_of(layout: Layout, manifest: Manifest, lost: list[str]) -> bool:
     changed = {files.below(folder, path) for path in lost}
     if there - named or any(_can_be_read(url) for url in there & changed):
         return False
-    content = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False) + "\n"
-    made = xxhash.xxh3_128_hexdigest(content.encode())
+    made = xxhash.xxh3_128_hexdigest(files.json_bytes(manifest.to_json()))
     children = [child for child in _readable(layout) if child.manifest.parent == name]
     return all(child.manifest.parent_manifest_hash == made for child in children)
 

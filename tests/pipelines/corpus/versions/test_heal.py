@@ -8,7 +8,6 @@ import pytest
 from base import manifest
 from base.errors import UserError
 from pipelines.config import Config
-from pipelines.corpus.versions.rebuild import repair
 from pipelines.corpus.versions.verify import verify
 from pipelines.runtime.executor import InProcess
 from pipelines.runtime.progress import silent
@@ -116,5 +115,5 @@ def test_a_damaged_index_is_told_and_made_again(corpus: tuple[Config, dict[str, 
     versions = [manifest.require(settings.storage)]
     damage = verify(versions, executor=InProcess(), progress=silent)
     assert [item.path.rsplit("/", 1)[-1] for item in damage] == ["index.json"]
-    assert repair(settings, versions, damage, executor=InProcess(), progress=silent) == []
+    assert builds.mended(settings, versions, damage) == []
     assert {path: path.read_bytes() for path in paths} == before
