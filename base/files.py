@@ -431,15 +431,9 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def write_parquet(url: str, table: pa.Table, *, seal: bool = True, **options: Any) -> None:
-    """Write a parquet file atomically (zstd unless `options` say otherwise).
-
-    seal: not for what belongs to a version, which has a digest in the manifest.
-    """
+def write_parquet(url: str, table: pa.Table, **options: Any) -> None:
+    """Write a parquet file of work atomically, with a seal (zstd unless `options` say otherwise)."""
     with atomic_writer(url) as file:
-        if not seal:
-            pq.write_table(table, file, **{"compression": "zstd", **options})
-            return
         group = options.pop("row_group_size", None)
         writer = seals.ParquetWriter(file, url, table.schema, **options)
         writer.write_table(table, group)
