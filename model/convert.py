@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 
 from base import files
+from base.damage import sound
 from base.errors import UserError
+from model import hub
 from model.config import ModelConfig
+from model.hub import HubConfig
 from model.neox import NeoX
 
 SHARD_BYTES = 5 * 10**9
@@ -115,15 +118,16 @@ def import_hf(folder: str) -> tuple[ModelConfig, int, dict[str, Tensor]]:
     checkpoint in safetensors, when it uses what this model does not have, or when a tensor does not fit its
     configuration.
     """
-    path = files.join(folder, "config.json")
-    if not files.exists(path):
-        raise UserError(f"{folder} holds no Hugging Face checkpoint: there is no config.json")
-    content = files.read_json(path)
+    content = hub.read_config(folder)
     config, vocab_size = _model_config(content, folder)
-    rows = int(content["vocab_size"])
+    rows = content.vocab_size
     state = {
         _name(name): tensor for name, tensor in _read_tensors(folder).items() if not name.endswith(_BUFFERS)
     }
+    if config.num_layers > len(state):
+        raise UserError(
+            f"{folder} holds {len(state)} tensors, its config.json asks for {config.num_layers} layers"
+        )
     if config.tie_embeddings and "embed_in.weight" in state:
         state["embed_out.weight"] = state["embed_in.weight"]
     as_stored = config.model_copy(update={"vocab_multiple": 1, "model_parallel_size": 1})
@@ -175,42 +179,36 @@ def _hf_config(config: ModelConfig, vocab_size: int, dtype: str, special: dict[s
     }
 
 
-def _model_config(content: dict[str, Any], folder: str) -> tuple[ModelConfig, int]:
-    if content.get("model_type") != "gpt_neox":
-        raise UserError(f"{folder} is a {content.get('model_type')} checkpoint, not a gpt_neox one")
-    if content.get("quantization_config"):
+def _model_config(content: HubConfig, folder: str) -> tuple[ModelConfig, int]:
+    if content.quantization_config:
         raise UserError(f"{folder} holds quantized weights, which cannot be read")
-    rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
+    rope = content.rope_parameters or content.rope_scaling or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise UserError(f"{folder} uses {kind} rotary embeddings; only the default ones are supported")
-    activation = content.get("hidden_act", "gelu")
-    if activation not in _ACTIVATIONS:
+    if content.hidden_act not in _ACTIVATIONS:
         known = ", ".join(_ACTIVATIONS)
-        raise UserError(f"{folder} uses the activation {activation}; supported are {known}")
-    noted = content.get("piledriver") or {}
-    ours = noted.get("model", {"vocab_multiple": 1})
-    config = ModelConfig.model_validate(
-        {
-            "hidden_size": content["hidden_size"],
-            "num_layers": content["num_hidden_layers"],
-            "num_heads": content["num_attention_heads"],
-            "intermediate_size": content["intermediate_size"],
-            "max_sequence_length": content["max_position_embeddings"],
-            # As `transformers` does, which leaves the older names in place beside changed newer ones.
-            "rotary_fraction": rope.get("partial_rotary_factor", content.get("rotary_pct", 0.25)),
-            "rotary_base": rope.get("rope_theta", content.get("rotary_emb_base", 10000.0)),
-            "parallel_residual": content.get("use_parallel_residual", True),
-            "attention_bias": content.get("attention_bias", True),
-            "activation": _ACTIVATIONS[activation],
-            "layer_norm_epsilon": content.get("layer_norm_eps", 1e-5),
-            "tie_embeddings": content.get("tie_word_embeddings", False),
-            **{name: ours[name] for name in _OURS if name in ours},
-        }
-    )
-    rows = int(content["vocab_size"])
+        raise UserError(f"{folder} uses the activation {content.hidden_act}; supported are {known}")
+    noted = content.piledriver
+    values = {
+        "hidden_size": content.hidden_size,
+        "num_layers": content.num_hidden_layers,
+        "num_heads": content.num_attention_heads,
+        "intermediate_size": content.intermediate_size,
+        "max_sequence_length": content.max_position_embeddings,
+        # As `transformers` does, which leaves the older names in place beside changed newer ones.
+        "rotary_fraction": rope.get("partial_rotary_factor", content.rotary_pct),
+        "rotary_base": rope.get("rope_theta", content.rotary_emb_base),
+        "parallel_residual": content.use_parallel_residual,
+        "attention_bias": content.attention_bias,
+        "activation": _ACTIVATIONS[content.hidden_act],
+        "layer_norm_epsilon": content.layer_norm_eps,
+        "tie_embeddings": content.tie_word_embeddings,
+        **(noted.model.model_dump(include=set(_OURS)) if noted else {"vocab_multiple": 1}),
+    }
+    config, rows = hub.model_config(values, folder), content.vocab_size
     # Folders of version 0.1 hold the rows of the padding, and note how many tokens there are.
-    tokens = int(noted.get("vocab_size", rows))
+    tokens = noted.vocab_size if noted and noted.vocab_size else rows
     return config, tokens if config.padded_vocab_size(tokens) == rows else rows
 
 
@@ -246,20 +244,12 @@ def _write_tensors(tensors: dict[str, Tensor], folder: str, shard_bytes: int) ->
 
 
 def _read_tensors(folder: str) -> dict[str, Tensor]:
-    index, single = (
-        files.join(folder, "model.safetensors.index.json"),
-        files.join(folder, "model.safetensors"),
-    )
-    if files.exists(index):
-        names = sorted(set(files.read_json(index)["weight_map"].values()))
-    elif files.exists(single):
-        names = ["model.safetensors"]
-    else:
-        raise UserError(f"{folder} has neither model.safetensors nor model.safetensors.index.json")
     state: dict[str, Tensor] = {}
-    for name in names:
-        url = files.join(folder, name)
+    for url in hub.weight_files(folder):
+        hub.tensor_shapes(url)
         path = files.local_path(url)
-        loaded = safetensors.torch.load_file(path) if path else safetensors.torch.load(files.read_bytes(url))
-        state.update(loaded)
+        with sound(url):
+            state.update(
+                safetensors.torch.load_file(path) if path else safetensors.torch.load(files.read_bytes(url))
+            )
     return state

@@ -16,9 +16,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import xxhash
+from pydantic import Field
 
 from base import files
 from base.credentials import hide
+from base.damage import DamagedError, sound
 from base.errors import UserError
 from base.records import Record
 from pipelines.runtime.tracking import Tracking, begin_again, client_of, flatten, last_attempt
@@ -69,8 +71,8 @@ class Sent(Record):
 
     store: str
     run: str
-    bytes: int
-    line: int
+    bytes: int = Field(ge=0)
+    line: int = Field(ge=0)
     """First byte of the last line that was sent."""
     digest: str
     """Of that line, which tells whether the journal still holds it."""
@@ -100,10 +102,13 @@ class _Shipper:
                     content = self.content(0)
             if not content:
                 return True
-            entries = [json.loads(line) for line in content.splitlines()]
+            with sound(self.url):
+                entries = [json.loads(line) for line in content.splitlines()]
             self.send_metrics(entries)
             if any("texts" in entry for entry in entries):
                 self.send_samples()
+        except DamagedError:
+            raise
         except Exception as error:
             if not self.warned:
                 log.warning(
