@@ -122,7 +122,7 @@ def test_a_long_task_over_a_file_tells_how_far_it_is() -> None:
             time.sleep(0.1)
         return {"documents": 8, "bytes": 800}
 
-    seen: list[tuple[object, ...]] = []
+    seen: list[tuple[Any, ...]] = []
     count = counter(lambda *values: seen.append(values), "measure", 0, 2)
     cluster.map_files(task, [0, 1], [1, 1], 1, count, count.within)
     assert seen[0] == ("measure", 0, 2, 0, 0) and seen[-1] == ("measure", 2, 2, 16, 1600)

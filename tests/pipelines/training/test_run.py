@@ -171,6 +171,7 @@ def test_another_tokenizer_than_the_corpus_has_is_named(tmp_path: Path) -> None:
     small = _config(tmp_path, tokenize={"vocab_size": 300})
     with pytest.raises(UserError, match="v0001 has a vocabulary of 400 tokens, tokenize.vocab_size is 300"):
         check_fits(small, version, "run")
+    check_fits(_config(tmp_path, tokenize={"vocab_size": 400}), version, "run")
     file = tmp_path / "tokenizer.json"
     file.write_text("{}")
     digest = hashlib.sha256(b"{}").hexdigest()

@@ -215,7 +215,7 @@ def test_a_source_that_loses_too_much_stops_the_build(raw: Path, tmp_path: Path)
     [
         ("quality", ["quality.basic.min_words=1000"]),
         ("fuzzy", ["dedup.exact=false", "sources.0.max_loss=0.05"]),
-        ("decontaminate", ["decontaminate.benchmarks=[{name: quiz, urls: [RAW/books/0.jsonl]}]"]),
+        ("decontaminate", ["decontaminate.benchmarks=[{name: quiz, urls: [RAW/books]}]"]),
     ],
 )
 def test_a_loss_in_any_stage_stops_the_build(
