@@ -89,6 +89,9 @@ def read_matching(url: str, column: str, values: np.ndarray, columns: list[str])
     """
     with files.open_parquet(url, columns) as parquet:
         at = parquet.schema_arrow.get_field_index(column)
+        for name in {"hash", "high", "low", "ref"} & {*columns}:
+            if parquet.schema_arrow.field(name).type != pa.uint64():
+                raise ValueError(f"its column {name} is {parquet.schema_arrow.field(name).type}")
         tables = [parquet.schema_arrow.empty_table().select(columns)]
         for i in range(parquet.num_row_groups):
             if parquet.metadata.row_group(i).num_rows == 0:

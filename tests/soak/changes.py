@@ -128,7 +128,7 @@ def _changed(value: Any, choose: random.Random) -> Any:
     if isinstance(value, dict | list) and value and choose.random() < 0.85:
         keys: list[Any] = list(value) if isinstance(value, dict) else list(range(len(value)))
         key = choose.choice(keys)
-        changed = value.copy()
+        changed: Any = value.copy()
         way = choose.random()
         if way < 0.1:
             del changed[key]
