@@ -54,8 +54,13 @@ def _train(raw: Path, storage: Path, run: str = RUN) -> None:
     every = {"every": 2, "keep_last": 2}
     url = Layout(str(storage)).run(run)
     summary = run_here(version.manifest_url, url, steps=STEPS, checkpoint=every)
-    facts = {"version": version.name, "manifest_hash": version.hash, "model": summary.hf_url}
-    result = results.RunResult(**summary.model_dump(), **facts, unigram_entropy=1.0)
+    result = results.RunResult(
+        **summary.model_dump(),
+        version=version.name,
+        manifest_hash=version.hash,
+        model=summary.hf_url or "",
+        unigram_entropy=1.0,
+    )
     results.record(str(storage), run, result)
 
 
