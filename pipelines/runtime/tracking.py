@@ -160,7 +160,7 @@ class TrackedRun:
         kind = "local" if protocol == "file" else protocol
         url = hide(url)
         source = json.dumps({"uri": url if "://" in url else f"file://{url}"})
-        dataset = Dataset(name, digest, kind, source, schema=None, profile=json.dumps(profile))
+        dataset = Dataset(name, digest, kind, source, schema=None, profile=hide(json.dumps(profile)))
         entry = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
         self._try("log_inputs", datasets=[entry])
 
@@ -194,7 +194,7 @@ def _register(
     versions = list(client.search_model_versions(f"name = '{name}'"))
     if all(version.run_id != run_id for version in versions):
         tags = {PREFIX + "url": hide(url)} | ({} if bits_per_byte is None else {tag: str(bits_per_byte)})
-        source = url
+        source = hide(url)
         if remote and files.local_path(url) is not None:
             client.log_dict(run_id, {"url": url, "host": socket.gethostname()}, f"{MODEL}/model.json")
             source = f"{client.get_run(run_id).info.artifact_uri}/{MODEL}"

@@ -1,154 +1,124 @@
-"""Commands that meet on one storage: one waits, stops or is shut out, and nothing is lost or mixed."""
+"""Which version a command finds or builds on, and what MLflow knows of it afterwards."""
 
-import contextlib
-import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from base import claims, files, layout, manifest
-from base.claims import Holder
+from base import files, manifest
 from base.errors import UserError
-from base.layout import Layout
-from pipelines.config import Config
+from pipelines.config import Config, build_configuration
+from pipelines.corpus.inputs import Input
 from pipelines.corpus.versions import commands
-from pipelines.corpus.versions.verify import verify
-from pipelines.runtime.executor import InProcess
-from pipelines.runtime.progress import silent
-from tests.helpers.builds import config, documents, put_store, refresh, run, write
+from pipelines.corpus.versions.build import find_build, new_inputs
+from pipelines.runtime import tracking
+from tests.helpers import builds
+from tests.helpers.late import RUNNING
 
-ROOT = Path(__file__).parents[4]
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """Raw text of two sources."""
-    for number, source in enumerate(("books", "web")):
-        write(tmp_path / "raw" / source / "0.jsonl", documents(number, 30))
-    return tmp_path
+if RUNNING:
+    from mlflow import MlflowClient
 
 
-def settings(project: Path, *overrides: str) -> Config:
-    return config(project / "raw", project / "storage", *overrides)
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A project with a version and its refresh."""
+    folder = tmp_path_factory.mktemp("commands")
+    builds.write(folder / "raw" / "books" / "0.jsonl", builds.documents(1, 40))
+    builds.write(folder / "raw" / "web" / "0.jsonl", builds.documents(3, 40))
+    settings = builds.config(folder / "raw", folder / "project")
+    builds.run(settings)
+    builds.write(folder / "raw" / "web" / "1.jsonl", builds.documents(7, 20))
+    builds.refresh(settings)
+    return settings
 
 
-def take_over(folder: str) -> None:
-    """What another command does that takes this one to be gone."""
-    url = files.join(folder, layout.CLAIM, "000002.json")
-    Holder.here("jobs.refresh", 10.0).create(url)
+def changed(project: Config, *overrides: str) -> Config:
+    return builds.config(Path(project.storage).parent / "raw", Path(project.storage), *overrides)
 
 
-def test_a_refresh_that_waited_builds_on_the_version_that_was_made_meanwhile(project: Path) -> None:
-    run(settings(project))
-    held = contextlib.ExitStack()
-    other = settings(project)
-    claim = held.enter_context(commands.claimed(other, "jobs.refresh"))
-    write(project / "raw/web/1.jsonl", documents(7, 10))
-
-    def meanwhile(sentence: str) -> None:
-        assert sentence.startswith("waiting for jobs.refresh of ")
-        inputs = commands.inputs_of(other)
-        commands.refresh(other, inputs, claim=claim, executor=InProcess(), progress=silent)
-        write(project / "raw/web/2.jsonl", documents(8, 10))
-        held.close()
-
-    mine = settings(project, "claims.wait=true")
-    with commands.claimed(mine, "jobs.refresh", meanwhile) as second:
-        inputs = commands.inputs_of(mine)
-        outcome = commands.refresh(mine, inputs, claim=second, executor=InProcess(), progress=silent)
-    versions = manifest.versions(mine.storage)
-    assert [version.name for version in versions] == ["v0001", "v0002", "v0003"]
-    assert outcome.version == versions[-1] and outcome.version.manifest.parent == "v0002"
-    names = [Path(item.file).name for item in outcome.version.manifest.inputs]
-    assert sorted(names) == ["0.jsonl", "0.jsonl", "1.jsonl", "2.jsonl"]
+ELSEWHERE = ["train.steps=7", "ray.workers=1", "evaluate.micro_batch_size=1", "tracking.experiment=other"]
+BUILD = [
+    "ingest.batch_bytes=100000",
+    "language.max_characters=10",
+    "score.max_characters=10",
+    "quality.basic.min_words=3",
+    "dedup.threshold=0.9",
+    "decontaminate.ngram=9",
+    "redact.email=null",
+    "tokenize.vocab_size=300",
+    "shard.seed=7",
+    "corpus.keep_rejects=9",
+]
+FREE = ["mixture={books: 1.0, web: 2.0}", "mixture_epochs={books: 1.0, web: 2.0}", "sources.0.priority=3"]
 
 
-def test_who_does_not_wait_stops_before_anything_is_looked_at(project: Path) -> None:
-    first = settings(project)
-    with commands.claimed(first, "jobs.prepare"):
-        for command in (run, refresh):
-            with pytest.raises(UserError, match="is being written by jobs.prepare of .*claims.wait=true"):
-                command(first)
-    assert run(first).new
+def test_a_version_is_found_by_inputs_and_by_what_decides_its_content(project: Config) -> None:
+    inputs = commands.inputs_of(project)
+    of_first = [item for item in inputs if not item.file.endswith("web/1.jsonl")]
+    assert len(inputs) == 3 and len(of_first) == 2
+    found = find_build(project, of_first)
+    assert found is not None and found.name == "v0001"
+    assert find_build(project, inputs[1:]) is find_build(project, of_first[:1]) is None
+    for override in ELSEWHERE:
+        found = find_build(changed(project, override), of_first)
+        assert found is not None and found.name == "v0001", override
+    for override in (*BUILD, *FREE):
+        assert find_build(changed(project, override), of_first) is None, override
 
 
-@pytest.mark.parametrize("stage", ["measure", "shard", "tables"])
-def test_a_build_that_was_taken_over_publishes_nothing(project: Path, stage: str) -> None:
-    mine = settings(project)
-    corpus = Layout(mine.storage).corpus
-
-    def progress(name: str, done: int, *_: int) -> None:
-        if name == stage and done == 0:
-            take_over(corpus)
-
-    with pytest.raises(UserError, match="was taken to be gone: jobs.refresh of .* writes"):
-        run(mine, progress=progress)
-    assert manifest.versions(mine.storage) == []
-    files_there = {path.suffix for path in Path(corpus, "versions").rglob("*") if path.is_file()}
-    assert files_there == (set() if stage != "tables" else {".arrow", ".parquet", ".json"})
-    assert [path.name for path in Path(corpus, layout.CLAIM).iterdir()] == ["000002.json"]
+def test_a_refresh_needs_the_configuration_of_its_parent(project: Config) -> None:
+    inputs = commands.inputs_of(project)
+    for override in (*ELSEWHERE, *FREE):
+        parent, fresh = commands.refresh_plan(changed(project, override), inputs)
+        assert parent.name == "v0002" and fresh == [], override
+    for override in BUILD:
+        section = override.split(".")[0]
+        words = f"a refresh needs the configuration of v0002, but {section} changed; run jobs.prepare"
+        with pytest.raises(UserError, match=words):
+            commands.refresh_plan(changed(project, override), inputs)
 
 
-def test_a_shard_that_somebody_else_has_replaced_is_not_published(project: Path) -> None:
-    mine = settings(project)
-
-    def progress(name: str, done: int, *_: int) -> None:
-        if name == "tables" and done == 0:
-            shard = next(Path(mine.storage).rglob("train-00000.arrow"))
-            shutil.copy(shard.with_name("heldout-00000.arrow"), shard)
-
-    with pytest.raises(UserError, match="train-00000.arrow is not what this command has written"):
-        run(mine, progress=progress)
-    assert manifest.versions(mine.storage) == []
-    assert run(mine).new
-
-
-def test_a_manifest_is_never_replaced(project: Path) -> None:
-    mine = settings(project)
-    url = Layout(mine.storage).manifest("v0001")
-    first = run(mine).version.manifest
-    with commands.claimed(mine, "jobs.prepare") as claim:
-        claim.publish(url, first)
-        with pytest.raises(UserError, match="is there already, and is another one"):
-            claim.publish(url, first.model_copy(update={"name": "other"}))
-    assert manifest.open_version(url).manifest == first
+def test_new_inputs_are_those_of_another_source_name_or_content(project: Config) -> None:
+    inputs = commands.inputs_of(project)
+    first, second = manifest.versions(project.storage)
+    assert [item.file[-11:] for item in new_inputs(first, inputs)] == ["web/1.jsonl"]
+    assert new_inputs(second, inputs) == []
+    book = inputs[0]
+    others = [
+        Input(**{**vars(book), **change})
+        for change in ({"source": "web"}, {"file": "/elsewhere"}, {"digest": "0" * 32})
+    ]
+    assert new_inputs(second, [book, *others]) == others
 
 
-@contextlib.contextmanager
-def started(project: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]:
-    """jobs.prepare in a process of its own."""
-    command = [sys.executable, "-m", "jobs.prepare", "--config", str(project / "storage.yaml")]
-    for override in ("ray.address=local", *overrides):
-        command += ["--set", override]
-    environment = os.environ | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 2}'}
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        yield process
+def test_what_mlflow_knows_of_a_prepare_and_of_a_refresh(project: Config) -> None:
+    first, second = manifest.versions(project.storage)
+    place = tracking.Tracking.of(project)
+    client = MlflowClient(place.uri)
+    prepared, refreshed = (tracking.find(place, name) for name in ("prepare", "refresh"))
+    assert prepared and refreshed
+    for run, version in ((prepared, first), (refreshed, second)):
+        tags = {name: value for name, value in run.data.tags.items() if name.startswith("piledriver.")}
+        assert tags["piledriver.version"] == version.name and tags["piledriver.corpus"] == version.hash
+        assert tags["piledriver.storage"] == project.storage
+        assert run.info.status == "FINISHED"
+        totals = commands.build_metrics(version)
+        assert {name: run.data.metrics[name] for name in totals} == totals
+        assert run.data.metrics["measure/tasks"] == len(version.manifest.inputs) - 2 * (version is second)
+        expected = {name: str(value)[:500] for name, value in tracking.flatten(build_configuration(project))}
+        assert {name: run.data.params[name] for name in expected} == expected
+        stored = [item.path for item in client.list_artifacts(run.info.run_id)]
+        assert stored == ["manifest.json", "report.html"]
+        copy = client.download_artifacts(run.info.run_id, "manifest.json")
+        assert files.read_bytes(copy) == files.read_bytes(version.manifest_url)
+    assert "piledriver.parent_corpus" not in prepared.data.tags
+    assert refreshed.data.tags["piledriver.parent_corpus"] == first.hash
+    assert refreshed.data.tags["piledriver.upstream"] == prepared.info.run_id
 
 
-@pytest.mark.slow
-def test_two_builds_at_once_make_two_versions_or_one_stops(project: Path) -> None:
-    put_store(settings(project))
-    seeds = ("shard.seed=1", "shard.seed=2")
-    with started(project, seeds[0]) as one, started(project, seeds[1]) as two:
-        ends = {process: process.communicate() for process in (one, two)}
-    (good,) = [process for process in ends if process.returncode == 0]
-    (bad,) = [process for process in ends if process.returncode == 2]
-    assert "corpus v0001 " in ends[good][0]
-    error = ends[bad][1].splitlines()[-1]
-    assert error.startswith("error: ") and f"(process {good.pid}, since " in error
-    one, two = ((seed, "claims.wait=true") for seed in seeds)
-    with started(project, *one) as first, started(project, *two) as second:
-        ends = {process: process.communicate() for process in (first, second)}
-    assert [process.returncode for process in ends] == [0, 0]
-    assert any("waiting for jobs.prepare of" in error for _, error in ends.values())
-    versions = manifest.versions(str(project / "storage"))
-    assert [version.name for version in versions] == ["v0001", "v0002"]
-    assert {version.manifest.config["shard"]["seed"] for version in versions} == {1, 2}
-    assert verify(versions, executor=InProcess(), progress=silent) == []
-    assert claims._newest(str(project / "storage" / "corpus")) == 0
+def test_what_is_there_makes_no_run(project: Config) -> None:
+    place = tracking.Tracking.of(project)
+    before = tracking.find(place, "refresh")
+    outcome = builds.refresh(project)
+    after = tracking.find(place, "refresh")
+    assert not outcome.new and outcome.version.name == "v0002"
+    assert before and after and before.info.run_id == after.info.run_id
