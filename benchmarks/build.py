@@ -147,9 +147,11 @@ def build(config: Config, looks: float = 5) -> dict[str, Any]:
         last, since = stage.split()[0], now
 
     try:
-        version = prepare.prepare(
-            config, prepare.inputs_of(config), executor=OnRay(workers=config.ray.workers), progress=progress
-        ).version
+        with prepare.claimed(config, "benchmark") as claim:
+            inputs, executor = prepare.inputs_of(config), OnRay(workers=config.ray.workers)
+            version = prepare.prepare(
+                config, inputs, claim=claim, executor=executor, progress=progress
+            ).version
         seconds = time.perf_counter() - begin
         progress("end")
     finally:
