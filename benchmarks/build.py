@@ -397,7 +397,9 @@ class Timed(InProcess):
         """Build; counts begin at zero."""
         self.profiler.clear()
         self.seconds, self.megabytes = {}, {}
-        prepare.prepare(config, prepare.inputs_of(config), executor=self, progress=self.progress)
+        with prepare.claimed(config, "benchmark") as claim:
+            inputs = prepare.inputs_of(config)
+            prepare.prepare(config, inputs, claim=claim, executor=self, progress=self.progress)
 
 
 def measure_profile(data: Path, work: Path) -> dict[str, Any]:
