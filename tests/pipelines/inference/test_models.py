@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from base import manifest
+from base import files, manifest
+from base.claims import ClaimsConfig, held
 from base.errors import UserError
 from base.layout import Layout
 from pipelines.inference import models
@@ -61,7 +62,10 @@ def _finished(storage: Path, run: str, loss: float = 2.0) -> RunResult:
     values |= {"skipped_steps": 0, "rollbacks": 0, "resumed_from": 0, "evaluation": {}, "last_loss": loss}
     values |= {"checkpoint_stalls": [], "version": "v0001", "manifest_hash": "0", "model": "hf"}
     result = RunResult(**{**values, "unigram_entropy": 3.0})
-    results.record(str(storage), run, result)
+    url = Layout(str(storage)).run(run)
+    files.remove(url)  # a result is never replaced
+    with held(url, "train", ClaimsConfig()) as claim:
+        results.record(str(storage), run, result, claim)
     return result
 
 
