@@ -42,7 +42,7 @@ def damaged(url: str, problem: object, what: str = "damaged") -> DamagedError:
     ways = (way for folder, way in _WAYS if folder in url)
     gist = " ".join(str(problem).split())[:300] or type(problem).__name__
     return DamagedError(
-        f"{url} is damaged: {gist.rstrip('.')}; {next(ways, 'restore it from where it came')}"
+        f"{url} is {what}: {gist.rstrip('.')}; {next(ways, 'restore it from where it came')}"
     )
 
 
