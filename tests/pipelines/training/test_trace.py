@@ -179,6 +179,7 @@ def test_a_changed_corpus_is_refused(tmp_path: Path) -> None:
     run_here(manifest, str(tmp_path / "training" / "tiny"), steps=2)
     url = str(tmp_path / "training" / "tiny" / RUN)
     facts = files.read_json(url)
+    del facts["seal"]
     files.write_json(url, {**facts, "data": {**facts["data"], "manifest_hash": "0" * 32}})
     with pytest.raises(UserError, match="was trained on another corpus version"):
         trace.RunSamples(str(tmp_path), "tiny")
