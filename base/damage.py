@@ -37,13 +37,11 @@ class MissingError(DamagedError, FileNotFoundError):
     """A file of ours is not there."""
 
 
-def damaged(url: str, problem: object) -> DamagedError:
+def damaged(url: str, problem: object, what: str = "damaged") -> DamagedError:
     """The error that says what is wrong with a file, as one clause, and what to do."""
     ways = (way for folder, way in _WAYS if folder in url)
     gist = " ".join(str(problem).split())[:300] or type(problem).__name__
-    return DamagedError(
-        f"{url} is damaged: {gist.rstrip('.')}; {next(ways, 'restore it from where it came')}"
-    )
+    return DamagedError(f"{url} is {what}: {gist.rstrip('.')}; {next(ways, 'restore it from where it came')}")
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def split(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         url.encode()  # half of a surrogate pair is no text
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        raise UserError(f"{url!a} cannot be opened: {error}") from None
+        raise UserError(f"{ascii(url)[1:-1]} cannot be opened: {error}") from None
     if isinstance(filesystem.dircache, DirCache) and filesystem.dircache.use_listings_cache:
         filesystem.dircache.use_listings_cache = False
         filesystem.dircache.clear()

@@ -58,7 +58,7 @@ class Record(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"])) or "it"
-            raise damaged(place, f"it may be of another version: {field}: {first['msg']}") from None
+            raise damaged(place, f"{field}: {first['msg']}", "damaged or of another version") from None
         except RecursionError:
             raise damaged(place, "it is nested too deeply") from None
 
