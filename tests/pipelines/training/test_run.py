@@ -378,13 +378,15 @@ def test_a_password_reaches_no_call_of_mlflow_and_only_what_it_has_is_marked(
 ) -> None:
     version = manifest.open_version(write_corpus(tmp_path, {"a": [[50] * 4]}))
     version = replace(version, url=f"s3://user:secret@bucket{version.url}")
-    config = _config(tmp_path, tracking={"uri": "http://user:secret@mlflow.example"})
+    place = {"uri": "http://user:secret@mlflow.example"}
+    config = _config(tmp_path, tracking=place, train={"steps": 2})
     url = Layout(config.storage).run("run")
     Journal(url).append(step_record(1))
     result = _result(f"s3://user:secret@bucket{url}", version)
     with claimed(config, "run") as claim:
         results.record(config.storage, "run", result, claim)
     client = mock.MagicMock()
+    client.get_run.return_value.data.tags = {}
     if fails:
         client.log_artifact.side_effect = OSError
 
