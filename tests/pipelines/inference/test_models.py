@@ -136,13 +136,14 @@ def test_weights_that_do_not_fit_are_named_before_they_are_read(tmp_path: Path) 
     path = Path(folder.url, "model.safetensors")
     content = Path(folder.url, "config.json")
     whole, tensors = json.loads(content.read_text()), load_file(path)
-    for changes, message in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"model_type": "llama"}, "holds a llama model, not gpt_neox"),
         ({"hidden_size": 32}, r"embed_in.weight is \(60, 16\), the configuration asks for \(60, 32\)"),
         ({"vocab_size": 64}, r"embed_in.weight is \(60, 16\), the configuration asks for \(64, 16\)"),
         ({"intermediate_size": 48}, r"layers.0.mlp.dense_h_to_4h.weight is \(64, 16\), .* \(48, 16\)"),
         ({"num_hidden_layers": 3}, r"layers.2.attention.query_key_value.weight is missing"),
-    ]:
+    ]
+    for changes, message in cases:
         content.write_text(json.dumps({**whole, **changes}))
         with pytest.raises(UserError, match=message):
             models.check_fits(folder)
