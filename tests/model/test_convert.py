@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models
@@ -275,11 +276,14 @@ def test_an_export_replaces_the_one_before_whatever_its_files(tmp_path):
     folder = str(tmp_path / "hf")
     export_hf(first.state_dict(), first.config, VOCAB, folder, shard_bytes=200_000)
     index = json.loads((tmp_path / "hf" / "model.safetensors.index.json").read_text())
-    assert index["metadata"]["total_size"] == sum(value.nbytes for value in first.state_dict().values())
+    stored = [
+        value[:VOCAB] if name.startswith("embed_") else value for name, value in first.state_dict().items()
+    ]
+    assert index["metadata"]["total_size"] == sum(value.nbytes for value in stored)
     export_hf(second.state_dict(), second.config, VOCAB, folder)
     assert [path.name for path in (tmp_path / "hf").glob("model*")] == ["model.safetensors"]
     state = import_hf(folder)[2]
-    assert all(torch.equal(state[name], value) for name, value in second.state_dict().items())
+    assert all(torch.equal(state[name][:VOCAB], value[:VOCAB]) for name, value in second.state_dict().items())
 
 
 def test_large_models_are_sharded(tmp_path):
@@ -291,7 +295,7 @@ def test_large_models_are_sharded(tmp_path):
     assert len(names) > 2 and names[0] == f"model-00001-of-{len(names):05d}.safetensors"
     assert all(path.stat().st_size < 210_000 for path in folder.glob("*.safetensors"))
     _, _, state = import_hf(str(folder))
-    assert all(torch.equal(state[name][:300], value[:300]) for name, value in model.state_dict().items())
+    assert all(torch.equal(state[name][:VOCAB], value[:VOCAB]) for name, value in model.state_dict().items())
     AutoModelForCausalLM.from_pretrained(folder)
 
 
@@ -299,7 +303,7 @@ def test_memory_file_system(tmp_path):
     model = randomised(config())
     export_hf(model.state_dict(), model.config, VOCAB, "memory://export/hf")
     _, _, state = import_hf("memory://export/hf")
-    assert all(torch.equal(state[name][:300], value[:300]) for name, value in model.state_dict().items())
+    assert all(torch.equal(state[name][:VOCAB], value[:VOCAB]) for name, value in model.state_dict().items())
 
 
 def test_a_tensor_that_does_not_fit_is_named_with_both_shapes(tmp_path):
