@@ -117,7 +117,7 @@ def test_a_rate_that_would_jump_needs_a_word(
     optimizer = {**RATE, **before}
     run_here(manifest, url, steps=8, optimizer=optimizer)
     steps = now.pop("steps") if "steps" in now else 8
-    changed = {"steps": steps, "optimizer": {**optimizer, **now}}
+    changed: dict[str, Any] = {"steps": steps, "optimizer": {**optimizer, **now}}
     for attempt in (
         lambda: run_here(manifest, url, **changed),
         lambda: check(TrainJob(MODEL, settings(**changed), manifest, url)),

@@ -451,7 +451,8 @@ def test_the_export_has_one_precision_whatever_the_stage(
     exported = {}
     for stage in range(4):
         for chosen in ("auto", "fp32") if stage < 2 else ("auto",):
-            changes = {"precision": precision, "zero_stage": stage, "export_precision": chosen}
+            changes: dict[str, Any] = {"precision": precision, "zero_stage": stage}
+            changes["export_precision"] = chosen
             result = run_here(manifest, f"{tmp_path}/{stage}{chosen}", steps=2, **changes)
             exported[stage, chosen] = import_hf(known(result.hf_url))[2]
     dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
