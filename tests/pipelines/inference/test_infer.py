@@ -102,8 +102,8 @@ def test_completions_equal_greedy_decoding_by_hand(made: tuple[NeoX, ModelFolder
     assert 0 < sum(length < NEW for length in lengths) < ROWS
     assert (result.rows, result.errors, result.new_tokens) == (ROWS, 0, sum(lengths))
     written = json.loads(Path(result.url).with_name("result.json").read_text())
-    assert list(written) == ["key", "url", "rows", "errors", "new_tokens"]
-    assert InferenceResult.from_json(written, "") == result
+    assert list(written) == ["key", "url", "rows", "errors", "new_tokens", "seal"]
+    assert InferenceResult.read(str(Path(result.url).with_name("result.json"))) == result
     more_workers = _config(tmp_path, workers=1)
     assert infer(more_workers, folder, prompts, Told(stop_after=0), executor=asked) == (result, False)
 
