@@ -26,15 +26,29 @@ if RUNNING:
 def _tokenizer(*tokens: str, **more: Any) -> bytes:
     """A `tokenizers` JSON with these tokens and one that is added."""
     vocabulary = {token: number for number, token in enumerate(tokens)}
-    added = [{"content": "<|end|>", "id": len(tokens)}]
-    return json.dumps({"model": {"vocab": vocabulary}, "added_tokens": added, **more}).encode()
+    model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": tokens[0]}
+    return json.dumps(
+        {"version": "1.0", "model": model, "added_tokens": _added(len(tokens)), **more}
+    ).encode()
+
+
+def _added(number: int, content: str = "<|end|>") -> list[dict[str, Any]]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return [{"content": content, "id": number, "special": True, **flags}]
+
+
+def _write_config(folder: Path, vocab_size: int) -> None:
+    """The config.json of a model with so many tokens."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    content = {"model_type": "gpt_neox", **sizes, "max_position_embeddings": 32, "vocab_size": vocab_size}
+    (folder / "config.json").write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize("beside", [True, False])
 def test_a_model_must_know_the_tokens_of_a_corpus(tmp_path: Path, beside: bool) -> None:
     model = ModelFolder(name="tiny", url=str(tmp_path / "hf"), result=None)
     (tmp_path / "hf").mkdir()
-    (tmp_path / "hf" / "config.json").write_text('{"vocab_size": 4}')
+    _write_config(tmp_path / "hf", 4)
     if beside:
         (tmp_path / "hf" / "tokenizer.json").write_bytes(_tokenizer("a", "b", "c"))
 
@@ -47,7 +61,7 @@ def test_a_model_must_know_the_tokens_of_a_corpus(tmp_path: Path, beside: bool) 
         check_tokenizer(model, manifest.open_version(str(url)))
 
     check(_tokenizer("a", "b", "c"))
-    check(_tokenizer("a", "b", "c", version="1.0"))  # another file with the same tokens
+    check(_tokenizer("a", "b", "c", padding=None))  # another file with the same tokens
     with pytest.raises(UserError, match="model tiny knows 4 tokens, but the corpus' tokenizer has 5"):
         check(_tokenizer("a", "b", "c", "d"), 5)
     if beside:
@@ -137,7 +151,7 @@ def test_weights_that_do_not_fit_are_named_before_they_are_read(tmp_path: Path) 
     content = Path(folder.url, "config.json")
     whole, tensors = json.loads(content.read_text()), load_file(path)
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"model_type": "llama"}, "holds a llama model, not gpt_neox"),
+        ({"model_type": "llama"}, "is a llama checkpoint, not a gpt_neox one"),
         ({"hidden_size": 32}, r"embed_in.weight is \(60, 16\), the configuration asks for \(60, 32\)"),
         ({"vocab_size": 64}, r"embed_in.weight is \(60, 16\), the configuration asks for \(64, 16\)"),
         ({"intermediate_size": 48}, r"layers.0.mlp.dense_h_to_4h.weight is \(64, 16\), .* \(48, 16\)"),
@@ -157,19 +171,24 @@ def test_weights_that_do_not_fit_are_named_before_they_are_read(tmp_path: Path) 
 def test_tokens_that_were_added_and_vocabularies_that_are_lists_are_compared(tmp_path: Path) -> None:
     model = ModelFolder(name="tiny", url=str(tmp_path / "hf"), result=None)
     (tmp_path / "hf").mkdir()
-    (tmp_path / "hf" / "config.json").write_text('{"vocab_size": 3}')
+    _write_config(tmp_path / "hf", 3)
     url = Path(write_corpus(tmp_path, {"a": [[4, 5]]}, vocab_size=3))
     version = manifest.open_version(str(url))
+    pieces = {"type": "Unigram", "unk_id": 0}
     unigram = {
-        "model": {"vocab": [["a", -1.0], ["b", -2.0]]},
-        "added_tokens": [{"content": "<|end|>", "id": 2}],
+        "version": "1.0",
+        "model": {**pieces, "vocab": [["a", -1.0], ["b", -2.0]]},
+        "added_tokens": _added(2),
     }
     url.with_name("tokenizer.json").write_text(json.dumps(unigram))
     (tmp_path / "hf" / "tokenizer.json").write_bytes(_tokenizer("a", "b"))
     check_tokenizer(model, version)
     for other, message in [
-        ({**unigram, "added_tokens": [{"content": "<|stop|>", "id": 2}]}, "token 2 is '<|end|>' there and"),
-        ({**unigram, "model": {"vocab": [["b", -1.0], ["a", -2.0]]}}, "token 0 is 'a' there and 'b' in"),
+        ({**unigram, "added_tokens": _added(2, "<|stop|>")}, "token 2 is '<|end|>' there and"),
+        (
+            {**unigram, "model": {**pieces, "vocab": [["b", -1.0], ["a", -2.0]]}},
+            "token 0 is 'a' there and 'b' in",
+        ),
     ]:
         url.with_name("tokenizer.json").write_text(json.dumps(other))
         with pytest.raises(UserError, match=re.escape(message)):
