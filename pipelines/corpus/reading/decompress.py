@@ -1,37 +1,36 @@
 """Decompressed bytes of a file, a piece at a time, down to the last byte before any damage."""
 
-import bz2
 import codecs
 import gzip
 import lzma
 import re
 import sys
 import zlib
-from collections.abc import Generator, Iterator
-from typing import IO, Any, cast
+from collections.abc import Iterator
+from typing import IO, cast
 
 import pyarrow as pa
 import zstandard
 
 from base import files
 from base.errors import UserError
+from pipelines.corpus.reading import members
 
 STEP = 2**20
 SUFFIXES = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".xz": "xz", ".bz2": "bz2"}
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-GZIP_MAGIC = b"\x1f\x8b"
-GZIP_DEFLATE_MAGIC = GZIP_MAGIC + b"\x08"
+GZIP_DEFLATE_MAGIC = members.GZIP_MAGIC + b"\x08"
 """The first bytes of a gzip member of the only method there is, less likely to stand elsewhere by chance."""
 _XZ_MAGIC = b"\xfd7zXZ\x00"
 _BZ2_BEGINS = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
 """Level and the first block's digits of pi, or sqrt(pi) if there is none: text may begin with BZh too."""
-_FRAGMENT = 4096
 _CONTENT_ERRORS = (OSError, gzip.BadGzipFile)
 """What decompressors raise of the errors of the operating system, and then without an error number."""
 _ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
-_MAX_WINDOW = 2**31
+_BY_ARROW = ("gzip", "zstd", "bz2")
+"""What Arrow's readers decompress, which are fast."""
 _TOO_LONG = "too much memory"
-"""What Arrow says of a zstd frame with a window of more than 128 MiB."""
+"""What they say of a zstd frame with a window of more than 128 MiB."""
 
 
 class DamagedFile(Exception):
@@ -76,7 +75,7 @@ def compression(url: str) -> str | None:
         return "zstd"
     if _BZ2_BEGINS.match(start):
         return "bz2"
-    for magic, name in ((GZIP_MAGIC, "gzip"), (_XZ_MAGIC, "xz")):
+    for magic, name in ((members.GZIP_MAGIC, "gzip"), (_XZ_MAGIC, "xz")):
         if start.startswith(magic):
             return name
     return next((name for suffix, name in SUFFIXES.items() if file_name(url).endswith(suffix)), None)
@@ -113,11 +112,11 @@ class _Range:
 
 
 def pieces(url: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-    """The decompressed content of a file, or of a range of its bytes, in pieces of at most STEP bytes.
+    """The decompressed content of a file, or of a range of its bytes, in pieces of about STEP bytes at most.
 
     A range of a compressed file begins and ends with a frame or member. All of them are read; skippable zstd
-    frames and zeros after a gzip member are passed over. Memory is a few STEPs and, of a zstd frame, its
-    window: up to 128 MiB, and up to 2 GiB if `zstd --long=28` to `--long=31` wrote it. Raises DamagedFile
+    frames and zeros after a member of gzip or xz are passed over. Memory is a few STEPs and, of a zstd frame,
+    its window: up to 128 MiB, and up to 2 GiB if `zstd --long=28` to `--long=31` wrote it. Raises DamagedFile
     after the last byte that could be decompressed, and for text in UTF-16 or UTF-32, which a byte order mark
     tells.
     """
@@ -133,77 +132,58 @@ def pieces(url: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]
         check_readable(url, error)
         if codec is None:
             raise UserError(f"input file {url} cannot be read: {error}") from None
-        whole = yield from _recover(url, codec, start, stop, done)
-        if whole:
-            return
+        if codec in _BY_ARROW:
+            # Arrow's readers lose what they had decompressed when they meet damage, and take padding and the
+            # longest windows for such.
+            try:
+                yield from _in_steps(url, codec, start, stop, done)
+                return
+            except _ERRORS as slow:
+                check_readable(url, slow)
+                error = slow if _TOO_LONG in str(error) else error
         message = str(error).rstrip(".") or type(error).__name__
         early = isinstance(error, EOFError) or "truncated" in message.lower()
         raise DamagedFile("truncated_file" if early else "corrupt_file", f"{codec}: {message}") from None
 
 
 def _decompressed(url: str, codec: str | None, start: int, stop: int | None) -> Iterator[bytes]:
-    done = 0
+    if codec is not None and codec not in _BY_ARROW:
+        yield from _in_steps(url, codec, start, stop, 0)
+        return
+    with open_file(url) as file:
+        part = _Range(file, start, stop)
+        stream = pa.CompressedInputStream(pa.PythonFile(part, mode="r"), codec) if codec else part
+        while piece := stream.read(STEP):
+            yield bytes(piece)
+
+
+def _in_steps(url: str, codec: str, start: int, stop: int | None, skip: int) -> Iterator[bytes]:
+    """The content of a range without its first `skip` bytes, down to the last byte before any damage."""
+    done = skip
     try:
-        with open_file(url) as file:
-            stream = _stream(_Range(file, start, stop), codec)
-            while piece := stream.read(STEP):
-                done += len(piece)
-                yield bytes(piece)
-    except OSError as error:
-        if codec != "zstd" or _TOO_LONG not in str(error):
-            raise
-        yield from _long_frames(url, start, stop, done)
+        for piece in _after(url, codec, start, stop, skip, sys.maxsize):
+            done += len(piece)
+            yield piece
+    except _ERRORS:
+        yield from _after(url, codec, start, stop, done, done)
 
 
-def _long_frames(url: str, start: int, stop: int | None, skip: int) -> Iterator[bytes]:
-    """The bytes after the first `skip` of zstd frames with windows that Arrow does not allow."""
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
-    frame: Any = None
+def _after(url: str, codec: str, start: int, stop: int | None, skip: int, careful: int) -> Iterator[bytes]:
+    """What members.decompressed gives of a range after `skip` bytes, in pieces of about STEP bytes."""
+    held: list[bytes] = []
+    size = 0
     with open_file(url) as file:
-        part = _Range(file, start, stop)
-        data = b""
-        while data := data or part.read(_FRAGMENT):
-            frame = frame or decompressor.decompressobj()
-            piece = frame.decompress(data)
-            data, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
-            for at in range(skip, len(piece), STEP):
-                yield piece[at : at + STEP]
-            skip = max(0, skip - len(piece))
-    if frame is not None:
-        raise EOFError("the last frame ends early")
-
-
-def _stream(file: _Range, codec: str | None) -> Any:
-    if codec is None:
-        return file
-    if codec == "xz":
-        return lzma.LZMAFile(cast(IO[bytes], file))
-    return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec)
-
-
-def _recover(url: str, codec: str, start: int, stop: int | None, skip: int) -> Generator[bytes, None, bool]:
-    """What lies between `skip` decompressed bytes of a range and the damage.
-
-    The fast reader loses what it had decompressed when it meets the damage, so the file is read again
-    from its start in small steps. Returns whether there was none: Python's reader of gzip passes over zeros
-    after the last member, as gzip does (tapes and downloads are padded with them).
-    """
-    with open_file(url) as file:
-        part = _Range(file, start, stop)
-        stream: Any
-        if codec == "zstd":
-            decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
-            stream = decompressor.stream_reader(cast(IO[bytes], part), read_across_frames=True)
-        else:
-            openers: dict[str, Any] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
-            stream = openers[codec](part)
-        position = 0
         try:
-            # read1: read would lose what precedes an error in the same buffer.
-            while piece := stream.read1(_FRAGMENT):
-                position += len(piece)
-                if position > skip:
-                    yield piece[-(position - skip) :]
+            for piece in members.decompressed(cast(IO[bytes], _Range(file, start, stop)), codec, careful):
+                held.append(piece[skip:])
+                size += len(held[-1])
+                skip = max(0, skip - len(piece))
+                if size >= STEP:
+                    yield b"".join(held)
+                    held, size = [], 0
         except _ERRORS:
-            return False
-    return codec == "gzip"
+            if size:
+                yield b"".join(held)
+            raise
+    if size:
+        yield b"".join(held)
