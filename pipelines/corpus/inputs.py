@@ -1,5 +1,6 @@
 """Which files a build reads: listing, content digests, and the parts they become."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +50,12 @@ class Input:
         return InputEntry(**{**asdict(self), "file": self.name})
 
 
+_CACHE = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")
+"""Names of files in which `datasets` keeps what map, filter, sort and shuffle gave."""
+_NOTES = frozenset({"state.json", "dataset_info.json"})
+"""What tells of a saved dataset."""
+
+
 class FileFacts(Record):
     """What is remembered of a source file in inputs.json."""
 
@@ -61,7 +68,7 @@ class FileFacts(Record):
 def check_sources(sources: list[SourceConfig]) -> set[tuple[str, str]]:
     """(source, file URL) of every file of every source.
 
-    Of a folder that `datasets` saved only the data files count. Files and folders whose names begin with "_"
+    Of a folder that `datasets` saved only the data files count, unless the URL names another one. Files and folders whose names begin with "_"
     or "." (`_SUCCESS`, `.ipynb_checkpoints`) count only where the URL names them. Raises UserError for a URL
     that matches no file or cannot be asked.
     """
@@ -70,7 +77,9 @@ def check_sources(sources: list[SourceConfig]) -> set[tuple[str, str]]:
         for url in source.urls:
             pattern = files.absolute(url)
             with _told(f"source {source.name}: {url} cannot be listed"):
-                matches = _without_notes(files.list_files(pattern))
+                matches = files.list_files(pattern)
+            if matches != [pattern]:
+                matches = _without_notes(matches)
             matches = [match for match in matches if _hidden(match) == _hidden(pattern)]
             if not matches:
                 raise UserError(f"source {source.name}: no file matches {url}")
@@ -84,16 +93,42 @@ def _hidden(url: str) -> int:
 
 
 def _without_notes(names: list[str]) -> list[str]:
-    """Files without the ones in which `Dataset.save_to_disk` tells what lies beside them."""
-    folders = {name.rpartition("/")[0] for name in names if name.endswith("/state.json")}
-    folders &= {name.rpartition("/")[0] for name in names if name.endswith("/dataset_info.json")}
-    above = {folder.rpartition("/")[0] for folder in folders}
-    return [
-        name
-        for name in names
-        if not (name.rpartition("/")[0] in folders and name.endswith(("/state.json", "/dataset_info.json")))
-        and not (name.rpartition("/")[0] in above and name.endswith("/dataset_dict.json"))
-    ]
+    """Files without those that `datasets` has put beside its data: notes, and caches of what was made of it.
+
+    Raises UserError if a file is not there that the state.json of a saved dataset names.
+    """
+    folders: dict[str, set[str]] = {}
+    for name in names:
+        folder, _, last = name.rpartition("/")
+        folders.setdefault(folder, set()).add(last)
+    above = set()
+    for folder, lasts in folders.items():
+        state = files.join(folder, "state.json")
+        tables = {last for last in lasts if last.endswith(".arrow") or "." not in last}
+        caches = {last for last in lasts if _CACHE.fullmatch(last)}
+        whole = lasts >= _NOTES  # else a pattern has chosen some of the files
+        if whole or (caches and files.exists(state)):
+            above.add(folder.rpartition("/")[0])
+            data = _data_files(state)
+            if whole and (missing := sorted(data - lasts)):
+                raise UserError(f"{state} names {missing[0]}, which is not there")
+            lasts -= (tables - data) | _NOTES
+        elif tables and "dataset_info.json" in lasts:
+            lasts -= caches | _NOTES
+    for folder in above & folders.keys():
+        folders[folder].discard("dataset_dict.json")
+    return sorted(
+        f"{folder}/{last}" if folder else last for folder, lasts in folders.items() for last in lasts
+    )
+
+
+def _data_files(state: str) -> set[str]:
+    """The files of tables that a state.json of `datasets` names."""
+    try:
+        with _told(f"{state} cannot be read"):
+            return {str(item["filename"]) for item in files.read_json(state)["_data_files"]}
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{state} does not say which files hold the data of the saved dataset") from None
 
 
 def list_inputs(

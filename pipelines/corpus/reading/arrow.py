@@ -13,7 +13,14 @@ from pipelines.corpus.reading import decompress
 from pipelines.corpus.reading.formats import ARROW_MAGIC
 from pipelines.corpus.reading.records import Batch
 from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
-from pipelines.corpus.reading.tables import MOST_ROWS, column_of, damaged_table, fields_of, table_batch
+from pipelines.corpus.reading.tables import (
+    MOST_ROWS,
+    column_of,
+    damaged_table,
+    fields_of,
+    grouped,
+    table_batch,
+)
 
 
 def read(
@@ -29,8 +36,7 @@ def read(
             for batch in _batches(url, file, source, start, stop):
                 size = max(column_of(batch, source.text_field).nbytes, 1)
                 rows = min(max(1, batch.num_rows * config.batch_bytes // size), MOST_ROWS)
-                for first in range(0, batch.num_rows, rows):
-                    part = batch.slice(first, rows)
+                for part in grouped([batch], rows, source, config):
                     yield table_batch(part, record, source, config)
                     record += part.num_rows
         except (pa.ArrowException, OSError) as error:

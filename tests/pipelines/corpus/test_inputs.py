@@ -165,6 +165,46 @@ def test_names_that_begin_like_no_data(tmp_path: Path) -> None:
         found("*CC*")
 
 
+def names_of(folder: Path, *urls: str) -> list[str]:
+    """The files of a source of URLs below a folder."""
+    found = check_sources([SourceConfig(name="s", urls=[f"{folder}/{url}" for url in urls])])
+    return sorted(os.path.relpath(file, folder) for _, file in found)
+
+
+def test_a_saved_dataset_in_which_somebody_has_worked(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    saved = Dataset.from_dict({"text": [f"text {number}" for number in range(50)]})
+    saved.save_to_disk(str(tmp_path / "saved"), num_shards=2)
+    worked = Dataset.load_from_disk(str(tmp_path / "saved"))
+    worked.map(lambda row: {"text": row["text"] + "!"}).shuffle(seed=1).filter(lambda row: True)
+    (tmp_path / "saved" / "tmpabc123").write_bytes(b"begun")
+    (tmp_path / "saved" / "indices.arrow").write_bytes(b"of old versions")
+    (tmp_path / "saved" / "more.jsonl").write_bytes(b'{"text": "mine"}')
+    assert len(list((tmp_path / "saved").glob("cache-*.arrow"))) >= 2
+    data = [f"saved/data-0000{number}-of-00002.arrow" for number in range(2)]
+    assert names_of(tmp_path, "saved") == names_of(tmp_path, "") == [*data, "saved/more.jsonl"]
+    assert names_of(tmp_path, "saved/*.arrow") == data
+    cache = next((tmp_path / "saved").glob("cache-*.arrow"))
+    assert names_of(tmp_path, f"saved/{cache.name}") == [f"saved/{cache.name}"]
+    (tmp_path / "saved" / "data-00001-of-00002.arrow").unlink()
+    with pytest.raises(UserError, match=r"state\.json names data-00001-of-00002\.arrow, which is not there"):
+        names_of(tmp_path, "saved")
+    (tmp_path / "saved" / "state.json").write_bytes(b"{}")
+    with pytest.raises(UserError, match=r"state\.json does not say which files hold the data"):
+        names_of(tmp_path, "saved")
+    (tmp_path / "saved" / "state.json").unlink()  # as in the cache of `datasets` itself
+    assert "saved/data-00000-of-00002.arrow" in names_of(tmp_path, "saved")
+    assert not [name for name in names_of(tmp_path, "saved") if "cache-" in name or "info" in name]
+
+
+def test_a_saved_dataset_of_the_field() -> None:
+    folder = Path("../shared/data/field/hf_save_to_disk_with_cache")
+    if not folder.exists():
+        pytest.skip("the small files of the field are not here")
+    assert names_of(folder, "") == ["data-00000-of-00001.arrow"]
+
+
 def test_what_differs_in_a_hidden_part_only_is_read_apart(tmp_path: Path) -> None:
     """`key` may choose a file instead of opening it."""
     from fsspec.implementations.memory import MemoryFileSystem
