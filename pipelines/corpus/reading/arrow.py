@@ -3,6 +3,7 @@
 A record batch belongs to the range of the file in which it begins.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,7 +70,7 @@ def _batches(
     url: str, file: Any, source: SourceConfig, start: int, stop: int | None
 ) -> Iterator[pa.RecordBatch]:
     local = files.local_path(url)
-    stream = pa.memory_map(local) if local and files.size(url) else pa.PythonFile(file, mode="r")
+    stream = pa.memory_map(os.fsencode(local)) if local and files.size(url) else pa.PythonFile(file, mode="r")
     with stream:
         is_file = stream.read(len(ARROW_MAGIC)) == ARROW_MAGIC
         if is_file:

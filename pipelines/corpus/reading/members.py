@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any, Protocol
 
+import brotli
+import lz4.frame
 import zstandard
 
 _STEP = 4096
@@ -31,6 +33,10 @@ class _Member(Protocol):
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
         """At most max_length bytes of what `data` and all data before it hold."""
+
+
+class BadMember(Exception):
+    """What a member makes no sense for, where its own decompressor has no exception for that."""
 
 
 class _Gzip:
@@ -70,14 +76,14 @@ class _Gzip:
         if self.needs_input:
             return
         if self._held[:8] != struct.pack("<II", self._crc, self._size % 2**32):
-            raise zlib.error("its checksum or size is another one")
+            raise BadMember("its checksum or size is another one")
         self.eof, self.unused_data = True, self._held[8:]
 
 
 def _header_length(data: bytes) -> int | None:
-    """Bytes of the header of a gzip member, None if it goes on. Raises zlib.error where there is none."""
+    """Bytes of the header of a gzip member, None if it goes on. Raises BadMember where there is none."""
     if not (GZIP_MAGIC + b"\x08").startswith(data[:3]) or len(data) > _LONGEST_HEADER:
-        raise zlib.error("no header of gzip")
+        raise BadMember("no header of gzip")
     if len(data) < 10:
         return None
     flags, at = data[3], 10
@@ -117,11 +123,42 @@ class _Zstd:
         return bytes(piece)
 
 
+class _Brotli:
+    """A stream of brotli, of which a file holds one."""
+
+    def __init__(self) -> None:
+        self._stream = brotli.Decompressor()
+        self.needs_input = True
+        self.unused_data = b""
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._stream.is_finished())
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        piece = self._stream.process(data, output_buffer_limit=max_length)
+        self.needs_input = bool(self._stream.can_accept_more_data())
+        return bytes(piece)
+
+
+class _Lz4(lz4.frame.LZ4FrameDecompressor):
+    """A frame of lz4."""
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        try:
+            return bytes(super().decompress(data, max_length))
+        except RuntimeError as error:
+            raise BadMember(str(error)) from None
+
+
 _KINDS: dict[str, Callable[[], _Member]] = {
     "gzip": _Gzip,
     "zstd": _Zstd,
     "bz2": bz2.BZ2Decompressor,
     "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_MEMORY),
+    "lzma": lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_MOST_MEMORY),
+    "lz4": _Lz4,
+    "brotli": _Brotli,
 }
 _PADDED = ("gzip", "xz")
 """What may have zeros after a member: tapes and downloads are padded with them, and xz allows them."""
@@ -149,6 +186,6 @@ def decompressed(file: IO[bytes], codec: str, careful: int = sys.maxsize) -> Ite
             yield piece
         data = b""
         if member.eof:
-            member, data = None, member.unused_data
+            member, data = None, member.unused_data or b""
     if member is not None:
         raise EOFError("the last member ends early")

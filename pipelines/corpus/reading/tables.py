@@ -19,6 +19,10 @@ MOST_ROWS = 2**16
 def damaged_table(url: str, record: int, error: BaseException, what: str, config: IngestConfig) -> Batch:
     """The reject for what cannot be read; UserError for an error of the storage."""
     decompress.check_readable(url, error)
+    codec = decompress.compression(url)
+    if codec:
+        detail = f"it is compressed as a whole, by {codec}; decompress it"
+        return damaged(url, record, decompress.DamagedFile("unsupported_compression", detail), b"", 0, config)
     message = str(error).rstrip(".")
     reason = "truncated_file" if what == "arrow" and "Expected" in message else "corrupt_file"
     return damaged(url, record, decompress.DamagedFile(reason, f"{what}: {message}"), b"", 0, config)

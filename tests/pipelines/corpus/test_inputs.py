@@ -26,6 +26,7 @@ from pipelines.corpus.versions.verify import verify
 from pipelines.corpus.views import explain
 from pipelines.runtime.executor import InProcess
 from pipelines.runtime.progress import silent
+from tests.helpers import builds
 from tests.helpers.builds import refresh, run
 
 TOKENS = ("tok3n-of-monday", "tok3n-of-tuesday")
@@ -196,6 +197,59 @@ def test_a_saved_dataset_in_which_somebody_has_worked(tmp_path: Path) -> None:
     (tmp_path / "saved" / "state.json").unlink()  # as in the cache of `datasets` itself
     assert "saved/data-00000-of-00002.arrow" in names_of(tmp_path, "saved")
     assert not [name for name in names_of(tmp_path, "saved") if "cache-" in name or "info" in name]
+
+
+def test_a_clone_of_a_dataset_repository(tmp_path: Path) -> None:
+    """Notes of people lie beside data, and are none; where there is only text, they are documents."""
+    record = b'{"text": "x"}'
+    for name in (
+        "README.md",
+        "LICENSE",
+        "dataset_infos.json",
+        ".gitattributes",
+        ".git/config",
+        "data/a.jsonl.gz",
+    ):
+        files.write_bytes(str(tmp_path / "set" / name), record)
+    for name in ("README.md", "LICENSE", "guide.md"):
+        files.write_bytes(str(tmp_path / "prose" / name), record)
+    files.write_bytes(str(tmp_path / "set" / "data" / "load.py"), b"import x")
+    data = ["data/a.jsonl.gz", "data/load.py"]
+    assert names_of(tmp_path / "set", "") == names_of(tmp_path / "set", "**") == data
+    assert names_of(tmp_path / "set", "README.md") == ["README.md"]
+    assert names_of(tmp_path / "prose", "") == ["LICENSE", "README.md", "guide.md"]
+    with pytest.raises(UserError, match=r"the format of input file .*load\.py cannot be told"):
+        names_of(tmp_path / "set" / "data", "load.py")
+
+
+def test_a_folder_of_a_build_that_holds_more_than_data(tmp_path: Path) -> None:
+    """Names that are not UTF-8, or have two colons; files of no known format, and such as are not read."""
+    raw = tmp_path / "raw"
+    texts = [
+        f"This is document {number} of some, and it is as long as a document should be."
+        for number in range(40)
+    ]
+    content = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    files.write_bytes(str(raw / "a::b.jsonl"), content.encode())
+    with open(os.fsencode(raw) + b"/n\xe4me.jsonl", "wb") as file:
+        file.write(content.replace("is document", "was paper").encode())
+    files.write_bytes(str(raw / "LICENSE"), b"free")
+    files.write_bytes(str(raw / "load.py"), b"import x")
+    files.write_bytes(str(raw / "c.zip"), b"PK\x03\x04")
+    files.write_bytes(
+        str(raw / "d.jsonl"), b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
+    settings = builds.config(raw, tmp_path / "storage", f"sources=[{{name: s, urls: [{raw}]}}]")
+    version = run(settings, InProcess()).version
+    read = version.manifest.ledger["s"][0]
+    assert {reason: count["documents"] for reason, count in read["dropped"].items()} == {
+        "unknown_format": 1,
+        "unsupported_compression": 1,
+        "git_lfs_pointer": 1,
+    }
+    assert read["documents_out"] == 80
+    names = {item.file.rpartition("/")[2] for item in version.manifest.inputs}
+    assert names == {"a::b.jsonl", "n\\xe4me.jsonl", "load.py", "c.zip", "d.jsonl"}
 
 
 def test_a_saved_dataset_of_the_field() -> None:

@@ -297,6 +297,25 @@ def test_a_json_file_that_begins_with_an_object_over_several_lines(tmp_path: Pat
         assert total(documents, rejects, framing) == path.stat().st_size
 
 
+def test_marks_in_front_of_later_lines_and_values(tmp_path: Path) -> None:
+    """As in files that were put together, or are gzip members of files that each had a mark."""
+    one, two = b'\xef\xbb\xbf{"text": "a"}\n', b'\xef\xbb\xbf{"text": "b"}\n{"text": "c"}\n'
+    for name, content in (
+        ("a.jsonl", one + two + b"\xef\xbb\xbf\n\xef\xbb\xbf" + one[3:]),
+        ("b.jsonl.gz", gzip.compress(one) + gzip.compress(two) + gzip.compress(one)),
+        ("c.json", b'\xef\xbb\xbf[{"text": "a"}]\xef\xbb\xbf[{"text": "b"},\n{"text": "c"}]\n' + one),
+        ("d.json", b'[{"text": "a"}]\n' + two + b"\xef\xbb\xbf" + one),
+    ):
+        (tmp_path / name).write_bytes(content)
+        documents, rejects, framing = read_all(tmp_path / name)
+        assert ([d["text"] for d in documents], rejects) == (["a", "b", "c", "a"], [])
+        plain = gzip.decompress(content) if name.endswith(".gz") else content
+        assert total(documents, rejects, framing) == len(plain)
+    (tmp_path / "e.jsonl").write_bytes(one + b"\xef\xbb\xbf{broken\n")
+    documents, rejects, framing = read_all(tmp_path / "e.jsonl")
+    assert [(r["record"], r["reason"], r["bytes"]) for r in rejects] == [(1, "invalid_json", 10)]
+
+
 def test_a_broken_element_of_a_json_array_is_rejected_and_the_others_read(tmp_path: Path) -> None:
     path = tmp_path / "x.json.gz"
     content = b'\xef\xbb\xbf [{"text": "a"},\n {"text": "b\nb"}, {"text": bad}, {"text": "c"}\n]'
