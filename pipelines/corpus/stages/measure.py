@@ -156,7 +156,7 @@ class Measure(Stage):
     @classmethod
     def of(cls, config: Config, layout: Layout, inputs: tuple[Input, ...]) -> "Measure":
         """The stage with what it needs of a configuration: no threshold, no policy."""
-        read = ("name", "format", "text_field", "name_field")
+        read = ("name", "format", "text_field", "name_field", "csv_quotes")
         return cls(
             layout=layout,
             inputs=inputs,

@@ -166,6 +166,72 @@ def test_a_quote_that_nothing_closes_for_long_costs_its_line(
         assert total(documents, rejects, framing) == len(content)
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(fields, fields), max_size=8),
+    st.sampled_from(["\r", "\r\r\n", "\r\n"]),
+    st.integers(1, 50),
+)
+def test_csv_with_other_line_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[tuple[str, str]], end: str, step: int
+) -> None:
+    quoted = [[f'"{field.replace(chr(34), chr(34) * 2)}"' for field in row] for row in rows]
+    content = "".join(",".join(row) + end for row in [["id", "text"], *quoted]).encode()
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    monkeypatch.setattr(decompress, "STEP", step)
+    documents, rejects, framing = read_all(path, SourceConfig(name="s", urls=["x"], name_field="id"))
+    assert total(documents, rejects, framing) == len(content)
+    assert not rejects
+    assert [[d["name"] or "", d["text"]] for d in documents] == [list(row) for row in rows]
+    assert [d["record"] for d in documents] == list(range(len(rows)))
+
+
+def test_csv_of_one_column_quotes_that_are_characters_and_marks(tmp_path: Path) -> None:
+    def texts(name: str, content: bytes, **settings: object) -> list[str]:
+        (tmp_path / name).write_bytes(content)
+        source = SourceConfig(name="s", urls=["x"], **settings)
+        documents, rejects, framing = read_all(tmp_path / name, source)
+        assert rejects == []
+        assert total(documents, rejects, framing) == len(content)
+        return [d["text"] for d in documents]
+
+    one = b"text\nHello, world; all.\nno comma\n"
+    for name in ("a.tsv", "A.TSV", "a.tab"):
+        assert texts(name, one) == ["Hello, world; all.", "no comma"]
+    (tmp_path / "b.tsv.gz").write_bytes(gzip.compress(one))
+    assert [d["text"] for d in read_all(tmp_path / "b.tsv.gz")[0]] == ["Hello, world; all.", "no comma"]
+    assert texts("c.tsv", b"id,text\n1,a\n") == ["a"]
+    quotes = b'id\t"text"\tn\n1\t"open\t2\n2\t"closed" too\t"3\n'
+    assert texts("d.tsv", quotes, csv_quotes=False, text_field='"text"') == ['"open', '"closed" too']
+    for end in (b"\n", b"\r\n", b"\r"):
+        parts = [b"\xef\xbb\xbftext,id", b"a,1", b"\xef\xbb\xbftext,id", b"b,2", b"\xef\xbb\xbfc,3", b""]
+        assert texts("e.csv", end.join(parts)) == ["a", "b", "c"]
+
+
+def test_long_lines_that_end_in_cr(tmp_path: Path) -> None:
+    rows = [b"id,text", b"0,a", b"1," + b"y" * 200_000, b'2,"open', b"3,b", b"4,c"]
+    (tmp_path / "a.csv").write_bytes(b"\r".join(rows))
+    documents, rejects, framing = read_all(tmp_path / "a.csv", batch_bytes=2**16, max_document_bytes=1024)
+    assert [(d["record"], d["text"]) for d in documents] == [(0, "a"), (3, "b"), (4, "c")]
+    assert [(r["record"], r["reason"]) for r in rejects] == [(1, "too_long"), (2, "invalid_csv")]
+    assert total(documents, rejects, framing) == (tmp_path / "a.csv").stat().st_size
+
+
+def test_csv_of_the_field() -> None:
+    folder = Path("../shared/data/field")
+    if not folder.exists():
+        pytest.skip("the small files of the field are not here")
+    unquoted = SourceConfig(name="s", urls=["x"], csv_quotes=False)
+    for name, source, count in (
+        ("cr_only.csv", SOURCE, 5),
+        ("one_column.tsv", SOURCE, 3),
+        ("tsv_with_quotes.tsv", unquoted, 5),
+    ):
+        documents, rejects, _ = read_all(folder / name, source)
+        assert (len(documents), rejects) == (count, [])
+
+
 def test_csv_headers(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"")
     assert read_all(tmp_path / "a.csv") == ([], [], 0)
@@ -197,10 +263,11 @@ def test_csv_scan_never_reads_past_its_data() -> None:
         arrays = [np.zeros(len(data) + 1, kind) for kind in (np.uint8, np.uint8, np.int64, np.int64)]
         status, offsets, names = np.zeros(21, np.uint8), np.zeros(22, np.int64), np.zeros(22, np.int64)
         longest = choose.choice([3, 2**62])
-        count, used = csvscan.scan(data, 44, 2, 1, 0, True, 2**62, longest, *arrays, status, offsets, names)
+        how = (44, choose.choice([34, 256]), choose.choice([10, 13]), 2, 1, 0)
+        count, used = csvscan.scan(data, *how, True, 2**62, longest, *arrays, status, offsets, names)
         assert used == len(data)
         assert np.less_equal(arrays[2][:count], arrays[3][:count]).all()
-        part, taken = csvscan.scan(data, 44, 2, 1, 0, False, 2**62, longest, *arrays, status, offsets, names)
+        part, taken = csvscan.scan(data, *how, False, 2**62, longest, *arrays, status, offsets, names)
         assert part <= count
         assert taken <= used
 
