@@ -80,6 +80,8 @@ _ERRORS = (
     brotli.error,
     members.BadMember,
 )
+_DICTIONARY_FRAME, _DICTIONARY_MAGIC = b"\x5d\x2a\x4d\x18", b"\x37\xa4\x30\xec"
+_LONGEST_DICTIONARY = 2**27
 _BY_ARROW = ("gzip", "zstd", "bz2")
 """What Arrow's readers decompress, which are fast."""
 _TOO_LONG = "too much memory"
@@ -270,9 +272,11 @@ def _after(url: str, codec: str, start: int, stop: int | None, skip: int, carefu
     """What members.decompressed gives of a range after `skip` bytes, in pieces of about STEP bytes."""
     held: list[bytes] = []
     size = 0
+    dictionary = _dictionary(url) if codec == "zstd" else b""
     with open_file(url) as file:
+        part = cast(IO[bytes], _Range(file, start, stop))
         try:
-            for piece in members.decompressed(cast(IO[bytes], _Range(file, start, stop)), codec, careful):
+            for piece in members.decompressed(part, codec, careful, dictionary):
                 held.append(piece[skip:])
                 size += len(held[-1])
                 skip = max(0, skip - len(piece))
@@ -285,3 +289,15 @@ def _after(url: str, codec: str, start: int, stop: int | None, skip: int, carefu
             raise
     if size:
         yield b"".join(held)
+
+
+def _dictionary(url: str) -> bytes:
+    """The dictionary that a file begins with in a skippable frame, as web archives in zstd have it."""
+    with open_file(url) as file:
+        start = file.read(12)
+        if not start.startswith(_DICTIONARY_FRAME) or start[8:] not in (ZSTD_MAGIC, _DICTIONARY_MAGIC):
+            return b""
+        content = start[8:] + file.read(min(int.from_bytes(start[4:8], "little"), _LONGEST_DICTIONARY) - 4)
+    if start[8:] == ZSTD_MAGIC:
+        return zstandard.ZstdDecompressor().decompress(content, max_output_size=_LONGEST_DICTIONARY)
+    return content

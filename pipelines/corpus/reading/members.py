@@ -101,8 +101,10 @@ def _header_length(data: bytes) -> int | None:
 class _Zstd:
     """A frame of zstd, with a window of up to 2 GiB as `zstd --long=31` writes it."""
 
-    def __init__(self) -> None:
-        self._frame: Any = zstandard.ZstdDecompressor(max_window_size=_MOST_MEMORY).decompressobj()
+    def __init__(self, dictionary: bytes = b"") -> None:
+        known = zstandard.ZstdCompressionDict(dictionary) if dictionary else None
+        decompressor = zstandard.ZstdDecompressor(dict_data=known, max_window_size=_MOST_MEMORY)
+        self._frame: Any = decompressor.decompressobj()
         self._data = b""
         self.needs_input = True
 
@@ -153,7 +155,6 @@ class _Lz4(lz4.frame.LZ4FrameDecompressor):
 
 _KINDS: dict[str, Callable[[], _Member]] = {
     "gzip": _Gzip,
-    "zstd": _Zstd,
     "bz2": bz2.BZ2Decompressor,
     "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_MEMORY),
     "lzma": lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_MOST_MEMORY),
@@ -164,12 +165,15 @@ _PADDED = ("gzip", "xz")
 """What may have zeros after a member: tapes and downloads are padded with them, and xz allows them."""
 
 
-def decompressed(file: IO[bytes], codec: str, careful: int = sys.maxsize) -> Iterator[bytes]:
+def decompressed(
+    file: IO[bytes], codec: str, careful: int = sys.maxsize, dictionary: bytes = b""
+) -> Iterator[bytes]:
     """The content of the members of a file, in small pieces, down to just before damage.
 
     A decompressor that meets damage gives none of what it made in the same step: the steps after the first
-    `careful` bytes are of one byte. Zeros after a member of gzip or xz are padding and passed over. Raises
-    what the decompressor does where a member makes no sense, and EOFError where the last one ends early.
+    `careful` bytes are of one byte. `dictionary`: what frames of zstd may need. Zeros after a member of gzip
+    or xz are padding and passed over. Raises what the decompressor does where a member makes no sense, and
+    EOFError where the last one ends early.
     """
     member: _Member | None = None
     padded = False
@@ -180,7 +184,8 @@ def decompressed(file: IO[bytes], codec: str, careful: int = sys.maxsize) -> Ite
             data = data.lstrip(b"\0") if padded else data
             if not data:
                 continue
-            member, padded = _KINDS[codec](), codec in _PADDED
+            member = _Zstd(dictionary) if codec == "zstd" else _KINDS[codec]()
+            padded = codec in _PADDED
         if piece := member.decompress(data, _STEP if done < careful else 1):
             done += len(piece)
             yield piece

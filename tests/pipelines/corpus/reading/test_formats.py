@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import random
+import re
 import zlib
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from base.errors import UserError
 from pipelines.corpus import inputs
-from pipelines.corpus.reading import csvscan, decompress, ingest
+from pipelines.corpus.reading import csvscan, decompress, ingest, splitting
 from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 
 SOURCE = SourceConfig(name="s", urls=["x"])
@@ -493,6 +494,12 @@ GOOD = [
     http(brotli.compress(UTF8), more="Content-Encoding: br\r\n"),
     http(zstandard.compress(UTF8), more="content-encoding: zstd\r\n"),
     http(UTF8, more="Content-Encoding: gzip\r\n"),
+    http(UTF8, more="Content-Encoding: secret, utf-8\r\n"),
+    http(gzip.compress(UTF8)),
+    http(gzip.compress(UTF8[:200]) + gzip.compress(UTF8[200:]), more="Content-Encoding: gzip\r\n"),
+    http(gzip.compress(gzip.compress(UTF8)), more="Content-Encoding: gzip\r\n"),
+    http(zstandard.compress(UTF8)),
+    http(UTF8).replace(b"\r\n", b"\n"),
     http(chunked(UTF8), more="Transfer-Encoding: chunked\r\n"),
     http(UTF8, more="Transfer-Encoding: chunked\r\n"),
 ]
@@ -500,11 +507,10 @@ BAD = {
     "content_encoding": [
         http(gzip.compress(UTF8)[:-20], more="Content-Encoding: gzip\r\n"),
         http(b"\x00\x01\x02", more="Content-Encoding: br\r\n"),
-        http(UTF8, more="Content-Encoding: secret\r\n"),
     ],
     "transfer_encoding": [http(b"3\r\nabc\r\nno size\r\n", more="Transfer-Encoding: chunked\r\n")],
     "http_status": [http(UTF8, status="404 Not Found")],
-    "not_html": [http(b"\x89PNG", "image/png")],
+    "not_html": [http(b"\x89PNG", "image/png"), http(brotli.compress(UTF8 + bytes(range(256)) * 4))],
     "invalid_http": [b"nothing", b""],
     "too_long": [
         http(gzip.compress(b" " * 300_000), more="Content-Encoding: gzip\r\n"),
@@ -550,6 +556,90 @@ def test_warc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert read_all(tmp_path / other, max_document_bytes=200_000) == whole
     monkeypatch.setattr(decompress, "STEP", 100)
     assert read_all(path, max_document_bytes=200_000, batch_bytes=2**16) == whole
+
+
+LONG = "日本語の文章をここに書きます。" * 20
+RUSSIAN = "Это абзац русского текста, который остаётся на странице. " * 9
+CHINESE = "这是一个段落的中文文本。" * 30
+
+
+@pytest.mark.parametrize(
+    ("header", "meta", "encoding", "text"),
+    [
+        ("ISO-8859-1", "euc-jp", "euc-jp", LONG),
+        ("iso-8859-1", "windows-1251", "cp1251", RUSSIAN),
+        ("", "iso-2022-jp", "iso2022_jp", LONG),
+        ("utf-8", "iso-2022-jp", "iso2022_jp", LONG),
+        ("ISO-8859-1", "ISO-2022-JP", "iso2022_jp", LONG),
+        ("iso-2022-jp", "", "iso2022_jp", LONG),
+        ("", "", "iso2022_jp", LONG),
+        ("", "hz-gb-2312", "hz", CHINESE),
+        ("hz-gb-2312", "", "hz", CHINESE),
+        ("ISO-8859-1", "utf-8", "utf-8", RUSSIAN),
+        ("ISO-8859-1", "", "latin-1", "Ein schöner Absatz, der bleibt. " * 9),
+    ],
+)
+def test_encodings_of_pages(tmp_path: Path, header: str, meta: str, encoding: str, text: str) -> None:
+    tag = f"<meta charset={meta}>" if meta else ""
+    page = f"<html><head>{tag}<title>t</title></head><body><main><p>{text}</p></main></body></html>"
+    content_type = f"text/html; charset={header}" if header else "text/html"
+    (tmp_path / "a.warc").write_bytes(warc("response", http(page.encode(encoding), content_type)))
+    documents, rejects, _ = read_all(tmp_path / "a.warc")
+    assert (documents[0]["text"].strip(), rejects) == (text.strip(), [])
+
+
+def test_web_archives_of_other_crawlers(tmp_path: Path) -> None:
+    """Lines that end in LF, old versions, pages as resources, a dictionary of zstd in front."""
+    pages = [warc("response", http(UTF8)), warc("resource", UTF8, "text/html; charset=utf-8")]
+    whole = b"".join(pages * 30)
+    old = whole.replace(b"\r\n", b"\n").replace(b"WARC/1.0", b"WARC/0.18")
+    shorter = re.compile(rb"(WARC-Type: response\n(?:.+\n)*?Content-Length: )(\d+)")
+    fewer = http(UTF8).count(b"\r\n")
+    old = shorter.sub(lambda found: found[1] + str(int(found[2]) - fewer).encode(), old)
+    (tmp_path / "a.warc").write_bytes(old)
+    documents, rejects, framing = read_all(tmp_path / "a.warc")
+    assert ([d["record"] for d in documents], rejects) == (list(range(60)), [])
+    assert total(documents, rejects, framing) == len(old)
+    source = SourceConfig(name="s", urls=["x"])
+    assert len(splitting.starts(str(tmp_path / "a.warc"), source, len(old), 2000)) > 5
+    samples = [page + str(number).encode() for number in range(100) for page in pages]
+    trained = zstandard.train_dictionary(2000, samples).as_bytes()
+    for dictionary in (trained, zstandard.compress(trained)):
+        known = zstandard.ZstdCompressor(dict_data=zstandard.ZstdCompressionDict(trained))
+        frames = b"".join(known.compress(page) for page in pages * 30)
+        head = b"\x5d\x2a\x4d\x18" + len(dictionary).to_bytes(4, "little")
+        (tmp_path / "b.warc.zst").write_bytes(head + dictionary + frames)
+        assert [d["record"] for d in read_all(tmp_path / "b.warc.zst")[0]] == list(range(60))
+
+
+def test_pages_that_would_take_minutes_are_rejects(tmp_path: Path) -> None:
+    deep = "<div>" * 100_000 + "x"
+    formatting = "".join(f"<b id=n{number}><i id=m{number}>" for number in range(9000))
+    closed = "</b>" * 9000 + "</i>" * 9000
+    fine = "<p><font size=2>x" * 3000 + "<b><i>x</b></i>" * 3000 + "<a name=x>" * 3000 + "<li>x" * 9000
+    pages = [deep, formatting + "x" + closed, formatting, fine]
+    (tmp_path / "a.warc").write_bytes(b"".join(warc("response", http(page.encode())) for page in pages))
+    documents, rejects, _ = read_all(tmp_path / "a.warc")
+    assert [d["record"] for d in documents] == [3]
+    assert [r["reason"] for r in rejects] == ["html_too_deep"] * 3
+
+
+def test_web_archives_of_the_field() -> None:
+    folder = Path("../shared/data/field")
+    if not folder.exists():
+        pytest.skip("the small files of the field are not here")
+    for name, pages in (
+        ("euc_meta_latin1_header.warc", 1),
+        ("http_header_lf.warc", 1),
+        ("clueweb_style.warc", 5),
+        ("archiveteam_dict.warc.zst", 5),
+        ("content_encoding_utf8.warc", 1),
+        ("gzip_body_without_header.warc", 1),
+    ):
+        documents, rejects, _ = read_all(folder / name)
+        assert (len(documents), rejects) == (pages, [])
+    documents, rejects, _ = read_all(folder / "unclosed_formatting_500.warc")
+    assert (documents, [r["reason"] for r in rejects]) == ([], ["html_too_deep"])
 
 
 def test_damaged_web_archives(tmp_path: Path) -> None:
