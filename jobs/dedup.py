@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.session import ConfigOption, SetOption, VerboseOption, run, session
+from jobs.session import ConfigOption, SetOption, VerboseOption, run, session, tell
 
 if TYPE_CHECKING:
     from jobs.checks import Listing
@@ -57,11 +57,12 @@ def _list_phases(settings: "Config", listing: "Listing", until: str, verbose: bo
     from dedup import runs
     from pipelines.corpus.versions import commands
 
-    inputs = commands.inputs_of(settings, listing)
-    with session(settings, verbose=verbose) as work:
-        folder = commands.deduplicated(
-            settings, inputs, until=until, executor=work.executor, progress=work.progress
-        )
+    with commands.claimed(settings, "jobs.dedup", tell) as claim:
+        inputs = commands.inputs_of(settings, listing)
+        with session(settings, verbose=verbose, builds=True) as work:
+            folder = commands.deduplicated(
+                settings, inputs, until=until, claim=claim, executor=work.executor, progress=work.progress
+            )
     phases: dict[str, list[str]] = {}
     for url in files.list_files(folder):
         phases.setdefault(layout.name_of(layout.parent_of(url)), []).append(url)
@@ -80,7 +81,7 @@ def _compare(settings: "Config", against: str, verbose: bool) -> None:
     mine, other = manifest.require(settings.storage), manifest.require(files.absolute(against))
     key = files.key_of(mine.hash, other.hash, settings.dedup.model_dump(mode="json"))
     folder = Layout(settings.storage).work("dedup-against", key)
-    with session(settings, verbose=verbose) as work:
+    with session(settings, verbose=verbose, builds=True) as work:
         outcome = deduplicate_indexes(
             mine.indexes,
             other.indexes,

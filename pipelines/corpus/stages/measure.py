@@ -33,7 +33,7 @@ from pipelines.corpus.text import language, normalise, plugins, quality, redact
 from pipelines.corpus.text.plugins import Plugin
 from pipelines.corpus.text.settings import LanguageConfig, RedactConfig
 from pipelines.runtime.executor import Executor
-from pipelines.runtime.progress import Progress, counter
+from pipelines.runtime.progress import Progress, counter, tick
 
 DOCUMENTS = pa.schema([("document_id", pa.binary(16)), ("record", pa.int64()), ("text", pa.large_string())])
 REJECTS = pa.schema(
@@ -256,6 +256,22 @@ def measure_part(task: MeasurePart) -> dict[str, Any]:
     if files.exists(done):
         return PartCounts.read(done).to_json()
     notes = _Notes(task)
+    with files.together():
+        _write_columns(task, notes)
+    notes.ledger.check()
+    cleaned = [stages["normalise"] for stages in notes.ledger.sources.values() if "normalise" in stages]
+    counts = PartCounts(
+        part=task.input.part,
+        documents=sum(stage.documents_out for stage in cleaned),
+        bytes=sum(stage.bytes_out for stage in cleaned),
+        ledger=notes.ledger.to_json(),
+    )
+    counts.write(done)
+    return counts.to_json()
+
+
+def _write_columns(task: MeasurePart, notes: "_Notes") -> None:
+    """Write the documents, attributes and rejects of one part."""
     with (
         files.atomic_writer(task.url("documents", "arrow")) as documents_file,
         files.atomic_writer(task.url("attributes", "parquet")) as attributes_file,
@@ -272,22 +288,13 @@ def measure_part(task: MeasurePart) -> dict[str, Any]:
                 if attributes is None:
                     attributes = pq.ParquetWriter(attributes_file, measured.schema, compression="zstd")
                 attributes.write_table(measured)
+                tick(measured.num_rows, pc.sum(measured["raw_bytes"]).as_py())
         if attributes is None:
             empty = _empty_attributes(task)
             attributes = pq.ParquetWriter(attributes_file, empty.schema, compression="zstd")
             attributes.write_table(empty)
         attributes.close()
     files.write_parquet(task.url("rejects", "parquet"), pa.concat_tables(notes.rejects))
-    notes.ledger.check()
-    cleaned = [stages["normalise"] for stages in notes.ledger.sources.values() if "normalise" in stages]
-    counts = PartCounts(
-        part=task.input.part,
-        documents=sum(stage.documents_out for stage in cleaned),
-        bytes=sum(stage.bytes_out for stage in cleaned),
-        ledger=notes.ledger.to_json(),
-    )
-    counts.write(done)
-    return counts.to_json()
 
 
 def _names(column: pa.ChunkedArray, source: SourceConfig) -> pa.Array:
