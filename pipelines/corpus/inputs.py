@@ -1,5 +1,6 @@
 """Which files a build reads: listing, content digests, and the parts they become."""
 
+import json
 import os
 import re
 from collections import Counter
@@ -127,7 +128,7 @@ def _without_notes(names: list[str]) -> list[str]:
         whole = lasts >= _NOTES  # else a pattern has chosen some of the files
         if whole or (caches and files.exists(state)):
             above.add(folder.rpartition("/")[0])
-            data = _data_files(state)
+            data = _data_files(state) or tables - caches
             if whole and (missing := sorted(data - lasts)):
                 raise UserError(f"{state} names {missing[0]}, which is not there")
             lasts -= (tables - data) | _NOTES
@@ -158,12 +159,13 @@ def _without_readme(names: list[str]) -> list[str]:
 
 
 def _data_files(state: str) -> set[str]:
-    """The files of tables that a state.json of `datasets` names."""
+    """The files of tables that a state.json of `datasets` names, if it names any."""
+    with _told(f"{state} cannot be read"):
+        content = files.read_bytes(state)
     try:
-        with _told(f"{state} cannot be read"):
-            return {str(item["filename"]) for item in files.read_json(state)["_data_files"]}
+        return {str(item["filename"]) for item in json.loads(content)["_data_files"]}
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{state} does not say which files hold the data of the saved dataset") from None
+        return set()
 
 
 def list_inputs(

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -155,8 +156,8 @@ class _Parser:
                 if line_end == csvscan.CR and not _ends_in_cr(data, used):
                     break
                 header = data[:used].decode("utf-8", "replace")
-                quoting = csv.QUOTE_MINIMAL if source.csv_quotes else csv.QUOTE_NONE
                 lines = io.StringIO(header, newline="")
+                quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if source.csv_quotes else csv.QUOTE_NONE
                 names = next(csv.reader(lines, delimiter=delimiter, quoting=quoting), [])
                 if source.text_field in names:
                     return cls(delimiter, line_end, names, data[:used], source, config)

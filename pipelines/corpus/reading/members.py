@@ -27,11 +27,19 @@ GZIP_MAGIC = b"\x1f\x8b"
 class _Member(Protocol):
     """A member that is being decompressed, as those of bz2 and lzma are."""
 
-    eof: bool
-    needs_input: bool
-    unused_data: bytes
+    @property
+    def eof(self) -> bool:
+        """Whether the member has ended."""
 
-    def decompress(self, data: bytes, max_length: int) -> bytes:
+    @property
+    def needs_input(self) -> bool:
+        """Whether nothing more comes out without more data."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """What lies behind the member in the data that were given."""
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
         """At most max_length bytes of what `data` and all data before it hold."""
 
 
@@ -143,12 +151,27 @@ class _Brotli:
         return bytes(piece)
 
 
-class _Lz4(lz4.frame.LZ4FrameDecompressor):
+class _Lz4:
     """A frame of lz4."""
+
+    def __init__(self) -> None:
+        self._frame: Any = lz4.frame.LZ4FrameDecompressor()
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._frame.eof)
+
+    @property
+    def needs_input(self) -> bool:
+        return bool(self._frame.needs_input)
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._frame.unused_data or b""
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
         try:
-            return bytes(super().decompress(data, max_length))
+            return bytes(self._frame.decompress(data, max_length))
         except RuntimeError as error:
             raise BadMember(str(error)) from None
 
@@ -191,6 +214,6 @@ def decompressed(
             yield piece
         data = b""
         if member.eof:
-            member, data = None, member.unused_data or b""
+            member, data = None, member.unused_data
     if member is not None:
         raise EOFError("the last member ends early")

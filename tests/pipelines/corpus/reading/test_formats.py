@@ -602,7 +602,9 @@ def test_web_archives_of_other_crawlers(tmp_path: Path) -> None:
     assert total(documents, rejects, framing) == len(old)
     source = SourceConfig(name="s", urls=["x"])
     assert len(splitting.starts(str(tmp_path / "a.warc"), source, len(old), 2000)) > 5
-    samples = [page + str(number).encode() for number in range(100) for page in pages]
+    samples: list[bytes | bytearray | memoryview[int]] = [
+        page + str(number).encode() for number in range(100) for page in pages
+    ]
     trained = zstandard.train_dictionary(2000, samples).as_bytes()
     for dictionary in (trained, zstandard.compress(trained)):
         known = zstandard.ZstdCompressor(dict_data=zstandard.ZstdCompressionDict(trained))
