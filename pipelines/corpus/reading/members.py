@@ -214,6 +214,7 @@ def decompressed(
             yield piece
         data = b""
         if member.eof:
-            member, data = None, member.unused_data
+            data = member.unused_data
+            member = None
     if member is not None:
         raise EOFError("the last member ends early")
