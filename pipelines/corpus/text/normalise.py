@@ -29,6 +29,7 @@ import pyarrow as pa
 
 from base.kernels import EVERY_BYTE, HIGH_BITS, decode, inlined, kernel, load64, utf8_length
 from dedup.hashing import string_buffers
+from pipelines.corpus.text import compose
 
 REASONS = ("mojibake", "newline", "nul", "control", "zero_width", "whitespace", "nfc")
 _NEWLINE, _NUL, _CONTROL, _ZERO_WIDTH, _WHITESPACE, _REPLACEMENT = range(6)
@@ -98,7 +99,7 @@ def _pass(text: pa.LargeStringArray) -> tuple[pa.LargeStringArray, dict[str, np.
         columns[f"delta_{reason}"] = np.ascontiguousarray(deltas[:, number])
     columns["n_replacement"] = np.ascontiguousarray(counts[:, _REPLACEMENT])
     suspects = np.flatnonzero(flags & _NFC)
-    composed = {row: unicodedata.normalize("NFC", text[row].as_py()) for row in suspects.tolist()}
+    composed = {row: compose.nfc(text[row].as_py()) for row in suspects.tolist()}
     text = _replace(text, composed, columns["delta_nfc"], columns["n_nfc"])
     return text, columns
 

@@ -39,6 +39,7 @@ CHANGES: list[tuple[str, str, set[str]]] = [
     ("sources.0.format", "text", ONE_SOURCE),
     ("sources.0.text_field", "content", ONE_SOURCE),
     ("sources.0.name_field", "meta.name", ONE_SOURCE),
+    ("sources.0.csv_quotes", "false", ONE_SOURCE),
     ("sources.0.kind", "code", FROM_DECISION),
     ("sources.0.kinds", "{novels: code}", FROM_DECISION),
     ("sources.0.priority", "7", FROM_DECISION),
