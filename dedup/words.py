@@ -1,15 +1,20 @@
 r"""Characters and words of UTF-8 bytes, for numba kernels.
 
-Words are what `re.findall(r"\w+", text.lower())` finds. The hash of one starts from `WORD_SEED`; each
-lower-case code point is added by `h = (h ^ code) * WORD_PRIME`, and `mix64` finishes it. (The loops over
-bytes are in the kernels: with a function that gives one word at a time they take half as long again.)
+Words are runs of word characters of the lower-cased text: what `\w` of Python's `re` is, and combining
+marks, which are the vowels of Indic and South-East Asian scripts. What is not there in reading (`_PASSED`) is
+passed over: the optional points of Arabic, Hebrew and Syriac, joiners, direction marks, variation selectors.
+The hash of a word starts from `WORD_SEED`; each code point is added by `h = (h ^ code) * WORD_PRIME`, and
+`mix64` finishes it. (The loops over bytes are in the kernels: with a function that gives one word at a time
+they take half as long again.)
 
-A kernel takes the two tables of `code_points` as arguments.
+A kernel takes the two tables of `code_points` as arguments; one that also looks at what stands between words
+takes `symbols`.
 """
 
 import functools
 import re
 import sys
+import unicodedata
 
 import numpy as np
 
@@ -19,6 +24,8 @@ WORD = 1 << 28
 """Flag of `code_points`: a word character."""
 SPACE = 1 << 29
 """Flag of `code_points`: white space."""
+PASSED = 1 << 27
+"""Flag of `code_points`: neither part of a word nor between words."""
 _CASED = 1 << 30
 _IGNORABLE = 1 << 31
 LOWER = (1 << 21) - 1
@@ -27,12 +34,60 @@ LOWER = (1 << 21) - 1
 SIGMA = 0x3A3
 FINAL_SIGMA = 0x3C2
 DOTTED_I = 0x130
-"""The one code point whose lower case is two: an i and a combining dot, which is no word character."""
+"""The one code point whose lower case is two: an i and `DOT_ABOVE`."""
+DOT_ABOVE = 0x307
 
 WORD_SEED = np.uint64(0xCBF29CE484222325)
 WORD_PRIME = GOLDEN
 POLYNOMIAL_BASE = np.uint64(0xD6E8FEB86659FD93)
 """Base of the polynomial over word hashes that is the hash of several words, before `mix64`."""
+
+DIVIDES = 1 << 28
+"""Flag of `symbols`: a mark of prose (a comma, a full stop) where white space or a closing mark follows."""
+ENDS = 1 << 29
+"""Flag of `symbols`: white space, quotation marks and closing brackets, before which such a mark is prose."""
+SYMBOL = (1 << 21) - 1
+"""Mask of the character itself in `symbols`; 0: none that counts."""
+
+_PASSED = (
+    (0xAD, 0xAD), (0x34F, 0x34F), (0x591, 0x5BD), (0x5BF, 0x5BF), (0x5C1, 0x5C2), (0x5C4, 0x5C5),
+    (0x5C7, 0x5C7), (0x610, 0x61A), (0x61C, 0x61C), (0x640, 0x640), (0x64B, 0x652), (0x656, 0x65F),
+    (0x670, 0x670), (0x6D6, 0x6DC), (0x6DF, 0x6E4), (0x6E7, 0x6E8), (0x6EA, 0x6ED), (0x711, 0x711),
+    (0x730, 0x74A), (0x8D3, 0x8E1), (0x8E3, 0x8FF), (0x180B, 0x180F), (0x200C, 0x200F), (0x202A, 0x202E),
+    (0x2060, 0x2064), (0x2066, 0x206F), (0xFE00, 0xFE0F), (0xFEFF, 0xFEFF), (0xE0100, 0xE01EF),
+)  # fmt: skip
+_PROSE_MARKS = ".,;:…·،؛۔।॥။၊።፣፤፥"
+_IDEOGRAPHIC_PROSE_MARKS = "。、，．；：｡､"
+_SAME_SYMBOLS = {'"': "“”„‟«»″〝〞", "'": "‘’‚‛′", "-": "‐‑‒–—―−"}
+_FORMS = ("<wide>", "<narrow>", "<small>", "<vertical>")
+
+
+@functools.cache
+def symbols() -> np.ndarray:
+    """What stands between words, by code point: the character and flags, uint32.
+
+    What only looks different is the same character: kinds of dashes and of quotation marks, full width.
+    White space, controls and the marks of prose in scripts without spaces count for nothing.
+    """
+    table = np.zeros(sys.maxunicode + 1, np.uint32)
+    for first, end in ((0, 0xD800), (0xE000, 0x40000)):
+        for code in range(first, end):
+            character = chr(code).lower()[0]  # Ⓐ is a symbol
+            kind = unicodedata.category(character)
+            if character.isspace() or kind in ("Cc", "Zs"):
+                table[code] = ENDS
+            elif kind[0] in "PS":
+                form, *parts = unicodedata.decomposition(character).split() or [""]
+                table[code] = int(parts[0], 16) if form in _FORMS and len(parts) == 1 else ord(character)
+                if kind in ("Pe", "Pf"):
+                    table[code] |= ENDS
+    for character, others in _SAME_SYMBOLS.items():
+        table[[ord(other) for other in character + others]] = ord(character)
+    for quote in "\"'":
+        table[[ord(other) for other in quote + _SAME_SYMBOLS[quote]]] |= np.uint32(ENDS)
+    table[[ord(mark) for mark in _PROSE_MARKS]] |= np.uint32(DIVIDES)
+    table[[ord(mark) for mark in _IDEOGRAPHIC_PROSE_MARKS]] = ENDS
+    return table
 
 
 @functools.cache
@@ -41,7 +96,8 @@ def code_points() -> tuple[np.ndarray, np.ndarray]:
 
     Bytes above 127 have 255 in the second table.
 
-    Flags are what Python's own `str.lower` and `re` do, so that words are theirs by construction.
+    Flags are what Python's own `str.lower`, `re` and `unicodedata` do, so that words are theirs by
+    construction.
     """
     table = np.arange(sys.maxunicode + 1, dtype=np.uint32)
     word = re.compile(r"\w").match
@@ -49,7 +105,8 @@ def code_points() -> tuple[np.ndarray, np.ndarray]:
         characters = [chr(code) for code in range(first, end)]
         lower = [c.lower()[0] for c in characters]
         block = np.array([ord(c) for c in lower], np.uint32)
-        block |= np.array([word(c) is not None for c in lower], np.uint32) * np.uint32(WORD)
+        of_words = [word(c) is not None or unicodedata.category(c)[0] == "M" for c in lower]
+        block |= np.array(of_words, np.uint32) * np.uint32(WORD)
         block |= np.array([c.isspace() for c in characters], np.uint32) * np.uint32(SPACE)
         # The final form of sigma asks which characters are cased and which are ignored; str.lower tells.
         cased = np.array([(c + "Σ").lower()[-1] == "ς" for c in characters], np.bool_)
@@ -57,6 +114,8 @@ def code_points() -> tuple[np.ndarray, np.ndarray]:
         block |= cased.astype(np.uint32) * np.uint32(_CASED)
         block |= ignorable.astype(np.uint32) * np.uint32(_IGNORABLE)
         table[first:end] = block
+    for first, last in _PASSED:
+        table[first : last + 1] = table[first : last + 1] & ~np.uint32(WORD) | np.uint32(PASSED)
     ascii_words = np.full(256, 255, np.uint8)
     ascii_words[:128] = np.where(table[:128] & WORD, table[:128] & 127, 0)
     return table, ascii_words

@@ -141,7 +141,7 @@ class Measure(Stage):
     """Read, clean, identify and measure every part."""
 
     name: ClassVar[str] = "measure"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     layout: Layout = unkeyed()
     inputs: tuple[Input, ...] = unkeyed()
     """Each output is of one input, which names it."""

@@ -1,12 +1,12 @@
 r"""Benchmark items in documents, by word n-grams (Brown et al. 2020, "Language Models are Few-Shot Learners",
 appendix C, which uses 8 to 13 words).
 
-Words are those of dedup/words.py: what `re.findall(r"\w+", text.lower())` finds, so punctuation, white space
-and case do not matter. A *passage* is one text field of one benchmark item (or its configured fields joined).
-Its n-grams are all runs of `ngram` consecutive words; a passage of fewer words, but at least `min_words`,
-has its whole word sequence as its one n-gram, and a shorter one is not looked for. An n-gram of more than
-`max_items` items of one benchmark (the boilerplate of its test code) names no item and is left out, and so is
-one without a letter: "1 2 3 …" and rows of zeros are everywhere.
+Words are those of dedup/words.py, so punctuation, white space and case do not matter. A *passage* is one
+text field of one benchmark item (or its configured fields joined). Its n-grams are all runs of `ngram`
+consecutive words; a passage of fewer words, but at least `min_words`, has its whole word sequence as its one
+n-gram, and a shorter one is not looked for. An n-gram of more than `max_items` items of one benchmark (the
+boilerplate of its test code) names no item and is left out, and so is one without a letter: "1 2 3 …" and
+rows of zeros are everywhere.
 
 N-grams are compared by their 64-bit hashes: of 10^12 words of text and 10^6 benchmark n-grams the expected
 number of chance matches is 0.05, so a match is not looked at again.
@@ -28,9 +28,11 @@ from base.errors import UserError
 from base.kernels import decode, inlined, kernel
 from dedup.hashing import mix64, string_buffers
 from dedup.words import (
+    DOT_ABOVE,
     DOTTED_I,
     FINAL_SIGMA,
     LOWER,
+    PASSED,
     POLYNOMIAL_BASE,
     SIGMA,
     WORD,
@@ -356,10 +358,11 @@ def _words(
                 if h == WORD_SEED:
                     first = at
                 h = (h ^ np.uint64(lower)) * WORD_PRIME
-                # Its lower case is an i and a combining dot, which is no word character.
-                if code != DOTTED_I:
-                    continue
-                at = p
+                if code == DOTTED_I:
+                    h = (h ^ np.uint64(DOT_ABOVE)) * WORD_PRIME
+                continue
+            if flags & PASSED:
+                continue
         if h != WORD_SEED:
             hashes[filled] = mix64(h)
             starts[filled] = first
