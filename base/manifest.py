@@ -147,6 +147,7 @@ class Manifest(Record):
     languages: dict[str, dict[str, int]] | None = None
     contamination: dict[str, dict[str, int]] | None = None
     redacted: dict[str, dict[str, int]] | None = None
+    special_tokens: dict[str, dict[str, int]] | None = None
     files: dict[str, str] = {}
     """Digest by path below the version's folder, of its files besides shards and origins."""
 

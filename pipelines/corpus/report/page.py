@@ -36,6 +36,7 @@ from pipelines.corpus.report.sections import (
     redaction,
     shards,
     sources,
+    spelled,
 )
 from pipelines.corpus.text import quality
 
@@ -84,6 +85,9 @@ def write_report(
         languages=languages.section(manifest.languages or {}),
         contamination=contamination.section(manifest.contamination or {}, tables.contamination, documents),
         redaction=redaction.section(manifest.redacted or {}),
+        spelled=spelled.section(
+            manifest.special_tokens or {}, manifest.config.get("tokenize", {}).get("special_tokens", "tokens")
+        ),
         sources=sources.section(manifest.sources),
         shards=shards.section(manifest.shards),
         configuration=configuration.section(manifest),

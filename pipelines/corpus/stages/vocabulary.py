@@ -17,6 +17,7 @@ from pipelines.corpus.stages.stage import Stage, unkeyed
 from pipelines.corpus.stages.survivors import Survivors, edited_documents, surviving_entries
 from pipelines.corpus.text import tokenizer
 from pipelines.corpus.text.settings import TokenizeConfig
+from pipelines.corpus.text.tokenizer import SpecialTokens
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress
 
@@ -30,11 +31,13 @@ class Vocabulary:
 
     url: str
     facts: TokenizerFacts
+    special_tokens: SpecialTokens = "text"
+    """What becomes of text that spells a special token."""
 
     @property
     def key(self) -> str:
         """What tokens depend on."""
-        return files.key_of(self.facts.sha256, self.facts.end_of_document)
+        return files.key_of(self.facts.sha256, self.facts.end_of_document, self.special_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,11 @@ class ChooseVocabulary(Stage):
         if self.given is None and not files.exists(url):
             self._train(url, executor, progress)
         facts = tokenizer.facts(url, self.settings.end_of_document)
-        return Vocabulary(url=url, facts=TokenizerFacts(file=TOKENIZER, **facts))
+        return Vocabulary(
+            url=url,
+            facts=TokenizerFacts(file=TOKENIZER, **facts),
+            special_tokens=self.settings.special_tokens,
+        )
 
     def _train(self, url: str, executor: Executor, progress: Progress) -> None:
         progress("train tokenizer", 0, 1)

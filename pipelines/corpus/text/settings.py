@@ -315,6 +315,9 @@ class TokenizeConfig(Section):
     """Text that a trained tokenizer is trained on, sampled over all sources."""
     end_of_document: str = "<|endoftext|>"
     """Token that ends every document."""
+    special_tokens: Literal["text", "tokens"] = "text"
+    """What becomes of text that spells a special token, such as `<|endoftext|>`: text like any other, or the
+    token. The report counts them either way."""
     verify_documents: int = Field(8, ge=0)
     """Documents of each shard that are compared with `tokenizers`."""
 

@@ -108,6 +108,7 @@ def write_files(
             "languages": selected.decided.languages,
             "contamination": _contamination(tables[layout.CONTAMINATION], selected.edits.benchmark_items),
             "redacted": tokenized.redacted,
+            "special_tokens": tokenized.special_tokens,
         }
     )
     config = plan.config

@@ -93,6 +93,7 @@ CHANGES: list[tuple[str, str, set[str]]] = [
     ("tokenize.vocab_size", "300", {"tokenizer", "tokenize", "shards"}),
     ("tokenize.train_bytes", "5000", {"tokenizer", "tokenize", "shards"}),
     ("tokenize.end_of_document", "<end>", {"tokenizer", "tokenize", "shards"}),
+    ("tokenize.special_tokens", "tokens", {"tokenizer", "tokenize", "shards"}),
     ("tokenize.verify_documents", "9", set()),
     ("shard.target_tokens", "5000", {"shards"}),
     ("shard.seed", "7", {"tokenize", "shards"}),
