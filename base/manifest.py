@@ -145,6 +145,7 @@ class Manifest(Record):
     merged: MergedFrom | None = None
     lines: list[str] = []
     languages: dict[str, dict[str, int]] | None = None
+    unjudged: dict[str, dict[str, int]] | None = None
     contamination: dict[str, dict[str, int]] | None = None
     redacted: dict[str, dict[str, int]] | None = None
     special_tokens: dict[str, dict[str, int]] | None = None

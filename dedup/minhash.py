@@ -29,6 +29,8 @@ from base.kernels import GOLDEN, decode, inlined, kernel, splitmix64
 from dedup.config import MinHashConfig
 from dedup.hashing import ids_from_words, keep_distinct, mix64, secret_words, string_buffers, xxh3_128
 from dedup.words import (
+    ALONE,
+    CUT,
     DIVIDES,
     DOT_ABOVE,
     DOTTED_I,
@@ -46,6 +48,7 @@ from dedup.words import (
     code_points,
     sigma_is_final,
     symbols,
+    unspaced_word,
 )
 
 _BUFFER = 4096
@@ -101,6 +104,18 @@ def _fill_words(
         else:
             code, size = decode(data, p)
             flags = table[code]
+            if flags & (ALONE | CUT):
+                if h != WORD_SEED:
+                    filled = _push(mix64(h), ring, state, power, out, filled)
+                    h = WORD_SEED
+                    if filled == len(out):
+                        return p, filled
+                h, p = unspaced_word(data, p, end, table)
+                filled = _push(mix64(h), ring, state, power, out, filled)
+                h = WORD_SEED
+                if filled == len(out):
+                    return p, filled
+                continue
             if flags & WORD:
                 lower = flags & LOWER
                 if code == SIGMA and sigma_is_final(data, p, start, end, table):
@@ -201,6 +216,18 @@ def _fill_words_and_symbols(
         else:
             code, size = decode(data, p)
             flags = table[code]
+            if flags & (ALONE | CUT):
+                if h != WORD_SEED:
+                    filled = _push_after_gap(mix64(h), ring, gaps, state, power, out, filled)
+                    h = WORD_SEED
+                    if filled == len(out):
+                        return p, filled
+                h, p = unspaced_word(data, p, end, table)
+                filled = _push_after_gap(mix64(h), ring, gaps, state, power, out, filled)
+                h = WORD_SEED
+                if filled == len(out):
+                    return p, filled
+                continue
             if flags & WORD:
                 lower = flags & LOWER
                 if code == SIGMA and sigma_is_final(data, p, start, end, table):

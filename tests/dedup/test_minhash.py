@@ -13,7 +13,7 @@ from tests.helpers.words import PASSED, split
 
 LETTERS = (
     '+−-<“"):;…'
-    "abAB 019_.,-\n\téÉßİıΣσςªºµǅⅣⅷⓐ²½ÅÅ中文字"
+    "abAB 019_.,-\n\téÉßİıΣσςªºµǅⅣⅷⓐ²½ÅÅ中文字かなカปที่ณា្ក၊က"
     "\u064b\u200d\u093f\u0307\u0301\u00a0\u2009\u3000'·ʰ𝐀𐐀\U000e0101"
 )
 TEXT = st.text(st.sampled_from(LETTERS), max_size=60) | st.text(
@@ -227,6 +227,17 @@ def test_texts_that_only_look_different_are_duplicates(texts):
     assert similarities(texts).min() == 1
     bands, _ = minhash.signatures(column(texts), MinHashConfig())
     assert (bands == bands[0]).all()
+
+
+def test_texts_without_spaces_meet_though_a_word_is_changed():
+    """One of their sentences is no longer all that a shingle could be."""
+    chinese = "昨天下午我们几个人去了村子后面的小山路上下了一阵雨大家躲在一棵老树下面等雨停了才继续往上走" * 2
+    thai = "เมื่อวานนี้ฉันเดินไปตลาดกับแม่แล้วซื้อผักกับปลากลับมาทำอาหารเย็นกินกันทั้งบ้านจนอิ่ม" * 2
+    changes = (chinese, chinese.replace("老树", "大树", 1)), (thai, thai.replace("ผักกับปลา", "ผักกับไก่", 1))
+    for text, changed in changes:
+        assert 0.7 < similarities([text, changed])[0] < 1
+        assert similarities([text, "前言" + text])[0] > 0.9
+    assert similarities([chinese, thai])[0] == 0
 
 
 def test_changed_words_cost_the_same_whatever_stands_beside_them():

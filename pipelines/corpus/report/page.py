@@ -76,7 +76,7 @@ def write_report(
     page = _rendered(
         overview=overview.section(manifest, ledger),
         funnel=funnel.section(manifest, ledger),
-        drops=drops.section(ledger),
+        drops=drops.section(ledger, manifest.unjudged or {}),
         examples=examples.section(ledger, tables.rejects, tables.dropped, documents),
         lengths=lengths.section(attributes, manifest, parent_of(url, 2), by_size(ledger)),
         clusters=clusters.section(chain.from_iterable(tables.dropped.values()), documents),

@@ -14,6 +14,7 @@ number of chance matches is 0.05, so a match is not looked at again.
 
 import itertools
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,8 @@ from base.errors import UserError
 from base.kernels import decode, inlined, kernel
 from dedup.hashing import mix64, string_buffers
 from dedup.words import (
+    ALONE,
+    CUT,
     DOT_ABOVE,
     DOTTED_I,
     FINAL_SIGMA,
@@ -40,12 +43,15 @@ from dedup.words import (
     WORD_SEED,
     code_points,
     sigma_is_final,
+    unspaced_word,
 )
 from pipelines.corpus.reading import decompress
 from pipelines.corpus.reading.ingest import file_format
 from pipelines.corpus.reading.settings import SourceConfig
 from pipelines.corpus.text.settings import BenchmarkConfig, DecontaminateConfig
 from pipelines.corpus.text.splice import splice
+
+log = logging.getLogger(__name__)
 
 _CHUNK_WORDS = 4096
 _PASSAGES = pa.schema(
@@ -127,8 +133,24 @@ def load_benchmarks(config: DecontaminateConfig) -> Benchmarks:
         },
         schema=_PASSAGES,
     )
+    _warn_of_short_items(passages)
     passages = _without_boilerplate(passages, config.max_items)
     return _index(passages.filter(pa.compute.greater(pa.compute.list_value_length(passages["ngrams"]), 0)))
+
+
+def _warn_of_short_items(passages: pa.Table) -> None:
+    """Say of each benchmark how many of its items have no passage that is long enough to be looked for."""
+    long = pa.compute.greater(pa.compute.list_value_length(passages["ngrams"]), 0)
+    table = passages.select(["benchmark", "item"]).append_column("long", long)
+    items = table.group_by(["benchmark", "item"]).aggregate([("long", "any")])
+    for name in pa.compute.unique(items["benchmark"]).to_pylist():
+        mine = items.filter(pa.compute.equal(items["benchmark"], name))["long_any"]
+        short = len(mine) - (pa.compute.sum(mine).as_py() or 0)
+        if short:
+            log.warning(
+                "benchmark %s: %d of %d items have too few words to be looked for (decontaminate.min_words)",
+                *(name, short, len(mine)),
+            )
 
 
 def check(config: DecontaminateConfig) -> None:
@@ -350,8 +372,16 @@ def _words(
         else:
             code, size = decode(data, p)
             flags = table[code]
-            p += size
-            if flags & WORD:
+            if flags & (ALONE | CUT):
+                if h == WORD_SEED:
+                    first = p
+                    h, p = unspaced_word(data, p, end, table)
+                    at = p
+            else:
+                p += size
+                if flags & PASSED:
+                    continue
+            if flags & WORD and not flags & (ALONE | CUT):
                 lower = flags & LOWER
                 if code == SIGMA and sigma_is_final(data, at, start, end, table):
                     lower = np.uint32(FINAL_SIGMA)
@@ -360,8 +390,6 @@ def _words(
                 h = (h ^ np.uint64(lower)) * WORD_PRIME
                 if code == DOTTED_I:
                     h = (h ^ np.uint64(DOT_ABOVE)) * WORD_PRIME
-                continue
-            if flags & PASSED:
                 continue
         if h != WORD_SEED:
             hashes[filled] = mix64(h)

@@ -15,7 +15,8 @@ nul         U+0000 is removed. Apart from the other control characters, since te
             good text, and text with many other control characters is none.
 control     C0 and C1 control characters other than tab and LF, DEL included, are removed.
 zero_width  U+200B, U+2060 and U+FEFF are removed. The joiners U+200C and U+200D and the direction marks
-            carry meaning and stay.
+            carry meaning and stay, and so does U+200B between letters of Thai, Lao, Khmer, Burmese and their
+            kin, where it is what divides words.
 whitespace  Blank lines before the first character are removed. Spaces, tabs and line ends after the last
             one become a single LF if there is an LF among them, and are removed otherwise.
 nfc         Unicode NFC (UAX 15).
@@ -291,6 +292,33 @@ def _flag(
 
 
 @kernel
+def _divided_by_zero_width(code: int) -> bool:
+    """Whether U+200B divides the words of a character's script: those of South-East Asia without spaces."""
+    return (
+        0xE00 <= code < 0xF00
+        or 0x1000 <= code < 0x10A0
+        or 0x1780 <= code < 0x1800
+        or 0x1950 <= code < 0x1AB0
+        or 0xA9E0 <= code < 0xAA00
+        or 0xAA60 <= code < 0xAAE0
+    )
+
+
+@kernel
+def _divides_words(data: np.ndarray, at: int, end: int, out: np.ndarray, first: int, put: int) -> bool:
+    """Whether a U+200B that ends at `at` stands between letters whose words it divides.
+
+    out[first:put] is what stands before it.
+    """
+    before = put - 1
+    while before > first and out[before] & 0xC0 == 0x80:
+        before -= 1
+    if before < first or at >= end or data[at] < 0xE0:
+        return False
+    return _divided_by_zero_width(decode(out, before)[0]) and _divided_by_zero_width(decode(data, at)[0])
+
+
+@kernel
 def _edit(
     data: np.ndarray,
     offsets: np.ndarray,
@@ -338,9 +366,12 @@ def _edit(
                     continue
                 if size == 3:
                     b, c = data[at + 1], data[at + 2]
-                    if (byte == 0xE2 and ((b == 0x80 and c == 0x8B) or (b == 0x81 and c == 0xA0))) or (
-                        byte == 0xEF and b == 0xBB and c == 0xBF
-                    ):
+                    word_joiner = byte == 0xE2 and b == 0x81 and c == 0xA0
+                    order_mark = byte == 0xEF and b == 0xBB and c == 0xBF
+                    space = byte == 0xE2 and b == 0x80 and c == 0x8B
+                    if space:
+                        space = not _divides_words(data, at + 3, end, out, first, put)
+                    if word_joiner or order_mark or space:
                         counts[row, _ZERO_WIDTH] += 1
                         deltas[row, _ZERO_WIDTH] -= 3
                         at += 3

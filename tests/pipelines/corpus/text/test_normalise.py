@@ -34,7 +34,9 @@ def reference(text: str) -> str:
         text = fix_c1_controls(text)
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\x85", "\n")
     text = "".join(c for c in text if unicodedata.category(c) != "Cc" or c in "\n\t")
-    text = re.sub("[\u200b\u2060\ufeff]", "", text)
+    letter = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u1aaf\ua9e0-\ua9ff\uaa60-\uaadf]"
+    text = re.sub(f"(?<={letter})([\u2060\ufeff\u200b]*)\u200b(?={letter})", "\ue000", text)
+    text = re.sub("[\u200b\u2060\ufeff]", "", text).replace("\ue000", "\u200b")
     body = text.rstrip(" \t\n")
     text = body + ("\n" if body and "\n" in text[len(body) :] else "")
     text = re.sub(r"\A[ \t\n]*\n", "", text)
@@ -73,6 +75,8 @@ pieces = st.sampled_from(
         "é",
         "你好",
         "𝄞",
+        "ខ្ញុំ",
+        "ก",
         "\u0958",
     ]
 )
@@ -131,6 +135,16 @@ def test_windows_1252_read_as_latin_1_keeps_its_quotes_dashes_and_euro_signs(sha
     for line in field.read_text().splitlines() if field.exists() else []:
         text = json.loads(line)["text"]
         assert clean(text)[0] == [text.encode("latin-1").decode("windows-1252").strip()]
+
+
+def test_a_zero_width_space_stays_where_it_divides_words(shared_data: Path) -> None:
+    texts = ["ម្សិលមិញ\u200bខ្ញុំ\u200b\u200bទៅ\u200b", "\u200bไป\u200bตลาด \u200bครับ", "a\u200bb ກ\u200bb"]
+    cleaned, columns = clean(*texts)
+    assert cleaned == ["ម្សិលមិញ\u200bខ្ញុំ\u200bទៅ", "ไป\u200bตลาด ครับ", "ab ກb"]
+    assert columns["n_zero_width"] == [2, 2, 2]
+    field = shared_data / "field" / "asian.jsonl"
+    for line in field.read_text().splitlines() if field.exists() else []:
+        assert clean(json.loads(line)["text"])[0] == [json.loads(line)["text"]]
 
 
 def test_clean_text_is_the_same_array() -> None:
