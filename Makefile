@@ -3,10 +3,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test unit slow golden lint install reference docs clean
+.PHONY: demo test unit slow soak golden lint install reference docs clean
 
 demo: install
 	@$(BIN)/python -m jobs.demo
@@ -20,6 +19,9 @@ unit: install
 
 slow: install
 	$(BIN)/python -m pytest -m slow
+
+soak: install
+	$(BIN)/python -m tests.soak
 
 golden: install
 	$(BIN)/python -m tests.golden
@@ -42,6 +44,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (a few minutes the first time) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --constraint constraints.txt --editable ".[dev]"
+	@$(BIN)/python -m jobs.compile
 	@touch $@
 
 clean:

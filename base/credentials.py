@@ -10,9 +10,18 @@ from collections.abc import Callable
 from typing import Any
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>\\]+")
-_PASSWORD = re.compile(r"(://)[^/?#@]*:[^/?#]*@|((?<=http)://|(?<=https)://)[^/?#]*@")
+_PASSWORD = re.compile(
+    r"://[^/?#@]*:[^/?#]*@"
+    # No port, so a password: one that is written without escapes may hold what ends a host.
+    r"|://[^/?#@]*:(?!\d{1,5}(?:[/?#]|$))[^@]*@(?:[^/?#@]*@)*"
+    r"|(?<=http)://[^/?#]*@|(?<=https)://[^/?#]*@"
+)
+_DATABASE = re.compile(
+    r"[^:]*(?:sql|oracle|cockroachdb|redis|mongodb|amqp)[^:]*(://)[^/?#@]*:[^@]*@(?:[^/?#@]*@)*"
+)
 _SECRET = re.compile(
-    r"sig|.*(signature|token|secret|passw(or)?d|pwd|credentials?|key|auth|authorization|access_?id)"
+    r"sig|code|.*(signature|token|secret|passw(or)?d|pwd|credentials?|key|auth|authorization|access_?id)"
+    r"|.*(jwt|session|session_?id|cookie|assertion|saml(request|response)?)"
     r"|key-pair-id|.*access_?key_?id|x-(amz|goog)-.*",
     re.IGNORECASE,
 )
@@ -26,7 +35,11 @@ def hide(text: str) -> str:
 
 
 def _hidden(match: re.Match[str]) -> str:
-    url = _PASSWORD.sub("://***@", match[0], count=1)
+    url = match[0]
+    if found := _DATABASE.match(url):
+        url = f"{url[: found.start(1)]}://***@{url[found.end() :]}"
+    else:
+        url = _PASSWORD.sub("://***@", url, count=1)
     place, mark, query = url.partition("?")
     fields = [field.partition("=") for field in query.split("&")]
     if not any(separator and _SECRET.fullmatch(name) for name, separator, _ in fields):

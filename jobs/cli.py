@@ -22,6 +22,7 @@ COMMANDS = (
     "evaluate",
     "infer",
     "collect",
+    "compile",
     "demo",
     "reference",
 )

@@ -58,7 +58,7 @@ def _list_phases(settings: "Config", listing: "Listing", until: str, verbose: bo
     from pipelines.corpus.versions import commands
 
     inputs = commands.inputs_of(settings, listing)
-    with session(settings, verbose=verbose) as work:
+    with session(settings, verbose=verbose, builds=True) as work:
         folder = commands.deduplicated(
             settings, inputs, until=until, executor=work.executor, progress=work.progress
         )
@@ -80,7 +80,7 @@ def _compare(settings: "Config", against: str, verbose: bool) -> None:
     mine, other = manifest.require(settings.storage), manifest.require(files.absolute(against))
     key = files.key_of(mine.hash, other.hash, settings.dedup.model_dump(mode="json"))
     folder = Layout(settings.storage).work("dedup-against", key)
-    with session(settings, verbose=verbose) as work:
+    with session(settings, verbose=verbose, builds=True) as work:
         outcome = deduplicate_indexes(
             mine.indexes,
             other.indexes,

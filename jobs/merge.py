@@ -33,7 +33,9 @@ def main(
     from pipelines.corpus.versions import commands, merge
 
     parent, other = commands.merge_plan(settings, with_)
-    with session(settings, verbose=verbose, needs_cluster=merge.find(parent, other) is None) as work:
+    with session(
+        settings, verbose=verbose, builds=True, needs_cluster=merge.find(parent, other) is None
+    ) as work:
         outcome = commands.merge(settings, parent, other, executor=work.executor, progress=work.progress)
     if not outcome.new:
         print(f"nothing to merge: {outcome.version.name} holds every document of {other.url}")

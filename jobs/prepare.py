@@ -22,7 +22,7 @@ def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = 
     from pipelines.corpus.versions import commands
 
     inputs = commands.inputs_of(settings, listing)
-    with session(settings, verbose=verbose) as work:
+    with session(settings, verbose=verbose, builds=True) as work:
         outcome = commands.prepare(settings, inputs, executor=work.executor, progress=work.progress)
     print("\n".join(commands.summary(outcome)))
 

@@ -15,6 +15,8 @@ from rich.text import Text
 from pipelines.runtime.progress import Pace
 
 EVERY = 10.0
+PHASED = ("dedup", "index")
+"""Stages of many phases: without a terminal they are one line each, unless the phases are asked for."""
 
 
 def speed_text(pace: Pace) -> str:
@@ -55,16 +57,16 @@ class StageProgress:
     Nothing is shown before the first call, nor after `close` until it is called again.
     """
 
-    def __init__(self, every: float = EVERY) -> None:
-        """Without a terminal, a line comes every so many seconds."""
-        self.every = every
+    def __init__(self, every: float = EVERY, *, phases: bool = False) -> None:
+        """Without a terminal, a line comes every so many seconds, and one of each phase if asked for."""
+        self.every, self.phases = every, phases
         self.paces: dict[str, Pace] = {}
         self.display: _Bars | _Lines | None = None
 
     def __call__(self, stage: str, done: int, total: int, documents: int = 0, size: int = 0) -> None:
         """Note that `done` of `total` tasks of a stage are finished, and the documents and bytes in them."""
         if self.display is None:
-            self.display = _Bars() if sys.stderr.isatty() else _Lines(self.paces, self.every)
+            self.display = _Bars() if sys.stderr.isatty() else _Lines(self.paces, self.every, self.phases)
         pace = self.paces.setdefault(stage, Pace())
         pace.note(done, total, documents, size)
         self.display.show(stage, pace)
@@ -106,18 +108,39 @@ class _Bars:
 class _Lines:
     """A line of each running stage at intervals, and one of each that is finished."""
 
-    def __init__(self, paces: dict[str, Pace], every: float) -> None:
+    def __init__(self, paces: dict[str, Pace], every: float, phases: bool) -> None:
         self.paces = paces
+        self.phases = phases
         self.finished: set[str] = set()
+        self.open: dict[str, list[Pace]] = {}
+        """The phases of a stage whose line is not printed yet."""
         self.stopped = threading.Event()
         threading.Thread(target=self._tell, args=(every,), daemon=True).start()
 
     def show(self, stage: str, pace: Pace) -> None:
-        """Print the line of a stage when it is finished."""
-        if pace.end is not None and stage not in self.finished:
-            self.finished.add(stage)
-            line = f"  {stage:<22} {pace.total:>6} tasks {pace.seconds:>8.1f} s {speed_text(pace)}"
-            print(line.rstrip(), flush=True)
+        """Print the line of a stage when it is finished; it is when another begins, if it has phases."""
+        name = stage.split()[0]
+        phased = name in PHASED and not self.phases
+        self._end(but=name if phased else None)
+        if pace.end is None or stage in self.finished:
+            return
+        self.finished.add(stage)
+        if phased:
+            self.open.setdefault(name, []).append(pace)
+        else:
+            self._print(stage, pace.total, pace.seconds, speed_text(pace))
+
+    def _end(self, but: str | None = None) -> None:
+        """Print the lines of stages whose phases are all over."""
+        for name in [name for name in self.open if name != but]:
+            paces = self.open.pop(name)
+            ends = [pace.end for pace in paces if pace.end is not None]
+            self._print(
+                name, sum(pace.total for pace in paces), max(ends) - min(pace.begin for pace in paces), ""
+            )
+
+    def _print(self, stage: str, tasks: int, seconds: float, speed: str) -> None:
+        print(f"  {stage:<22} {tasks:>6} tasks {seconds:>8.1f} s {speed}".rstrip(), flush=True)
 
     def _tell(self, every: float) -> None:
         while not self.stopped.wait(every):
@@ -130,8 +153,9 @@ class _Lines:
                     )
 
     def close(self) -> None:
-        """Print nothing more."""
+        """Print nothing more but what is finished."""
         self.stopped.set()
+        self._end()
 
 
 class TrainingProgress:

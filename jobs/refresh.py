@@ -23,7 +23,7 @@ def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = 
     inputs = commands.inputs_of(settings, listing)
     _, fresh = commands.refresh_plan(settings, inputs)
     print(f"{len(fresh)} new or changed files of {len(inputs)}")
-    with session(settings, verbose=verbose, needs_cluster=bool(fresh)) as work:
+    with session(settings, verbose=verbose, builds=True, needs_cluster=bool(fresh)) as work:
         outcome = commands.refresh(settings, inputs, executor=work.executor, progress=work.progress)
     print("\n".join(commands.summary(outcome)))
 

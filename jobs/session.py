@@ -45,22 +45,35 @@ class Session:
 
 
 @contextlib.contextmanager
-def session(settings: "Config", *, verbose: bool, needs_cluster: bool = True) -> Iterator[Session]:
+def session(
+    settings: "Config", *, verbose: bool, needs_cluster: bool = True, builds: bool = False
+) -> Iterator[Session]:
     """The executor and the progress of a command; whatever happens within, the terminal is whole after it.
 
     needs_cluster: whether there is anything to do. A cluster that this process is connected to is taken.
+    builds: whether documents are read, so that kernels are needed.
     """
     import ray
 
     from jobs.progress import StageProgress
-    from pipelines.runtime import cluster
+    from pipelines.runtime import cluster, kernels
     from pipelines.runtime.executor import OnRay
+
+    compiles = builds and needs_cluster and not kernels.compiled()
+    if compiles:
+        print(
+            f"compiling kernels in {kernels.cache_folder()}, once a machine: the first stage takes "
+            f"{kernels.SECONDS} longer",
+            flush=True,
+        )
 
     if needs_cluster and not ray.is_initialized():
         cluster.start(settings.ray, verbose)
-    progress = StageProgress()
+    progress = StageProgress(phases=verbose)
     try:
         yield Session(executor=OnRay(workers=settings.ray.workers), progress=progress)
+        if compiles:
+            kernels.note_compiled()
     finally:
         progress.close()
 

@@ -9,6 +9,8 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,8 @@ import tenacity
 
 from base import NUMBA_LOCATORS
 from base.errors import UserError, mistake
+from pipelines.runtime import kernels
+from pipelines.runtime.progress import Work, noted
 from pipelines.runtime.settings import RayConfig
 
 if TYPE_CHECKING:
@@ -25,19 +29,29 @@ if TYPE_CHECKING:
     import ray.data
 
 
+FIRST_TICK = 2.0
+"""Seconds after which a task of a map over files tells how far it is; then after twice as many, and so on."""
 ROUNDS = 6
 """Tasks of a Ray Data map over files for each worker."""
 
 
 def worker_environment() -> dict[str, str]:
     """Environment variables of every worker: one compiled-kernel cache a machine, quiet libraries."""
-    cache = os.environ.get("NUMBA_CACHE_DIR") or str(Path.home() / ".cache" / "piledriver" / "numba")
     return {
-        "NUMBA_CACHE_DIR": cache,
+        "NUMBA_CACHE_DIR": kernels.cache_folder(),
         "NUMBA_CACHE_LOCATOR_CLASSES": NUMBA_LOCATORS,
         "TOKENIZERS_PARALLELISM": "false",
         "RAY_TRAIN_ENABLE_V2": "1",
     }
+
+
+def _not_of_the_job(variables: dict[str, str]) -> dict[str, str]:
+    """Those of the environment variables that `ray job submit --runtime-env` does not set: its values hold,
+    and Ray refuses a variable that is set in both places.
+    """
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    given = (job.get("runtime_env") or {}).get("env_vars") or {}
+    return {name: value for name, value in variables.items() if name not in given}
 
 
 def start(settings: RayConfig, verbose: bool = False) -> None:
@@ -55,7 +69,7 @@ def start(settings: RayConfig, verbose: bool = False) -> None:
         with contextlib.nullcontext() if verbose else _held_stderr():
             ray.init(
                 address=address,
-                runtime_env={"env_vars": worker_environment()},
+                runtime_env={"env_vars": _not_of_the_job(worker_environment())},
                 log_to_driver=verbose,
                 logging_level=logging.INFO if verbose else logging.ERROR,
             )
@@ -78,9 +92,11 @@ def start_local(cpus: int, **variables: str) -> None:
 
 
 def _running_cluster() -> str | None:
-    """The address of the cluster that `ray start` left on this machine, if it still answers."""
+    """The address of the cluster that `ray start` of this user left on this machine, if it still answers."""
     note = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
     try:
+        if note.stat().st_uid != os.getuid():
+            return None
         address = note.read_text().strip()
         _check_address(address)
     except (OSError, UserError):
@@ -167,10 +183,12 @@ def map_files(
     sizes: list[int],
     workers: int,
     on_done: Callable[[Any], None],
+    on_tick: Callable[[int, int, int], None] = lambda *_: None,
 ) -> list[Any]:
     """`function` of every item, one file each, as a Ray Data map; `on_done` sees results as they arrive.
 
-    `sizes` are the files' bytes. Results are small JSON values, in the order of `items`.
+    `sizes` are the files' bytes. Results are small JSON values, in the order of `items`. `on_tick` gets the
+    place of an item and the documents and bytes that its task has worked on so far: nothing when it ends.
     """
     # Workers import this module, and most of them need no Ray Data, which takes half a second of CPU.
     import ray.data
@@ -182,8 +200,8 @@ def map_files(
     def apply(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         tasks = ray.get(shared)
         for index in batch["id"].tolist():
-            answer = _answer(index, function, tasks[index])
-            yield {name: [value] for name, value in answer.items()}
+            for answer in _ticking(index, function, tasks[index]):
+                yield {name: [value] for name, value in answer.items()}
 
     def answers(missing: list[int]) -> "ray.data.Dataset":
         dealt = _blocks([sizes[index] for index in missing], workers)
@@ -191,7 +209,7 @@ def map_files(
         strategy = ray.data.TaskPoolStrategy(min(workers, len(blocks)))
         return _numbers(blocks).map_batches(apply, batch_size=None, compute=strategy, num_cpus=1)
 
-    return _results(answers, len(items), on_done)
+    return _results(answers, len(items), on_done, on_tick)
 
 
 def _blocks(sizes: list[int], workers: int) -> list[list[int]]:
@@ -268,11 +286,35 @@ def map_actors(
 def _answer(index: int, function: Callable[[Any], Any], argument: Any) -> dict[str, Any]:
     """The row of a result; Ray Data keeps no more than the text of an exception, so of a UserError too."""
     try:
-        return {"index": index, "result": json.dumps(function(argument)), "mistake": ""}
+        return {**_row(index), "result": json.dumps(function(argument))}
     except Exception as error:
         if (sentence := mistake(error)) is None:
             raise
-        return {"index": index, "result": "", "mistake": sentence}
+        return {**_row(index), "mistake": sentence}
+
+
+def _row(index: int) -> dict[str, Any]:
+    """The row of an item that has neither a result nor failed, and has done nothing."""
+    return {"index": index, "result": "", "mistake": "", "documents": 0, "bytes": 0}
+
+
+def _ticking(index: int, function: Callable[[Any], Any], argument: Any) -> Iterator[dict[str, Any]]:
+    """Rows of what a task has done so far, more and more seldom, and the row of its result."""
+    work, wait = Work(), FIRST_TICK
+
+    def answer() -> dict[str, Any]:
+        with noted(work):
+            return _answer(index, function, argument)
+
+    with ThreadPoolExecutor(1) as thread:
+        future = thread.submit(answer)
+        told = 0
+        while not futures.wait([future], timeout=wait).done:
+            wait *= 2
+            if work.documents > told:
+                told = work.documents
+                yield {**_row(index), "documents": work.documents, "bytes": work.bytes}
+        yield future.result()
 
 
 def _numbers(blocks: list[list[int]]) -> "ray.data.Dataset":
@@ -289,7 +331,10 @@ def _numbers(blocks: list[list[int]]) -> "ray.data.Dataset":
 
 
 def _results(
-    answers: "Callable[[list[int]], ray.data.Dataset]", count: int, on_done: Callable[[Any], None]
+    answers: "Callable[[list[int]], ray.data.Dataset]",
+    count: int,
+    on_done: Callable[[Any], None],
+    on_tick: Callable[[int, int, int], None] = lambda *_: None,
 ) -> list[Any]:
     """The results of a map over `count` items, in their order; `answers` maps items of the given numbers.
 
@@ -309,6 +354,9 @@ def _results(
                 for row in answers(missing).iter_rows() if missing else []:
                     if row["mistake"]:
                         raise UserError(row["mistake"])
+                    on_tick(row["index"], row["documents"], row["bytes"])
+                    if not row["result"]:
+                        continue
                     results[row["index"]] = json.loads(row["result"])
                     on_done(results[row["index"]])
     except ray.exceptions.RayTaskError as error:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pipelines.runtime.progress import Counter
+
 OnDone = Callable[[Any], None]
 
 
@@ -25,9 +27,12 @@ class Executor(Protocol):
         ...
 
     def map_files(
-        self, function: Callable[[Any], Any], items: list[Any], sizes: list[int], on_done: OnDone
+        self, function: Callable[[Any], Any], items: list[Any], sizes: list[int], count: Counter
     ) -> list[Any]:
-        """`function` of every item, one file each; `sizes` are the files' bytes."""
+        """`function` of every item, one file each; `sizes` are the files' bytes.
+
+        What `progress.tick` is called with in a task is counted before the task ends.
+        """
         ...
 
     def map_actors(
@@ -64,12 +69,12 @@ class OnRay:
         return cluster.run_tasks(function, items, self.workers, on_done)
 
     def map_files(
-        self, function: Callable[[Any], Any], items: list[Any], sizes: list[int], on_done: OnDone
+        self, function: Callable[[Any], Any], items: list[Any], sizes: list[int], count: Counter
     ) -> list[Any]:
         """As Executor says, by Ray Data."""
         from pipelines.runtime import cluster
 
-        return cluster.map_files(function, items, sizes, self.workers, on_done)
+        return cluster.map_files(function, items, sizes, self.workers, count, count.within)
 
     def map_actors(
         self,
@@ -109,10 +114,10 @@ class InProcess:
         return results
 
     def map_files(
-        self, function: Callable[[Any], Any], items: list[Any], sizes: list[int], on_done: OnDone
+        self, function: Callable[[Any], Any], items: list[Any], sizes: list[int], count: Counter
     ) -> list[Any]:
-        """As Executor says."""
-        return self.run_tasks(function, items, on_done)
+        """As Executor says; a task is counted when it ends."""
+        return self.run_tasks(function, items, count)
 
     def map_actors(
         self,

@@ -1,8 +1,10 @@
 """How far work is: what long work calls, how tasks are counted, and how fast a stage goes."""
 
+import contextlib
+import contextvars
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 WINDOW_SECONDS = 60.0
@@ -70,18 +72,67 @@ def silent(stage: str, done: int, total: int, documents: int = 0, size: int = 0,
     """The progress that shows nothing."""
 
 
-def counter(progress: Progress, stage: str, done: int, total: int) -> Callable[..., None]:
+class Counter:
+    """Counts the tasks of a stage: called with the result of each that is finished."""
+
+    def __init__(self, progress: Progress, stage: str, done: int, total: int) -> None:
+        """`done` of `total` tasks were finished before."""
+        self._progress = progress
+        self._stage, self._done, self._total = stage, done, total
+        self._finished = (0, 0)
+        self._running: dict[int, tuple[int, int]] = {}
+        """Documents and bytes of unfinished tasks."""
+        self._tell()
+
+    def __call__(self, result: Any = None) -> None:
+        """Count one more finished task, and the documents and bytes in its result."""
+        documents, size = work_of(result)
+        self._done += 1
+        self._finished = self._finished[0] + documents, self._finished[1] + size
+        self._tell()
+
+    def within(self, index: int, documents: int, size: int) -> None:
+        """Count what the unfinished task of an item has done so far; nothing when it ends."""
+        self._running[index] = documents, size
+        if documents:
+            self._tell()
+
+    def _tell(self) -> None:
+        sums = [sum(values) for values in zip(self._finished, *self._running.values(), strict=True)]
+        self._progress(self._stage, self._done, self._total, *sums)
+
+
+def counter(progress: Progress, stage: str, done: int, total: int) -> Counter:
     """A callback that counts one more finished task of a stage at each call, given the task's result."""
-    documents = size = 0
+    return Counter(progress, stage, done, total)
 
-    def count(result: Any = None) -> None:
-        nonlocal done, documents, size
-        more = work_of(result)
-        done, documents, size = done + 1, documents + more[0], size + more[1]
-        progress(stage, done, total, documents, size)
 
-    progress(stage, done, total)
-    return count
+class Work:
+    """What the task that runs in this thread has done so far."""
+
+    def __init__(self) -> None:
+        """Nothing so far."""
+        self.documents = self.bytes = 0
+
+
+_work: contextvars.ContextVar[Work | None] = contextvars.ContextVar("work", default=None)
+
+
+def tick(documents: int, size: int) -> None:
+    """Note, within a task over a file, that it has worked on so many more documents and bytes of text."""
+    if (work := _work.get()) is not None:
+        work.documents += documents
+        work.bytes += size
+
+
+@contextlib.contextmanager
+def noted(work: Work) -> Iterator[None]:
+    """Note in `work` what `tick` is called with within the block."""
+    token = _work.set(work)
+    try:
+        yield
+    finally:
+        _work.reset(token)
 
 
 def work_of(result: Any) -> tuple[int, int]:

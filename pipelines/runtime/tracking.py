@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import socket
 import tempfile
 import threading
 import time
@@ -16,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import requests
 
 from base import files
 from base.credentials import hide
@@ -25,6 +28,12 @@ from pipelines.config import Config
 from pipelines.runtime.progress import Pace, Progress
 
 PREFIX = "piledriver."
+ANSWER_SECONDS = 5.0
+"""What a tracking server has to answer in."""
+SILENT_SECONDS = 30.0
+"""How long one that did not is left alone before it is asked again."""
+MODEL = "model"
+"""Folder among the artifacts of a run that says where a model lies which the tracking server cannot reach."""
 log = logging.getLogger("piledriver.tracking")
 
 
@@ -51,20 +60,24 @@ class Tracking:
 class TrackedRun:
     """One MLflow run; a failed call is a warning."""
 
-    def __init__(self, client: Any, run_id: str | None) -> None:
-        """A run of `client`; without a run id nothing is recorded."""
+    def __init__(self, client: Any, run_id: str | None, uri: str = "") -> None:
+        """A run of `client`, whose store is at `uri`; without a run id nothing is recorded."""
         self.client = client
         self.id = run_id
+        self.uri = uri
         self.warned: set[str] = set()
 
     def _try(self, function: str, *arguments: Any, **keywords: Any) -> None:
         if self.id is None:
             return
+        if self.warned and not answers(self.uri):
+            self.warned.add(function)
+            return
         try:
             getattr(self.client, function)(self.id, *arguments, **keywords)
         except Exception as error:
             if function not in self.warned:
-                log.warning("MLflow did not record %s: %s", function, error)
+                log.warning("MLflow did not record %s: %s", function, hide(str(error)))
             self.warned.add(function)
 
     def tags(self, tags: dict[str, str]) -> None:
@@ -96,7 +109,7 @@ class TrackedRun:
         try:
             return dict(self.client.get_run(self.id).data.params)
         except Exception as error:
-            log.debug("MLflow did not give the parameters: %s", error)
+            log.debug("MLflow did not give the parameters: %s", hide(str(error)))
             return {}
 
     def metrics(self, values: dict[str, float], step: int = 0) -> None:
@@ -139,33 +152,68 @@ class TrackedRun:
         if self.id is None:
             return
         try:
-            _register(self.client, self.id, name, url, bits_per_byte)
+            _register(self.client, self.id, name, url, bits_per_byte, self.uri.startswith("http"))
         except Exception as error:
-            log.warning("MLflow did not register the model %s: %s", url, error)
+            log.warning("MLflow did not register the model %s: %s", hide(url), hide(str(error)))
             self.warned.add("model")
 
 
-def _register(client: Any, run_id: str, name: str, url: str, bits_per_byte: float | None) -> None:
+def _register(
+    client: Any, run_id: str, name: str, url: str, bits_per_byte: float | None, remote: bool
+) -> None:
+    """Make the run's model a version of `name`, unless it is one; then set the alias `best`.
+
+    remote: whether the store is a server, which takes no folder of this machine for a model: what it is given
+    is an artifact of the run that names the folder.
+    """
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     tag = PREFIX + "heldout_bits_per_byte"
     versions = list(client.search_model_versions(f"name = '{name}'"))
     if all(version.run_id != run_id for version in versions):
-        tags = {} if bits_per_byte is None else {tag: str(bits_per_byte)}
-        versions.append(client.create_model_version(name, url, run_id=run_id, tags=tags))
+        tags = {PREFIX + "url": hide(url)} | ({} if bits_per_byte is None else {tag: str(bits_per_byte)})
+        source = url
+        if remote and files.local_path(url) is not None:
+            client.log_dict(run_id, {"url": url, "host": socket.gethostname()}, f"{MODEL}/model.json")
+            source = f"{client.get_run(run_id).info.artifact_uri}/{MODEL}"
+        versions.append(client.create_model_version(name, source, run_id=run_id, tags=tags))
     found = {version.version: float(version.tags.get(tag, "nan")) for version in versions}
     finite = [number for number, value in found.items() if math.isfinite(value)]
     if finite:
         client.set_registered_model_alias(name, "best", min(finite, key=lambda number: found[number]))
 
 
+_asked: dict[str, tuple[float, bool]] = {}
+"""When a tracking server was asked the last time, and whether it answered, by URI."""
+
+
+def answers(uri: str) -> bool:
+    """Whether the tracking server at a URI answers at all; it is asked once a while. Files always answer."""
+    if not uri.startswith("http"):
+        return True
+    asked, good = _asked.get(uri, (-math.inf, True))
+    if time.monotonic() - asked < SILENT_SECONDS:
+        return good
+    try:
+        requests.head(uri, timeout=ANSWER_SECONDS)
+        good = True
+    except requests.RequestException:
+        good = False
+    _asked[uri] = time.monotonic(), good
+    return good
+
+
 def client_of(tracking: Tracking) -> Any:
-    """An MLflow client, with the libraries' chatter switched off."""
+    """An MLflow client, with the libraries' chatter switched off.
+
+    Raises ConnectionError for a tracking server that does not answer: it would hold a command up for minutes.
+    """
     for name in ("alembic", "mlflow", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # A server that is gone would else hold a command up for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    if not answers(tracking.uri):
+        raise ConnectionError(f"it did not answer within {ANSWER_SECONDS:g} s")
     from mlflow import MlflowClient
 
     if tracking.uri.startswith("sqlite:///"):
@@ -202,16 +250,20 @@ def _open(tracking: Tracking, command: str, key: str, tags: dict[str, str], agai
         found = find(tracking, command, key=key)
         if found and (again or found.info.status != "FINISHED"):
             client.update_run(found.info.run_id, status="RUNNING")
-            opened = TrackedRun(client, found.info.run_id)
+            opened = TrackedRun(client, found.info.run_id, tracking.uri)
         else:
             created = client.create_run(
                 experiment_id,
                 run_name=f"{command} {tags.get('version', '')}".strip(),
                 tags={PREFIX + "command": command, PREFIX + "key": key},
             )
-            opened = TrackedRun(client, created.info.run_id)
+            opened = TrackedRun(client, created.info.run_id, tracking.uri)
     except Exception as error:
-        log.warning("MLflow at %s cannot be used, so this run is not recorded: %s", hide(tracking.uri), error)
+        log.warning(
+            "MLflow at %s cannot be used, so this run is not recorded: %s",
+            hide(tracking.uri),
+            hide(str(error)),
+        )
         return TrackedRun(None, None)
     opened.tags(tags)
     return opened
@@ -228,7 +280,7 @@ def find(tracking: Tracking, command: str, **tags: str) -> Any | None:
         query = " and ".join(f"tags.`{PREFIX}{name}` = '{value}'" for name, value in wanted.items())
         found = client.search_runs([experiment.experiment_id], query, max_results=1)
     except Exception as error:
-        log.warning("MLflow at %s cannot be searched: %s", hide(tracking.uri), error)
+        log.warning("MLflow at %s cannot be searched: %s", hide(tracking.uri), hide(str(error)))
         return None
     return found[0] if found else None
 

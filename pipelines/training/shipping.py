@@ -78,7 +78,11 @@ class _Shipper:
                 self.send_samples()
         except Exception as error:
             if not self.warned:
-                log.warning("MLflow at %s does not answer; metrics wait: %s", hide(self.tracking.uri), error)
+                log.warning(
+                    "MLflow at %s does not answer; metrics wait: %s",
+                    hide(self.tracking.uri),
+                    hide(str(error)),
+                )
             self.warned = True
             return False
         files.write_json(self.url + MARK, {**self.target, "bytes": start + len(content)})

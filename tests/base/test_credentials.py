@@ -17,6 +17,17 @@ SECRET = [
         "https://h/a?X-Amz-Date=***&X-Amz-Signature=***&part=3",
     ),
     ("https://h/a.gz?sv=22&se=2026&sp=r&sig=aa%3D", "https://h/a.gz?sv=***&se=***&sp=***&sig=***"),
+    ("postgresql+psycopg2://me:p/a?s#s@db:5432/x", "postgresql+psycopg2://***@db:5432/x"),
+    ("mysql://me:12/34@db/x", "mysql://***@db/x"),
+    ("s3://AKIA:ab/c+d/e=@bucket/x", "s3://***@bucket/x"),
+    ("https://me:p/a?s#s@mlflow.org/x", "https://***@mlflow.org/x"),
+    ("sftp://me:p@s@host/x", "sftp://***@host/x"),
+    ("https://h/a?code=4&state=1", "https://h/a?code=***&state=1"),
+    ("https://h/a?jwt=e.y.J", "https://h/a?jwt=***"),
+    (
+        "https://h/a?PHPSESSION=1&session_id=4&session=2",
+        "https://h/a?PHPSESSION=***&session_id=***&session=***",
+    ),
     ("https://h/a?id=7&token=t", "https://h/a?id=7&token=***"),
     ("https://h/a?api_key=t&page=2", "https://h/a?api_key=***&page=2"),
     (
@@ -35,6 +46,11 @@ OPEN = [
     "hf://datasets/user/name@main/a.parquet",
     "https://h/a?page=2&sp=3&se=4",
     "https://h/@anna:x/a",
+    "http://h:8080/a@1/b",
+    "hdfs://name:8020/x/a@b",
+    "https://h:80?x=a@b",
+    "postgresql://db:5432/x",
+    "https://h/a?codec=4&postcode=1",
     "no URL, but token=abc and a:b@c",
 ]
 

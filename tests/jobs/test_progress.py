@@ -15,7 +15,7 @@ from jobs.progress import StageProgress, TrainingProgress, clock
 
 
 def test_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = StageProgress(every=0.2)
+    progress = StageProgress(every=0.2, phases=True)
     progress("measure", 0, 4)
     progress("measure", 1, 4, 1000, 5_000_000)
     time.sleep(0.5)
@@ -35,6 +35,23 @@ def test_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert "documents/s" in finished[0]
     assert finished[1].split()[:4] == ["dedup", "edges", "2", "tasks"]
     assert "documents/s" not in finished[1]
+
+
+def test_without_a_terminal_a_stage_of_many_phases_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = StageProgress(every=60)
+    progress("measure", 3, 3, 10, 10)
+    for phase, tasks in [("signatures", 4), ("bands", 2), ("edges", 1)]:
+        progress(f"dedup {phase}", 0, tasks)
+        progress(f"dedup {phase}", tasks, tasks)
+    progress("tokens", 0, 2)
+    progress("tokens", 2, 2, 10, 10)
+    progress("index entries", 5, 5)
+    progress.close()
+    lines = [line.split()[:3] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        [name, tasks, "tasks"]
+        for name, tasks in [("measure", "3"), ("dedup", "7"), ("tokens", "2"), ("index", "5")]
+    ]
 
 
 def test_a_stage_is_one_line_of_a_terminal_of_80_characters() -> None:

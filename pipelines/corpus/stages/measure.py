@@ -33,7 +33,7 @@ from pipelines.corpus.text import language, normalise, plugins, quality, redact
 from pipelines.corpus.text.plugins import Plugin
 from pipelines.corpus.text.settings import LanguageConfig, RedactConfig
 from pipelines.runtime.executor import Executor
-from pipelines.runtime.progress import Progress, counter
+from pipelines.runtime.progress import Progress, counter, tick
 
 DOCUMENTS = pa.schema([("document_id", pa.binary(16)), ("record", pa.int64()), ("text", pa.large_string())])
 REJECTS = pa.schema(
@@ -272,6 +272,7 @@ def measure_part(task: MeasurePart) -> dict[str, Any]:
                 if attributes is None:
                     attributes = pq.ParquetWriter(attributes_file, measured.schema, compression="zstd")
                 attributes.write_table(measured)
+                tick(measured.num_rows, pc.sum(measured["raw_bytes"]).as_py())
         if attributes is None:
             empty = _empty_attributes(task)
             attributes = pq.ParquetWriter(attributes_file, empty.schema, compression="zstd")

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from base import arrow, files, layout
 from base.credentials import hide
 from base.errors import UserError
-from base.manifest import Version, ancestry
+from base.manifest import InputEntry, Version, ancestry
 from dedup.catalog import INDEX, read_summary
 from pipelines.corpus.stages.survivors import document_texts
 from pipelines.corpus.text import redact
@@ -61,7 +61,31 @@ def explain(version: Version, document: str, diff_lines: int = 40) -> list[str]:
             f"document {document!r} is neither an id of 32 hexadecimal digits nor file:record, such as "
             "part-00.jsonl.zst:17"
         )
-    return _describe(chain, decision, diff_lines)
+    earlier = _kept_before(chain, decision)
+    if earlier is None:
+        return _describe(chain, decision, diff_lines)
+    return [
+        *_describe(chain, earlier, diff_lines),
+        f"read again in {decision.version.name} from {_origin(chain, decision.row)}, and known already",
+    ]
+
+
+def _kept_before(chain: list[Version], decision: Decision) -> Decision | None:
+    """The decision of an older version that holds a document which a newer one, reading it again, left out.
+
+    A file that grew, was renamed or copied is read again as a whole, and most of it is known.
+    """
+    version = decision.row.get("kept_version")
+    if decision.kept or version in (None, decision.version.name):
+        return None
+    identifier = pa.scalar(decision.row["document_id"], pa.binary(16))
+    older = chain[chain.index(decision.version) + 1 :]
+    found = _decision(older, lambda table: pc.equal(table["document_id"], identifier), ["document_id"])
+    if found is None or found.kept:
+        return found
+    return _kept_before(chain, found) or (
+        found if decision.row["kept_id"] == found.row["document_id"] else None
+    )
 
 
 def _scan(url: str, columns: list[str], condition: Any) -> Iterator[dict[str, Any]]:
@@ -101,9 +125,7 @@ def _by_record(chain: list[Version], file: str, record: int) -> Decision | list[
     """The decision about a record, or what is known of one that never became a document."""
     file = hide(file)
     inputs = [
-        item
-        for item in chain[0].manifest.inputs
-        if item.file == file or item.file.endswith("/" + file.lstrip("/"))
+        item for item in _inputs(chain) if item.file == file or item.file.endswith("/" + file.lstrip("/"))
     ]
     names = sorted({item.file for item in inputs})
     if not names:
@@ -153,6 +175,13 @@ def _documents(chain: list[Version], part: str) -> str | None:
     pattern = layout.part_path("documents", "*", part, "arrow")
     found = files.list_files(chain[0].below_corpus(pattern))
     return found[-1] if found else None
+
+
+def _inputs(chain: list[Version]) -> Iterator[InputEntry]:
+    """What the versions were made of, the newest first: what was read last is what a file holds now."""
+    for version, parent in zip(chain, [*chain[1:], None], strict=True):
+        known = {item.part for item in parent.manifest.inputs} if parent else set()
+        yield from (item for item in version.manifest.inputs if item.part not in known)
 
 
 def _file_of(chain: list[Version]) -> dict[str, str]:

@@ -1,11 +1,17 @@
 """Runs in a real MLflow store: found again after a failure, shipped once, never a reason to stop."""
 
+import contextlib
 import json
 import math
+import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -121,7 +127,7 @@ def test_a_server_that_does_not_answer_delays_no_build(monkeypatch: pytest.Monke
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        run = tracking.TrackedRun(tracking.client_of(tracking.Tracking(uri, "test", None)), "0" * 32)
+        run = tracking.TrackedRun(MlflowClient(uri), "0" * 32, uri)
         monkeypatch.setattr(run.client, "log_batch", log_batch)
         with tracking.ship_progress(run, lambda *_: None, every=0.01) as progress:
             progress("measure", 0, 2)
@@ -129,6 +135,87 @@ def test_a_server_that_does_not_answer_delays_no_build(monkeypatch: pytest.Monke
             progress("measure", 1, 2, 500, 1_000_000)  # comes back though the server is still silent
             assert not answer.is_set()
             answer.set()
+
+
+def test_a_server_that_hangs_is_asked_once_a_while(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tracking, "ANSWER_SECONDS", 0.2)
+    report = tmp_path / "report.html"
+    report.write_text("x")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        place = tracking.Tracking(uri, "test", None)
+        tags = tracking.upstream(place, "prepare", corpus="c")
+        with tracking.run(place, "train", "key", tags) as run:
+            run.params({"a": 1})
+            run.metrics({"b": 2.0})
+            run.artifact(str(report))
+            run.model("m", str(tmp_path), None)
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):  # nobody connected twice
+            silent.accept()
+    assert "this run is not recorded" in caplog.text and run.id is None
+
+
+def test_a_server_that_begins_to_hang_costs_one_call(
+    place: tracking.Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a call has failed, a server is called again only if it answers."""
+    monkeypatch.setattr(tracking, "ANSWER_SECONDS", 0.2)
+    called = []
+
+    class Hanging:
+        def __getattr__(self, name: str) -> object:
+            def call(*_: object, **__: object) -> None:
+                called.append(name)
+                raise TimeoutError
+
+            return call
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        run = tracking.TrackedRun(Hanging(), "0" * 32, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        for _ in range(5):
+            run.tags({"a": "1"})
+            run.metrics({"b": 2.0})
+    assert called == ["set_tag"]
+
+
+@pytest.mark.slow
+def test_a_model_on_this_machine_is_registered_with_a_server(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+        + ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+        + ["--artifacts-destination", str(tmp_path / "artifacts")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        while True:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{uri}/health") as answer:
+                if answer.status == 200:
+                    break
+            assert server.poll() is None
+            time.sleep(0.2)
+        place = tracking.Tracking(uri, "test", None)
+        (tmp_path / "hf").mkdir()
+        for _ in range(2):
+            with tracking.run(place, "train", "r", {"training_run": "r"}, again=True) as run:
+                run.model("name", str(tmp_path / "hf"), 1.5)
+            assert run.id is not None and not run.warned
+        client = MlflowClient(uri)
+        assert len(client.search_model_versions("name = 'name'")) == 1
+        best = client.get_model_version_by_alias("name", "best")
+        assert best.tags[tracking.PREFIX + "url"] == str(tmp_path / "hf")
+        assert best.source.endswith(f"/{tracking.MODEL}")
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
 
 
 def test_remote_storage_needs_a_tracking_uri(tmp_path: Path) -> None:

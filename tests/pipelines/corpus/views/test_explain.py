@@ -145,3 +145,36 @@ def test_the_command(corpus, capsys, monkeypatch):
     with pytest.raises(SystemExit) as result:
         run(command.main)
     assert result.value.code == 2 and capsys.readouterr().err.startswith("error: document 'nothing'")
+
+
+def test_a_document_that_is_read_again_from_a_file_that_grew_or_was_renamed_is_still_kept(tmp_path):
+    raw = tmp_path / "raw"
+    texts = builds.documents(3, 30)
+    builds.write(raw / "books/a.jsonl", texts)
+    builds.write(raw / "web/b.jsonl", builds.documents(4, 30))
+    settings = builds.config(raw, tmp_path / "storage")
+    first = builds.run(settings).version
+    expected = {place: explain.explain(first, f"books/a.jsonl:{place}") for place in range(30)}
+    builds.write(raw / "books/a.jsonl", [*texts, *builds.documents(9, 1)])
+    (raw / "web/b.jsonl").rename(raw / "web/c.jsonl")
+    second = builds.refresh(settings).version
+    assert second.name == "v0002"
+    kept = 0
+    for place in range(30):
+        lines = explain.explain(second, f"books/a.jsonl:{place}")
+        by_id = explain.explain(second, lines[0].split()[1])
+        assert by_id == lines
+        if any(line.startswith("kept in v0001") for line in expected[place]):
+            kept += 1
+            assert any(line.startswith("kept in v0001") for line in lines)
+            again = f"read again in v0002 from {raw}/books/a.jsonl, record {place}, and known already"
+            assert lines[-1] == again
+        assert lines[0] == expected[place][0]
+        assert any(line.startswith("dropped") for line in lines) == any(
+            line.startswith("dropped") for line in expected[place]
+        )
+    assert kept > 10
+    assert any(line.startswith("kept in v0002") for line in explain.explain(second, "books/a.jsonl:30"))
+    renamed = explain.explain(second, "web/c.jsonl:0")
+    assert any(line.startswith("kept in v0001") for line in renamed)
+    assert renamed[-1] == f"read again in v0002 from {raw}/web/c.jsonl, record 0, and known already"
