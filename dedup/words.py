@@ -92,7 +92,7 @@ def symbols() -> np.ndarray:
     White space, controls and the marks of prose in scripts without spaces count for nothing.
     """
     table = np.zeros(sys.maxunicode + 1, np.uint32)
-    for first, end in ((0, 0xD800), (0xE000, 0x40000)):
+    for first, end in ((0, 0x4E00), (0xA000, 0xAC00), (0xE000, 0x20000)):  # Between them are letters alone.
         for code in range(first, end):
             character = chr(code).lower()[0]  # Ⓐ is a symbol
             kind = unicodedata.category(character)
@@ -122,15 +122,15 @@ def code_points() -> tuple[np.ndarray, np.ndarray]:
     construction.
     """
     table = np.arange(sys.maxunicode + 1, dtype=np.uint32)
-    word = re.compile(r"\w").match
+    word, category = re.compile(r"\w").match, unicodedata.category
     for first, end in ((0, 0xD800), (0xE000, 0x40000), (0xE0000, 0xE0200)):
         characters = [chr(code) for code in range(first, end)]
         lower = [c.lower()[0] for c in characters]
         block = np.array([ord(c) for c in lower], np.uint32)
-        of_words = [word(c) is not None or unicodedata.category(c)[0] == "M" for c in lower]
-        block |= np.array(of_words, np.uint32) * np.uint32(WORD)
-        marks = [unicodedata.category(c)[0] == "M" for c in characters]
-        block |= np.array(marks, np.uint32) * np.uint32(MARK)
+        marks = np.array([category(c)[0] == "M" for c in characters], np.bool_)
+        of_words = np.array([word(c) is not None for c in lower], np.bool_) | marks
+        block |= of_words.astype(np.uint32) * np.uint32(WORD)
+        block |= marks.astype(np.uint32) * np.uint32(MARK)
         block |= np.array([c.isspace() for c in characters], np.uint32) * np.uint32(SPACE)
         # The final form of sigma asks which characters are cased and which are ignored; str.lower tells.
         cased = np.array([(c + "Σ").lower()[-1] == "ς" for c in characters], np.bool_)
@@ -138,11 +138,11 @@ def code_points() -> tuple[np.ndarray, np.ndarray]:
         block |= cased.astype(np.uint32) * np.uint32(_CASED)
         block |= ignorable.astype(np.uint32) * np.uint32(_IGNORABLE)
         table[first:end] = block
-        for ranges, flag in ((_IDEOGRAPHS, ALONE), (_LETTERS_CUT, CUT)):
-            for low, high in ranges:
-                for code in range(max(low, first), min(high + 1, end)):
-                    if unicodedata.category(chr(code)) in ("Lo", "Lm", "Nl"):
-                        table[code] |= np.uint32(flag)
+    for ranges, flag in ((_IDEOGRAPHS, ALONE), (_LETTERS_CUT, CUT)):
+        for first, last in ranges:
+            codes = range(first, min(last + 1, 0x40000))
+            letters = np.array([category(chr(code)) in ("Lo", "Lm", "Nl") for code in codes], np.uint32)
+            table[first : codes.stop] |= letters * np.uint32(flag)
     for first, last in _PASSED:
         table[first : last + 1] = table[first : last + 1] & ~np.uint32(WORD | MARK) | np.uint32(PASSED)
     ascii_words = np.full(256, 255, np.uint8)

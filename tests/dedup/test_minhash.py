@@ -53,9 +53,10 @@ def seen_shingles(text, n=5):
         if i == 0 or n > 1:
             inner[0] = ()
         shingles.append((*zip(inner, found[i : i + n], strict=True),))
+    before, behind = symbols_of(gaps[0])[1], symbols_of(gaps[-1])[0]
     if 0 < len(shingles) <= minhash.EDGE_SHINGLES:
-        shingles[0] = (symbols_of(gaps[0])[1], *shingles[0])
-        shingles[-1] = (*shingles[-1], symbols_of(gaps[-1])[0])
+        shingles[0] = (before, *shingles[0]) if before else shingles[0]
+        shingles[-1] = (*shingles[-1], behind) if behind else shingles[-1]
     return set(shingles)
 
 

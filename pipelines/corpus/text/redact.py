@@ -621,12 +621,12 @@ def _spans(text: pa.LargeStringArray, config: RedactConfig) -> np.ndarray:
             continue
         candidate = bytes(view[first:last])
         if kind == _EMAIL:
-            around = (
-                bytes(view[max(start, first - _CONTEXT) : first]),
-                bytes(view[last : min(last + _CONTEXT, int(offsets[row + 1]))]),
-            )
-            last = first + _address_end(candidate, *around)
-            keep = last == first or _RESERVED_DOMAIN.search(bytes(view[first:last])) is not None
+            keep = _RESERVED_DOMAIN.search(candidate) is not None
+            if not keep:
+                stop = min(last + _CONTEXT, int(offsets[row + 1]))
+                around = bytes(view[max(start, first - _CONTEXT) : first]), bytes(view[last:stop])
+                last = first + _address_end(candidate, *around)
+                keep = last == first or _RESERVED_DOMAIN.search(bytes(view[first:last])) is not None
         elif kind == _PHONE:
             last = first + _phone_end(candidate.decode())
             keep = last == first

@@ -153,7 +153,9 @@ class Promises:
             return Scored(key=key, tables={})
         results = {
             NumberIdentical: lambda: Numbered(key=key, ordinals=[]),
-            Decide: lambda: Decided(key=key, entries=["", ""], dropped=[], ledger=Ledger(), languages={}),
+            Decide: lambda: Decided(
+                key=key, entries=["", ""], dropped=[], ledger=Ledger(), languages={}, unjudged={}
+            ),
             Deduplicate: lambda: Deduplicated(key=key, dropped=[], dropped_of={}, ledger=Ledger()),
             ChooseVocabulary: lambda: Vocabulary(url="tokenizer.json", facts=_facts(key)),
             Tokenize: lambda: Tokenized(key=key, tasks=(), counts=(), ledger=Ledger()),
