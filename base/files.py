@@ -1,16 +1,21 @@
 """Reading and atomic writing on any fsspec URL.
 
-A write is visible under its final name only when it is complete: a local file is written under a
-temporary name, synced and renamed, any other is spooled to local disk and uploaded as a whole.
+A write is visible under its final name only when it is complete and on the disk: a local file is written
+under a temporary name, synced and renamed, any other is spooled to local disk and uploaded as a whole.
 """
 
+import contextlib
 import errno
 import json
 import os
+import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -26,7 +31,12 @@ from base.errors import UserError
 
 TEMPORARY = ".tmp-"
 READ_BYTES = 8 * 2**20
+EXCLUSIVE = frozenset({"file", "local", "memory", "s3", "s3a", "gs", "gcs"})
+"""Protocols of storages that create a file only if there is none of its name."""
+SYNCS = 8
+"""Files that are synced at the same time."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 _FORBIDDEN = _FULL | {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
@@ -137,31 +147,74 @@ def _is_folder(filesystem: fsspec.AbstractFileSystem, path: str) -> bool:
     return bool(filesystem.isdir(path))
 
 
+@dataclass(frozen=True)
+class _Written:
+    """A local file that is whole and has not got its name yet."""
+
+    url: str
+    temporary: str
+    path: str
+    descriptor: int
+
+
+_together: ContextVar[list[_Written] | None] = ContextVar("_together", default=None)
+"""What was written in the block `together` that this thread is in."""
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Local files that this thread writes in the block appear when it ends, and none of them when it raises.
+
+    They are synced at the same time, which on most disks takes little longer than one. What announces them, a
+    mark or a manifest, is to be written after the block.
+    """
+    written: list[_Written] = []
+    token = _together.set(written)
+    try:
+        yield
+        _publish(written)
+    finally:
+        _together.reset(token)
+        for file in written:
+            os.close(file.descriptor)
+            with suppress(FileNotFoundError):
+                os.unlink(file.temporary)
+
+
+def _publish(written: list[_Written]) -> None:
+    """Bring files to the disk, then give them their names, then bring these to the disk."""
+
+    def sync_content(file: _Written) -> None:
+        with _mendable(file.url, _FULL):
+            os.fsync(file.descriptor)
+
+    _at_once(sync_content, written)
+    for file in written:
+        with _mendable(file.url, _FORBIDDEN):
+            os.replace(file.temporary, file.path)
+    _at_once(sync, list(dict.fromkeys(os.path.dirname(file.path) for file in written)))
+
+
+def _at_once(function: Callable[[Any], None], items: list[Any]) -> None:
+    """Call a function that waits for a disk for all items at the same time."""
+    if len(items) > 1:
+        with ThreadPoolExecutor(SYNCS) as threads:
+            list(threads.map(function, items))
+    else:
+        list(map(function, items))
+
+
 @contextmanager
 def atomic_writer(url: str) -> Iterator[IO[bytes]]:
     """A binary file that appears at `url` when the block ends, and not at all when it raises.
 
+    It is on the disk then, so that no power cut takes it away; within `together`, when that block ends.
     Raises UserError naming the file where the disk is full or may not be written.
     """
     filesystem, path = split(url)
     if isinstance(filesystem, LocalFileSystem):
-        folder, name = os.path.split(path)
-        temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{name}")
-        try:
-            with _mendable(url, _FORBIDDEN):
-                _make_folder(folder)
-                opened = open(temporary, "wb")  # noqa: SIM115
-            with _mendable(url, _FULL), opened as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            with _mendable(url, _FORBIDDEN):
-                os.replace(temporary, path)
-                _sync_folder(folder)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
+        with together() if _together.get() is None else nullcontext(), _local_writer(url, path) as file:
+            yield file
         return
     with _mendable(f"{url} by way of {tempfile.gettempdir()}", _FULL), tempfile.NamedTemporaryFile() as spool:
         yield spool
@@ -171,7 +224,29 @@ def atomic_writer(url: str) -> Iterator[IO[bytes]]:
             filesystem.put_file(spool.name, path)
 
 
-def _make_folder(path: str) -> None:
+@contextmanager
+def _local_writer(url: str, path: str) -> Iterator[IO[bytes]]:
+    """A file that the block `together` around gives its name."""
+    written = _together.get()
+    assert written is not None
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{name}")
+    try:
+        with _mendable(url, _FORBIDDEN):
+            make_folder(folder)
+            opened = open(temporary, "wb")  # noqa: SIM115
+        with _mendable(url, _FULL), opened as file:
+            yield file
+            file.flush()
+            descriptor = os.dup(file.fileno())
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+    written.append(_Written(url, temporary, path, descriptor))
+
+
+def make_folder(path: str) -> None:
     """Make a local folder and those above it, their names on the disk."""
     missing = []
     while not os.path.isdir(path) and path not in missing:
@@ -179,11 +254,11 @@ def _make_folder(path: str) -> None:
         path = os.path.dirname(path) or "."
     for folder in reversed(missing):
         os.makedirs(folder, exist_ok=True)
-        _sync_folder(os.path.dirname(folder) or ".")
+        sync(os.path.dirname(folder) or ".")
 
 
-def _sync_folder(path: str) -> None:
-    """Bring the names in a local folder to the disk: a rename is lost in a power cut before that."""
+def sync(path: str) -> None:
+    """Bring a local file, or the names in a local folder, to the disk: a power cut loses them before that."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -216,6 +291,80 @@ def write_bytes(url: str, content: bytes) -> None:
         file.write(content)
 
 
+def creates_exclusively(url: str) -> bool:
+    """Whether the storage of a URL creates a file only if there is none of its name: see `create`."""
+    protocols = split(url)[0].protocol
+    return bool(EXCLUSIVE & {protocols} if isinstance(protocols, str) else EXCLUSIVE & {*protocols})
+
+
+def create(url: str, content: bytes) -> bool:
+    """Create a file that is there whole and on the disk or not at all; whether it has that content now.
+
+    False: one of that name is there with other content, which stays. Of several that create a file at the
+    same moment one does. A storage that cannot do that (creates_exclusively) is asked first instead, and so
+    is a local disk without hard links.
+    """
+    filesystem, path = split(url)
+    try:
+        with _mendable(url, _FORBIDDEN - {errno.EEXIST}):
+            if isinstance(filesystem, LocalFileSystem):
+                _create_local(path, content)
+            elif creates_exclusively(url):
+                filesystem.pipe_file(path, content, mode="create")
+            elif filesystem.exists(path):
+                raise FileExistsError
+            else:
+                filesystem.makedirs(filesystem._parent(path), exist_ok=True)
+                filesystem.pipe_file(path, content)
+    except FileExistsError:  # of another one, or of this one when the answer was lost and it was sent again
+        with contextlib.suppress(FileNotFoundError):
+            return read_bytes(url) == content
+        return False
+    return True
+
+
+def _create_local(path: str, content: bytes) -> None:
+    """Raises FileExistsError if the name is taken, FileNotFoundError if somebody removed what is written."""
+    folder, name = os.path.split(path)
+    make_folder(folder)
+    temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{name}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if os.path.exists(path):
+                raise FileExistsError from None
+            os.replace(temporary, path)
+        sync(folder)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def sweep(url: str, *, deep: bool) -> None:
+    """Remove what is half written in a local folder: who writes it cannot give it its name any more.
+
+    deep: in the folders below it, too.
+    """
+    local = local_path(url)
+    for folder, folders, names in os.walk(local) if local is not None else ():
+        for name in [name for name in folders if name.startswith(TEMPORARY)]:
+            shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+            folders.remove(name)
+        for name in names:
+            if name.startswith(TEMPORARY):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(folder, name))
+        if not deep:
+            return
+
+
 def read_json(url: str) -> Any:
     """The value of a JSON file."""
     return json.loads(read_bytes(url))
@@ -223,7 +372,12 @@ def read_json(url: str) -> Any:
 
 def write_json(url: str, value: Any) -> None:
     """Write a JSON file atomically, keys in the order given, so that equal values give equal bytes."""
-    write_bytes(url, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    write_bytes(url, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """What write_json writes of a value."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def write_parquet(url: str, table: pa.Table, **options: Any) -> None:

@@ -76,25 +76,31 @@ def folder(run_url: str, step: int) -> str:
 def lacks_room(path: str, needed: int) -> str | None:
     """What to say of a local folder whose disk has no room for a checkpoint of so many bytes, else None."""
     free, wanted = _free(path), int(needed * MARGIN)
-    if free > wanted:
-        return None
-    return f"the disk of {path} has {free:,} free bytes, and a checkpoint needs {wanted:,}"
+    return None if free > wanted else f"{disk(path)}, and a checkpoint needs {wanted:,}"
 
 
 def disk(path: str) -> str:
     """The room on the disk of a local folder, in words."""
+    place = _existing(path)
+    while not os.path.ismount(place):
+        place = os.path.dirname(place)
     try:
-        return f"the disk of {path} has {_free(path):,} free bytes"
+        return f"the disk of {path}, mounted at {place}, has {_free(path):,} free bytes"
     except OSError as error:
-        return f"the disk of {path} does not tell its room: {error}"
+        return f"the disk of {path}, mounted at {place}, does not tell its room: {error}"
 
 
 def _free(path: str) -> int:
     """Free bytes on the disk of a local folder, which need not be there yet."""
+    return shutil.disk_usage(_existing(path)).free
+
+
+def _existing(path: str) -> str:
+    """The first folder that is there, of a local one and those above it."""
     place = os.path.abspath(path)
     while not os.path.isdir(place):
         place = os.path.dirname(place)
-    return shutil.disk_usage(place).free
+    return place
 
 
 def steps(run_url: str) -> list[int]:

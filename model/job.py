@@ -8,6 +8,7 @@ import logging
 from dataclasses import dataclass, field
 
 from base import files
+from base.claims import Claim
 from base.errors import UserError
 from model import batches, checkpoint
 from model.checkpoint import Identity
@@ -32,6 +33,13 @@ class TrainJob:
     """Folder of the run: journal, checkpoints, summary."""
     mixture: dict[str, float] = field(default_factory=dict)
     """Weights of the sources; by tokens when empty."""
+    claim: Claim | None = None
+    """Who may write the run; None where nobody else can."""
+
+    def check_claim(self) -> None:
+        """Raise UserError if another command trains the run now."""
+        if self.claim is not None:
+            self.claim.check()
 
     def samples(self, step: int, stop: int) -> tuple[int, int]:
         """First sample of 0-based `step`, and of `stop`."""
@@ -112,14 +120,17 @@ def identity(job: TrainJob, loader: Loader) -> Identity:
     return Identity(json.loads(json.dumps(model)), data)
 
 
-def planned_bytes(job: TrainJob, same: Identity) -> int:
-    """Bytes that one checkpoint of a run will have."""
-    settled = job.train.model_copy(update={"precision": same.model["precision"]})
-    return checkpoint_bytes(job.model, settled, same.model["vocab_size"])
+def planned_bytes(job: TrainJob, vocab_size: int, precision: str) -> int:
+    """Bytes that one checkpoint of a run will have, the fewest where `auto` is not decided yet."""
+    choices = ("fp32", "fp16") if precision == "auto" else (precision,)
+    settled = [job.train.model_copy(update={"precision": choice}) for choice in choices]
+    return min(checkpoint_bytes(job.model, train, vocab_size) for train in settled)
 
 
-def missing_room(job: TrainJob, same: Identity) -> str | None:
+def missing_room(job: TrainJob, vocab_size: int, precision: str) -> str | None:
     """Why the disk of a run's folder cannot hold one checkpoint; None if it can, or the folder is remote."""
     folder = files.local_path(files.join(job.run_url, "checkpoints"))
-    problem = checkpoint.lacks_room(folder, planned_bytes(job, same)) if folder is not None else None
+    if folder is None:
+        return None
+    problem = checkpoint.lacks_room(folder, planned_bytes(job, vocab_size, precision))
     return f"{problem}; make room there or choose another storage" if problem is not None else None

@@ -8,6 +8,7 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from base import files
@@ -16,7 +17,7 @@ from base.records import Record
 
 NAME = "journal.jsonl"
 SYNC_SECONDS = 30.0
-"""A remote journal gets new lines so often, if there are some; MLflow is filled from there."""
+"""New lines are synced so often, if there are some; of a remote journal, MLflow gets them then."""
 
 logger = logging.getLogger("piledriver.journal")
 
@@ -76,20 +77,24 @@ class StepRecord(Record):
 class Journal:
     """Appends lines to <run>/journal.jsonl, never two for one step."""
 
-    def __init__(self, run_url: str) -> None:
-        """Open the journal, drop a line that a kill cut short, and find the last step in it."""
+    def __init__(self, run_url: str, check: Callable[[], None] = lambda: None) -> None:
+        """Open the journal, drop a line that a kill cut short, and find the last step in it.
+
+        check: called before what others see is written; raises UserError if another command trains the run.
+        """
+        self._check = check
         self.url = files.join(run_url, NAME)
-        self._path = files.local_path(self.url)
-        self._remote = self._path is None
-        if self._path is None:
-            self._path = os.path.join(tempfile.mkdtemp(prefix="piledriver-journal-"), NAME)
+        path = files.local_path(self.url)
+        self._remote = path is None
+        if path is None:
+            path = os.path.join(tempfile.mkdtemp(prefix="piledriver-journal-"), NAME)
             if files.exists(self.url):
-                Path(self._path).write_bytes(files.read_bytes(self.url))
-        os.makedirs(os.path.dirname(self._path), exist_ok=True)
-        self._file = open(self._path, "ab+")  # noqa: SIM115 - open for the life of the run
-        self._file.seek(0)
-        content = self._file.read()
-        self._file.truncate(content.rfind(b"\n") + 1)
+                Path(path).write_bytes(files.read_bytes(self.url))
+        self._path = path
+        content = files.read_bytes(path) if os.path.exists(path) else b""
+        # Another file: what a former process that trains the run has opened is no journal any more.
+        files.write_bytes(path, content[: content.rfind(b"\n") + 1])
+        self._file = open(path, "ab")  # noqa: SIM115 - open for the life of the run
         self.last_step = max((record.step for record in parse(content, self.url)), default=0)
         """The last step that has a line; 0 when there is none."""
         self._synced = time.monotonic()
@@ -98,21 +103,29 @@ class Journal:
         """Write a line, unless its step has one; says whether it was written."""
         if record.step <= self.last_step:
             return False
+        if not self._remote:
+            self._check()
         self._file.write((json.dumps(record.to_json()) + "\n").encode())
         self._file.flush()
         self.last_step = record.step
         if time.monotonic() - self._synced > SYNC_SECONDS:
             try:
                 self.sync()
+            except UserError:
+                raise
             except Exception as error:  # the next checkpoint syncs too, and stops training if it cannot
                 logger.warning("the journal at %s waits: %s", self.url, error)
         return True
 
     def sync(self) -> None:
-        """Bring a remote run's journal up to date; a local one always is."""
+        """Bring the journal to where a power cut or the end of this machine does not take it away."""
         self._synced = time.monotonic()
-        if self._remote and self._path is not None:
+        if self._remote:
+            self._check()
             files.write_bytes(self.url, Path(self._path).read_bytes())
+        else:
+            files.sync(self._path)
+            files.sync(os.path.dirname(self._path))
 
     def close(self) -> None:
         """Sync and close."""

@@ -71,10 +71,11 @@ class Loop:
         rank, self.world = ranks.rank(), ranks.world()
         # Workers that share layers train on the same samples; they have consecutive ranks.
         self.share, self.shares = rank // job.train.tensor_parallel, self.world // job.train.tensor_parallel
-        self.journal = Journal(job.run_url) if rank == 0 else None
+        self.journal = Journal(job.run_url, job.check_claim) if rank == 0 else None
         self.sampler = sampler(job, loader.corpus) if rank == 0 else None
         self.threads = ThreadPoolExecutor(1, "loader")
-        self.saver = Saver(engine, job.run_url, job.train.checkpoint, planned_bytes(job, identity))
+        planned = planned_bytes(job, identity.model["vocab_size"], identity.model["precision"])
+        self.saver = Saver(engine, job.run_url, job.train.checkpoint, planned, job.check_claim)
         self.stalls: list[float] = []
         """Seconds for which each checkpoint stopped the loop."""
         self.evaluation: dict[str, dict[str, float]] = {}
@@ -241,7 +242,7 @@ class Loop:
             zero_stage=self.job.train.zero_stage,
             files={},
         )
-        self.saver.save(description)
-        if self.journal:
+        if self.journal:  # before the checkpoint, which stands for all steps before it
             self.journal.sync()
+        self.saver.save(description)
         self.stalls.append(round(time.perf_counter() - begin, 4))

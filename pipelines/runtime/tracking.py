@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import requests
 
 from base import files
+from base.claims import TakenOverError
 from base.credentials import hide
 from base.errors import UserError
 from base.layout import name_of
@@ -60,11 +62,15 @@ class Tracking:
 class TrackedRun:
     """One MLflow run; a failed call is a warning."""
 
-    def __init__(self, client: Any, run_id: str | None, uri: str = "") -> None:
-        """A run of `client`, whose store is at `uri`; without a run id nothing is recorded."""
+    def __init__(self, client: Any, run_id: str | None, uri: str = "", artifacts: str = "") -> None:
+        """A run of `client`, whose store is at `uri`; without a run id nothing is recorded.
+
+        artifacts: URI of the folder of its artifacts.
+        """
         self.client = client
         self.id = run_id
         self.uri = uri
+        self.artifacts = artifacts
         self.warned: set[str] = set()
 
     def _try(self, function: str, *arguments: Any, **keywords: Any) -> None:
@@ -130,6 +136,22 @@ class TrackedRun:
             copy.write_bytes(files.read_bytes(url))
             self._try("log_artifact", str(copy), folder)
 
+    def sync(self) -> None:
+        """Bring artifacts that lie in a local folder to the disk: MLflow copies them there and no more."""
+        place = urlsplit(self.artifacts)
+        path = Path(unquote(place.path))
+        if not self.artifacts or place.scheme not in ("", "file") or not path.is_dir():
+            return
+        try:
+            for folder, _, names in os.walk(path):
+                for name in names:
+                    files.sync(os.path.join(folder, name))
+                files.sync(folder)
+            for parent in list(path.parents)[:3]:  # names of folders up to the store
+                files.sync(str(parent))
+        except OSError as error:
+            log.warning("MLflow's artifacts below %s may not be on the disk: %s", path, error)
+
     def dataset(self, name: str, digest: str, url: str, profile: dict[str, Any], context: str) -> None:
         """Log a dataset as an input; context says what for. digest: 36 characters at most."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -138,7 +160,7 @@ class TrackedRun:
         kind = "local" if protocol == "file" else protocol
         url = hide(url)
         source = json.dumps({"uri": url if "://" in url else f"file://{url}"})
-        dataset = Dataset(name, digest, kind, source, schema=None, profile=json.dumps(profile))
+        dataset = Dataset(name, digest, kind, source, schema=None, profile=hide(json.dumps(profile)))
         entry = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
         self._try("log_inputs", datasets=[entry])
 
@@ -172,7 +194,7 @@ def _register(
     versions = list(client.search_model_versions(f"name = '{name}'"))
     if all(version.run_id != run_id for version in versions):
         tags = {PREFIX + "url": hide(url)} | ({} if bits_per_byte is None else {tag: str(bits_per_byte)})
-        source = url
+        source = hide(url)
         if remote and files.local_path(url) is not None:
             client.log_dict(run_id, {"url": url, "host": socket.gethostname()}, f"{MODEL}/model.json")
             source = f"{client.get_run(run_id).info.artifact_uri}/{MODEL}"
@@ -216,9 +238,31 @@ def client_of(tracking: Tracking) -> Any:
         raise ConnectionError(f"it did not answer within {ANSWER_SECONDS:g} s")
     from mlflow import MlflowClient
 
-    if tracking.uri.startswith("sqlite:///"):
-        Path(tracking.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    store = _store_file(tracking)
+    if store is not None and not store.exists():
+        store.parent.mkdir(parents=True, exist_ok=True)
+        _make_store(store)
     return MlflowClient(tracking.uri)
+
+
+def _make_store(path: Path) -> None:
+    """Put an empty store at a path where there is none.
+
+    MLflow would make it there, step by step, and not ask whether another command does the same: both would
+    fail, and so would all later ones where a kill comes in between.
+    """
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory(prefix="piledriver-store-") as folder:
+        made = Path(folder, "mlflow.db")
+        MlflowClient(f"sqlite:///{made}").search_experiments(max_results=1)
+        files.create(str(path), made.read_bytes())
+
+
+def _store_file(tracking: Tracking) -> Path | None:
+    """The file of a store that SQLite keeps, None for another."""
+    prefix = "sqlite:///"
+    return Path(tracking.uri.removeprefix(prefix)) if tracking.uri.startswith(prefix) else None
 
 
 @contextlib.contextmanager
@@ -233,31 +277,35 @@ def run(
     opened = _open(tracking, command, key, tags, again)
     try:
         yield opened
+    except TakenOverError:  # the run is that of the command that has taken over, if it does the same work
+        raise
     except BaseException:
         opened._try("set_terminated", "FAILED")
         raise
+    opened.sync()
     opened._try("set_terminated", "FINISHED")
+    store = _store_file(tracking)
+    if store is not None:
+        # SQLite's last change counts when its journal is gone, and until then a power cut brings that back.
+        with contextlib.suppress(OSError):
+            files.sync(str(store.parent))
 
 
 def _open(tracking: Tracking, command: str, key: str, tags: dict[str, str], again: bool) -> TrackedRun:
     try:
         client = client_of(tracking)
-        experiment = client.get_experiment_by_name(tracking.experiment)
-        if experiment:
-            experiment_id = experiment.experiment_id
-        else:
-            experiment_id = client.create_experiment(tracking.experiment, tracking.artifacts)
+        experiment_id = _experiment(client, tracking)
         found = find(tracking, command, key=key)
         if found and (again or found.info.status != "FINISHED"):
             client.update_run(found.info.run_id, status="RUNNING")
-            opened = TrackedRun(client, found.info.run_id, tracking.uri)
+            opened = TrackedRun(client, found.info.run_id, tracking.uri, found.info.artifact_uri)
         else:
             created = client.create_run(
                 experiment_id,
                 run_name=f"{command} {tags.get('version', '')}".strip(),
                 tags={PREFIX + "command": command, PREFIX + "key": key},
             )
-            opened = TrackedRun(client, created.info.run_id, tracking.uri)
+            opened = TrackedRun(client, created.info.run_id, tracking.uri, created.info.artifact_uri)
     except Exception as error:
         log.warning(
             "MLflow at %s cannot be used, so this run is not recorded: %s",
@@ -267,6 +315,21 @@ def _open(tracking: Tracking, command: str, key: str, tags: dict[str, str], agai
         return TrackedRun(None, None)
     opened.tags(tags)
     return opened
+
+
+def _experiment(client: Any, tracking: Tracking) -> str:
+    """The id of the experiment, which is made if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(tracking.experiment)
+    if found is None:
+        try:
+            return str(client.create_experiment(tracking.experiment, tracking.artifacts))
+        except MlflowException:  # another command was first
+            found = client.get_experiment_by_name(tracking.experiment)
+            if found is None:
+                raise
+    return str(found.experiment_id)
 
 
 def find(tracking: Tracking, command: str, **tags: str) -> Any | None:

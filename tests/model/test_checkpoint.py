@@ -24,7 +24,7 @@ from tests.helpers.values import known
 if RUNNING:
     import torch
 
-    from model import checkpoint, pickles, restore, saver
+    from model import checkpoint, pickles, restore
     from model.train import train
 
 
@@ -56,6 +56,41 @@ def test_killed_at_any_point_and_run_again_gives_the_same_losses(manifest: str, 
     assert result.resumed_from == 9
     assert _losses(tmp_path / "run") == expected
     assert checkpoint.steps(run["run_url"]) == [9, 10]
+
+
+def test_what_a_checkpoint_names_is_on_the_disk_before_it_has_its_name(
+    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file and folder of it, and the journal up to its step."""
+    run_url = tmp_path / "run"
+    target = Path(checkpoint.folder(str(run_url), 2))
+    synced: dict[str, int] = {}
+    fsync, rename = os.fsync, os.rename
+    seen: list[str] = []
+
+    def sync(descriptor: int) -> None:
+        fsync(descriptor)
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        synced[path] = len(_losses(run_url)) if path.endswith(journal.NAME) else 0
+
+    def renamed(source: str, to: str) -> None:
+        if Path(to) == target:
+            every = [Path(source), *Path(source).rglob("*")]
+            names = {
+                path.parent / f".tmp-{path.name}" if path.name == checkpoint.DESCRIPTION else path
+                for path in every
+            }
+            seen.extend(str(path) for path in names)
+            on_disk = {re.sub(r"\.tmp-[0-9a-f]{12}-", ".tmp-", path) for path in synced}
+            assert {str(path) for path in names} <= on_disk
+            assert synced[str(run_url / journal.NAME)] == 2
+        rename(source, to)
+        synced.pop(str(target.parent), None)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "rename", renamed)
+    run_here(manifest, str(run_url), steps=2)
+    assert len(seen) > 4 and str(target.parent) in synced
 
 
 @pytest.mark.slow
@@ -175,14 +210,14 @@ def test_the_best_checkpoints_stay(manifest: str, tmp_path: Path) -> None:
 def test_checkpoints_are_written_while_training_goes_on(
     manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = saver._flush
+    written = files.sync
 
     def slowly(path: str) -> None:
         if "step_00000002" in path and path.endswith(".pt"):
             time.sleep(0.5)
         written(path)
 
-    monkeypatch.setattr(saver, "_flush", slowly)
+    monkeypatch.setattr(files, "sync", slowly)
     results = {}
     for name, asynchronous in (("behind", True), ("before", False)):
         policy = {"every": 2, "asynchronous": asynchronous}
@@ -251,6 +286,43 @@ def test_another_model_or_corpus_is_refused_by_name(manifest: str, tmp_path: Pat
         run_here(other, run_url)
 
 
+def test_what_must_stay_the_same_in_a_run_and_what_may_change(manifest: str, tmp_path: Path) -> None:
+    run_url = str(tmp_path / "run")
+    run_here(manifest, run_url, steps=1)
+
+    def job(
+        mixture: dict[str, float] | None = None, model: dict[str, Any] | None = None, **train: Any
+    ) -> TrainJob:
+        return TrainJob(
+            MODEL.model_copy(update=model or {}), settings(**train), manifest, run_url, mixture or {}
+        )
+
+    refused: list[tuple[str, dict[str, Any]]] = [
+        ("data.seed", {"seed": 5}),
+        ("data.global_batch_size", {"global_batch_size": 16}),
+        ("data.batch_warmup", {"batch_warmup": {"start": 4, "increment": 4, "steps": 5}}),
+        ("data.weights", {"mixture": {"a": 1.0, "b": 1.0}}),
+        ("model.max_sequence_length", {"model": {"max_sequence_length": 16}}),
+        ("model.num_layers", {"model": {"num_layers": 3}}),
+        ("model.attention_reset", {"model": {"attention_reset": True}}),
+        ("model.rotary_base", {"model": {"rotary_base": 500.0}}),
+        ("model.precision", {"precision": "bf16"}),
+    ]
+    for name, changes in refused:
+        with pytest.raises(UserError, match=f"step_00000001 has {name} = .*; continue with the former value"):
+            check(job(**changes))
+    for changes in (
+        *({"micro_batch_size": 4}, {"zero_stage": 3}, {"steps": 100}, {"checkpoint": {"every": 2}}),
+        *({"optimizer": {"learning_rate": 1e-3}}, {"guard": {"sigmas": 3}}, {"log_every": 5}),
+    ):
+        check(job(**changes))
+    _edit_description(
+        run_url, 1, model={**checkpoint.read_description(checkpoint.folder(run_url, 1)).model, "new": 1}
+    )
+    with pytest.raises(UserError, match="has model.new = 1, this run has None"):
+        check(job())
+
+
 def test_a_precision_that_the_workers_choose_is_not_checked_before(manifest: str, tmp_path: Path) -> None:
     run_url = str(tmp_path / "run")
     run_here(manifest, run_url, steps=2, precision="fp16")  # as workers with GPUs would
@@ -285,9 +357,10 @@ def test_no_room_for_one_checkpoint_stops_before_the_first_step(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
     sentence = (
-        f"the disk of {run_url}/checkpoints has {needed:,} free bytes, and a checkpoint needs {needed:,}; "
+        rf"the disk of {re.escape(run_url)}/checkpoints, mounted at /\S*, has {needed:,} free bytes, "
+        f"and a checkpoint needs {needed:,}; "
     )
-    with pytest.raises(UserError, match=re.escape(sentence)):
+    with pytest.raises(UserError, match=sentence):
         run_here(manifest, run_url, steps=2)
     assert not os.path.exists(run_url)
     run_here(manifest, "memory://training/no-room-here", steps=1)
@@ -312,7 +385,7 @@ def test_training_stops_when_no_checkpoint_can_be_written(
     ):
         run_here(manifest, run_url, steps=5, checkpoint=policy)
     assert len(_losses(run_url)) == 3
-    assert caplog.text.count(f"; the disk of {run_url}/checkpoints has ") == 3
+    assert caplog.text.count(f"; the disk of {run_url}/checkpoints, mounted at /") == 3
     endless = run_here(manifest, run_url, steps=5, checkpoint={**policy, "stop_after_failures": 0})
     assert endless.resumed_from == 0 and endless.checkpoint_url is None
     # With one that is whole the others cost only themselves.
@@ -467,6 +540,9 @@ def test_files_that_are_no_checkpoints_are_named(tmp_path: Path) -> None:
     for name in ("../../x", "/x", ".."):
         torch.save({"param_shapes": [{name: torch.Size([1])}]}, path)
         with pytest.raises(UserError, match=f"x.pt is no file of .* a parameter named '{name}'"):
+            pickles.load(path)
+        torch.save({"optimizer": ([{"state": {name: 1}}],)}, path)
+        with pytest.raises(UserError, match="a parameter named"):
             pickles.load(path)
     torch.save({"a": torch.zeros(3)}, path)
     whole = path.read_bytes()

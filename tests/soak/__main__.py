@@ -19,7 +19,7 @@ from unittest import SkipTest
 
 import base  # noqa: F401 - before numba
 from benchmarks.dedup_inputs import circumstances
-from tests.soak import kinds
+from tests.soak import kinds, warm
 
 ROOT = Path(__file__).parents[2]
 DRAWN = ROOT / ".cache" / "soak"
@@ -33,9 +33,10 @@ def main() -> None:
     parser.add_argument("--draws", type=int, help="default: the kind's full count")
     parser.add_argument("--seed", type=int, default=0, help="of the first draw; the others follow")
     chosen = parser.parse_args()
+    warm.MODULES.append("model.train")
     good = True
     for name in [chosen.kind] if chosen.kind else list(kinds.KINDS):
-        count = kinds.KINDS[name].full if chosen.draws is None else chosen.draws
+        count = len(kinds.KINDS[name].full) if chosen.draws is None else chosen.draws
         good = soak(name, range(chosen.seed, chosen.seed + count)) and good
     sys.exit(0 if good else 1)
 

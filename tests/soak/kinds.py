@@ -12,20 +12,20 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """How many draws of a kind there are."""
+    """Seeds of the draws of a kind."""
 
-    glimpse: int
+    glimpse: range
     """In `make test`: some seconds."""
-    shorter: int
+    shorter: range
     """In `make slow`: about a minute."""
-    full: int
+    full: range
     """In `make soak`."""
 
 
 _ALL = {
-    "cuts": Draws(glimpse=1, shorter=10, full=200),
-    "rivals": Draws(glimpse=2, shorter=20, full=1000),
-    "mutations": Draws(glimpse=20, shorter=500, full=10_000),
+    "cuts": Draws(glimpse=range(2, 3), shorter=range(1000, 1010), full=range(200)),
+    "rivals": Draws(glimpse=range(3, 5), shorter=range(5000, 5020), full=range(1000)),
+    "mutations": Draws(glimpse=range(20), shorter=range(20_000, 20_500), full=range(10_000)),
 }
 KINDS = {name: draws for name, draws in _ALL.items() if Path(__file__).with_name(f"{name}.py").exists()}
 

@@ -4,11 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.late import RUNNING
-from tests.soak import kinds
+from tests.soak import kinds, warm
 
-if RUNNING:
-    import torch  # noqa: F401 - draws train
+pytestmark = [pytest.mark.train, pytest.mark.build, pytest.mark.command]
 
 
 def _draw(kind: str, seeds: range, folder: Path) -> None:
@@ -20,10 +18,11 @@ def _draw(kind: str, seeds: range, folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", kinds.KINDS)
 def test_glimpse(kind: str, tmp_path: Path) -> None:
-    _draw(kind, range(kinds.KINDS[kind].glimpse), tmp_path)
+    _draw(kind, kinds.KINDS[kind].glimpse, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", kinds.KINDS)
 def test_shorter_draw(kind: str, tmp_path: Path) -> None:
-    _draw(kind, range(100_000, 100_000 + kinds.KINDS[kind].shorter), tmp_path)
+    warm.MODULES.append("model.train")
+    _draw(kind, kinds.KINDS[kind].shorter, tmp_path)

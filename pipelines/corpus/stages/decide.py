@@ -185,8 +185,9 @@ def decide_part(task: DecidePart) -> dict[str, Any]:
             "value": pa.array(value),
         }
     ).filter(pc.invert(keep))
-    files.write_parquet(task.entries, entries)
-    files.write_parquet(task.dropped, dropped)
+    with files.together():
+        files.write_parquet(task.entries, entries)
+        files.write_parquet(task.dropped, dropped)
     ledger = Ledger()
     for row in table.group_by("source").aggregate([("bytes", "sum"), ("bytes", "count")]).to_pylist():
         stage = ledger.stage(row["source"], "quality")

@@ -256,6 +256,22 @@ def measure_part(task: MeasurePart) -> dict[str, Any]:
     if files.exists(done):
         return PartCounts.read(done).to_json()
     notes = _Notes(task)
+    with files.together():
+        _write_columns(task, notes)
+    notes.ledger.check()
+    cleaned = [stages["normalise"] for stages in notes.ledger.sources.values() if "normalise" in stages]
+    counts = PartCounts(
+        part=task.input.part,
+        documents=sum(stage.documents_out for stage in cleaned),
+        bytes=sum(stage.bytes_out for stage in cleaned),
+        ledger=notes.ledger.to_json(),
+    )
+    counts.write(done)
+    return counts.to_json()
+
+
+def _write_columns(task: MeasurePart, notes: "_Notes") -> None:
+    """Write the documents, attributes and rejects of one part."""
     with (
         files.atomic_writer(task.url("documents", "arrow")) as documents_file,
         files.atomic_writer(task.url("attributes", "parquet")) as attributes_file,
@@ -279,16 +295,6 @@ def measure_part(task: MeasurePart) -> dict[str, Any]:
             attributes.write_table(empty)
         attributes.close()
     files.write_parquet(task.url("rejects", "parquet"), pa.concat_tables(notes.rejects))
-    notes.ledger.check()
-    cleaned = [stages["normalise"] for stages in notes.ledger.sources.values() if "normalise" in stages]
-    counts = PartCounts(
-        part=task.input.part,
-        documents=sum(stage.documents_out for stage in cleaned),
-        bytes=sum(stage.bytes_out for stage in cleaned),
-        ledger=notes.ledger.to_json(),
-    )
-    counts.write(done)
-    return counts.to_json()
 
 
 def _names(column: pa.ChunkedArray, source: SourceConfig) -> pa.Array:

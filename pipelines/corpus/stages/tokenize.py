@@ -234,18 +234,19 @@ def tokenize_part(task: TokenizePart) -> dict[str, Any]:
         task.tokenizer, task.end_of_document, task.special_tokens, files.digest(task.tokenizer)
     )
     schema = _run_schema(tokenizer)
-    with files.atomic_writer(task.url("arrow")) as stream, pa.ipc.new_file(stream, schema) as writer:
-        runs = _Runs(task, sorted(pc.unique(source).to_pylist()), writer, schema)
-        tables: dict[str, list[pa.Table]] = {"dropped": [], "changes": [], "hits": []}
-        for encoded in _encode(task, entries, tokenizer):
-            for name, found in tables.items():
-                found.append(getattr(encoded, name))
-            runs.add(_identified(encoded.tokens, entries))
-        runs.end()
-    dropped, changes, hits = (_by_row(found, name) for name, found in tables.items())
-    files.write_parquet(task.url("dropped"), _of_part(dropped, entries, task.survivors.part, DROPPED))
-    files.write_parquet(task.url("changes"), changes)
-    files.write_parquet(task.url("hits"), _of_part(hits, entries, task.survivors.part, HITS))
+    with files.together():
+        with files.atomic_writer(task.url("arrow")) as stream, pa.ipc.new_file(stream, schema) as writer:
+            runs = _Runs(task, sorted(pc.unique(source).to_pylist()), writer, schema)
+            tables: dict[str, list[pa.Table]] = {"dropped": [], "changes": [], "hits": []}
+            for encoded in _encode(task, entries, tokenizer):
+                for name, found in tables.items():
+                    found.append(getattr(encoded, name))
+                runs.add(_identified(encoded.tokens, entries))
+            runs.end()
+        dropped, changes, hits = (_by_row(found, name) for name, found in tables.items())
+        files.write_parquet(task.url("dropped"), _of_part(dropped, entries, task.survivors.part, DROPPED))
+        files.write_parquet(task.url("changes"), changes)
+        files.write_parquet(task.url("hits"), _of_part(hits, entries, task.survivors.part, HITS))
     ledger = account(entries, dropped, changes, task.survivors.edits)
     ledger.add(runs.ledger)
     counts = TokenCounts(
@@ -397,8 +398,8 @@ class _Runs:
             self.end()
 
     def end(self) -> None:
-        """Write a run of what has come."""
-        if self._pending:
+        """Write a run of what has come; the edits may have left nothing of it."""
+        if any(table.num_rows for table in self._pending):
             self.ranges.append(self._write(pa.concat_tables(self._pending)))
         self._pending, self._tokens = [], 0
 
