@@ -107,6 +107,7 @@ def symbols() -> np.ndarray:
         table[[ord(other) for other in character + others]] = ord(character)
     for quote in "\"'":
         table[[ord(other) for other in quote + _SAME_SYMBOLS[quote]]] |= np.uint32(ENDS)
+    table[[0xFFFC, 0xFFFD]] = 0  # They stand for what is not there.
     table[[ord(mark) for mark in _PROSE_MARKS]] |= np.uint32(DIVIDES)
     table[[ord(mark) for mark in _IDEOGRAPHIC_PROSE_MARKS]] = ENDS
     return table

@@ -213,6 +213,7 @@ SAME = {
     "Arabic": ["كَتَبَ الوَلَدُ الدَّرْسَ فِي المَدْرَسَةِ", "كتب الولد الدرس في المدرسة"],
     "Hebrew": ["בְּרֵאשִׁית בָּרָא אֱלֹהִים אֵת הַשָּׁמַיִם", "בראשית ברא אלהים את השמים"],
     "joiners": ["नमस्\u200dते और सब को यहाँ से", "नमस्ते और सब को यहाँ से"],
+    "what could not be read": ["so much\ufffd of \ufffdit was\xad lost here", "so much of it was lost here"],
     "emoji": ["good ❤\ufe0f for all of you here", "good ❤ for all of you here"],
 }
 
