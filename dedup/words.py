@@ -21,6 +21,7 @@ import functools
 import re
 import sys
 import unicodedata
+from typing import Any
 
 import numpy as np
 
@@ -180,7 +181,7 @@ def sigma_is_final(data: np.ndarray, p: int, start: int, end: int, table: np.nda
 
 
 @kernel
-def _ends_word(letter: int, following: int) -> bool:
+def _ends_word(letter: int, following: int) -> Any:
     """Whether a word ends between two letters of a script without spaces that is no ideographic one."""
     return mix64(np.uint64(letter) << np.uint64(21) | np.uint64(following)) & np.uint64(1) == 0
 

@@ -305,7 +305,7 @@ def _divided_by_zero_width(code: int) -> bool:
 
 
 @kernel
-def _divides_words(data: np.ndarray, at: int, end: int, out: np.ndarray, first: int, put: int) -> bool:
+def _divides_words(data: np.ndarray, at: int, end: int, out: np.ndarray, first: int, put: int) -> Any:
     """Whether a U+200B that ends at `at` stands between letters whose words it divides.
 
     out[first:put] is what stands before it.
