@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest import mock
 
 from benchmarks.dedup_inputs import circumstances, record
 from pipelines.config import load
@@ -71,17 +72,14 @@ def build(data: Path, folder: Path, syncs: Syncs) -> float:
     ]
     config = load(str(ROOT / "configs" / "pile.yaml"), changes)
     os.sync()  # of the build before
-    system = os.fsync
-    os.fsync = syncs
-    try:
+    with mock.patch.object(os, "fsync", syncs):
         begin = time.perf_counter()
         with commands.claimed(config, "benchmark") as claim:
             inputs = commands.inputs_of(config)
             commands.prepare(config, inputs, claim=claim, executor=InProcess(), progress=silent)
-        return time.perf_counter() - begin
-    finally:
-        os.fsync = system
-        shutil.rmtree(folder)
+        seconds = time.perf_counter() - begin
+    shutil.rmtree(folder)
+    return seconds
 
 
 def measure(data: Path, folder: Path, builds: int) -> dict[str, Any]:
@@ -92,16 +90,13 @@ def measure(data: Path, folder: Path, builds: int) -> dict[str, Any]:
         """No sync."""
 
     build(data, folder / "first", Syncs(system))
-    kinds: dict[str, Callable[[], Syncs]] = {
-        "with": lambda: Syncs(system),
-        "without": lambda: Syncs(none),
-        **{f"{1000 * slower:g} ms slower": lambda slower=slower: Syncs(system, slower) for slower in SLOWER},
-    }
+    slow = {f"{1000 * seconds:g} ms slower": seconds for seconds in SLOWER}
+    kinds = ["with", "without", *slow]
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
     last: dict[str, Syncs] = {}
     for number in range(builds):
-        for name, make in kinds.items():
-            last[name] = make()
+        for name in kinds:
+            last[name] = Syncs(none if name == "without" else system, slow.get(name, 0.0))
             seconds[name].append(build(data, folder / f"{number}-{name.replace(' ', '-')}", last[name]))
     middle = {name: median(values) for name, values in seconds.items()}
     return {
@@ -117,8 +112,7 @@ def measure(data: Path, folder: Path, builds: int) -> dict[str, Any]:
                 "seconds_waited_for_syncs": round(last[name].waited, 3),
                 "share_of_build": round(last[name].waited / seconds[name][-1], 4),
             }
-            for name in kinds
-            if "slower" in name
+            for name in slow
         },
     }
 

@@ -56,8 +56,13 @@ def _train(raw: Path, storage: Path, run: str = RUN) -> None:
     url = Layout(str(storage)).run(run)
     with held(url, "train", ClaimsConfig()) as claim:
         summary = run_here(version.manifest_url, url, steps=STEPS, checkpoint=every)
-        facts = {"version": version.name, "manifest_hash": version.hash, "model": summary.hf_url}
-        result = results.RunResult(**summary.model_dump(), **facts, unigram_entropy=1.0)
+        result = results.RunResult(
+            **summary.model_dump(),
+            version=version.name,
+            manifest_hash=version.hash,
+            model=summary.hf_url or "",
+            unigram_entropy=1.0,
+        )
         results.record(str(storage), run, result, claim)
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from base import files
-from base.records import Record
+from base.records import Mark, made
 from dedup import hashing
 from pipelines.corpus.ledger import Ledger, add_counts
 from pipelines.corpus.reading.settings import Kind, SourceConfig
@@ -26,7 +26,7 @@ from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress, counter
 
 
-class DecisionCounts(Record):
+class DecisionCounts(Mark):
     """What the decision about a part counted; written last."""
 
     part: str
@@ -58,6 +58,10 @@ class DecidePart:
     entries: str
     dropped: str
     counts: str
+
+    def output(self, kind: str) -> str:
+        """Where the entries or the dropped documents go."""
+        return self.entries if kind == "entries" else self.dropped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +140,9 @@ def decide_part(task: DecidePart) -> dict[str, Any]:
 
     Returns the DecisionCounts as JSON; their file is written last and makes the task a no-op.
     """
-    if files.exists(task.counts):
-        return DecisionCounts.read(task.counts).to_json()
+    finished = DecisionCounts.finished(task.counts, task.output)
+    if finished is not None:
+        return finished.to_json()
     table = files.read_parquet(task.attributes)
     if task.scores is not None:
         scores = files.read_parquet(task.scores)
@@ -201,6 +206,7 @@ def decide_part(task: DecidePart) -> dict[str, Any]:
         ledger=ledger.to_json(),
         languages=count_languages(table),
         unjudged={name: rules for name, rules in unjudged.items() if rules},
+        made=made(task.output, ("entries", "dropped")),
     )
     counts.write(task.counts)
     return counts.to_json()
