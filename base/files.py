@@ -166,6 +166,18 @@ def digest(url: str) -> str:
     return state.hexdigest()
 
 
+def checksum(url: str) -> str | None:
+    """What an object store tells of a file's content without reading it; None where it tells nothing."""
+    filesystem, path = split(url)
+    return checksum_of(filesystem.info(path))
+
+
+def checksum_of(info: dict[str, Any]) -> str | None:
+    """The checksum in what a file system tells of a file, by the names of S3, Google Cloud, Azure and hf."""
+    names = ("ETag", "md5Hash", "etag", "blob_id")
+    return next((str(info[name]) for name in names if info.get(name)), None)
+
+
 def check_digest(url: str, wanted: str | None) -> None:
     """Raise UserError if a local file has another digest; a remote one is not read for that."""
     if wanted is not None and local_path(url) is not None:

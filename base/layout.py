@@ -1,9 +1,11 @@
 """Where everything of a project lies: the one object that knows every path."""
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
 from base import files
+from base.errors import UserError
 
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -32,6 +34,11 @@ def origins_path(shard: str) -> str:
 def part_path(kind: str, key: str, part: str, suffix: str) -> str:
     """A file of a part below documents/, attributes/, rejects/ or parts/, below the corpus."""
     return f"{kind}/{key}/{part}.{suffix}"
+
+
+def is_run_name(name: str) -> bool:
+    """Whether a training run may have that name, which is one folder below the others."""
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) is not None
 
 
 def name_of(url: str) -> str:
@@ -95,7 +102,12 @@ class Layout:
         return files.join(self.storage, "training")
 
     def run(self, name: str) -> str:
-        """The folder of a training run."""
+        """The folder of a training run. Raises UserError for what is no name of one."""
+        if not is_run_name(name):
+            raise UserError(
+                f"{name!r} is no name of a training run: letters, digits, dots, hyphens and underscores make "
+                "one, and it begins with no dot or hyphen"
+            )
         return files.join(self.training, name)
 
     def result(self, run: str) -> str:

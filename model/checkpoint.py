@@ -4,6 +4,7 @@
   checkpoint.json     what the checkpoint is of, and the xxh3-128 of every other file; written last
   state/…             DeepSpeed's files
   damaged.json        in place of checkpoint.json: what was found damaged, and does not count any more
+  thrown_away.json    likewise: what lies behind the checkpoint that the run went on from
 """
 
 import contextlib
@@ -30,6 +31,7 @@ logger = logging.getLogger("piledriver.checkpoint")
 STATE = "state"
 DESCRIPTION = "checkpoint.json"
 DAMAGED = "damaged.json"
+THROWN_AWAY = "thrown_away.json"
 MARGIN = 1.05
 """Room for a checkpoint, as a multiple of its bytes."""
 
@@ -51,6 +53,8 @@ class Description(Record):
     guard: GuardState
     evaluation_loss: float | None
     """The mean over the sources' held-out losses, if the step was evaluated."""
+    learning_rate: float | None = None
+    """Of the step; version 0.1 did not write it."""
     model: dict[str, Any]
     """Settings of the model, the vocabulary's size and the precision."""
     data: SampleOrder
@@ -170,8 +174,8 @@ def damage(checkpoint_url: str) -> str | None:
     return None
 
 
-def latest(run_url: str) -> str | None:
-    """URL of the newest whole checkpoint of a run or None.
+def latest(run_url: str, most: int | None = None) -> str | None:
+    """URL of the newest whole checkpoint of a run, of step `most` at most, or None.
 
     Damaged ones that are newer are named in a warning and set aside, so that the policy does not keep them in
     place of whole ones.
@@ -179,13 +183,26 @@ def latest(run_url: str) -> str | None:
     for step in reversed(steps(run_url)):
         url = folder(run_url, step)
         problem = damage(url)
-        if problem is None:
+        if problem is not None:
+            logger.warning("checkpoint %s is damaged and left out: %s", url, problem)
+            _set_aside(url, DAMAGED)
+        elif most is None or step <= most:
             return url
-        logger.warning("checkpoint %s is damaged and left out: %s", url, problem)
-        filesystem, path = files.split(url)
-        with contextlib.suppress(OSError):
-            filesystem.mv(files.join(path, DESCRIPTION), files.join(path, DAMAGED))
     return None
+
+
+def throw_away(run_url: str, step: int) -> None:
+    """Let the checkpoints after `step` not count any more: the run goes on from there."""
+    for later in steps(run_url):
+        if later > step:
+            _set_aside(folder(run_url, later), THROWN_AWAY)
+
+
+def _set_aside(url: str, name: str) -> None:
+    """Give the description of a checkpoint another name."""
+    filesystem, path = files.split(url)
+    with contextlib.suppress(OSError):
+        filesystem.mv(files.join(path, DESCRIPTION), files.join(path, name))
 
 
 def check_description(checkpoint_url: str, expected: Identity) -> Description:

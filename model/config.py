@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from base.settings import Section
 
@@ -172,6 +172,14 @@ class SamplesConfig(Section):
     tokens: int = Field(32, ge=0)
     """Tokens of a continuation, at most half of max_sequence_length; 0 switches samples off."""
 
+    @field_validator("prompts")
+    @classmethod
+    def _are_text(cls, prompts: list[str]) -> list[str]:
+        for number, prompt in enumerate(prompts):
+            if any("\ud800" <= character <= "\udfff" for character in prompt):
+                raise ValueError(f"prompt {number} holds half of a surrogate pair, which is no text")
+        return prompts
+
 
 class BatchWarmup(Section):
     """Growth of the global batch at the beginning, as a staircase (GPT-NeoX: rampup_batch_size)."""
@@ -199,6 +207,9 @@ class TrainConfig(Section):
     """Seed of the initialisation and of the order of samples."""
     precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
     """auto: fp16 on CUDA, bf16 on a CPU with AVX-512 or the like, else fp32."""
+    export_precision: Literal["auto", "fp16", "bf16", "fp32"] = "auto"
+    """Of the model in Hugging Face format, whatever the zero_stage. auto: that of the run; fp32: its master
+    weights, twice as large as in half precision."""
     zero_stage: Literal[0, 1, 2, 3] = 1
     """DeepSpeed ZeRO stage (Rajbhandari et al. 2020)."""
     tensor_parallel: int = Field(1, ge=1)
@@ -234,6 +245,9 @@ class TrainConfig(Section):
     1000000}}; those that this section decides, and unknown ones, are errors."""
     guard: GuardConfig = GuardConfig()
     """Spikes, values that are not finite, hangs."""
+    rate_jump: Literal["stop", "accept"] = "stop"
+    """When the learning rate of a run that is continued would leave its curve, because steps or optimizer are
+    others now: stop with one sentence, or accept that."""
     log_every: int = Field(10, ge=1)
     """Steps between logged metrics."""
     evaluate_every: int = Field(100, ge=1)

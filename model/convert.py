@@ -2,6 +2,9 @@
 
 A folder holds config.json, generation_config.json, model.safetensors (or numbered shards and their index),
 tokenizer.json and tokenizer_config.json. config.json is written last: a folder without it is unfinished.
+
+Rows of the embeddings that only pad the vocabulary stay behind: no token has them and training gives them no
+probability, but software that knows nothing of them would. A model that is read is padded with zeros again.
 """
 
 import json
@@ -29,6 +32,9 @@ _ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
 }
+_PADDED = ("embed_in.weight", "embed_out.weight")
+_OURS = ("attention_reset", "vocab_multiple", "model_parallel_size", "init_method", "output_init_method")
+"""Settings that the standard fields of config.json cannot say."""
 _BUFFERS = (".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
 """Ends of names of constants that older Hugging Face checkpoints hold beside the parameters."""
 
@@ -67,18 +73,20 @@ def export_hf(
 ) -> None:
     """Write NeoX's state dict as a Hugging Face checkpoint; tensors keep their dtype and every bit.
 
-    folder: URL; a checkpoint already there is replaced. vocab_size: tokens of the tokenizer; Hugging Face's
-    vocab_size is the padded one, the real one is noted beside it. tokenizer: URL of a `tokenizers` JSON file;
-    end_of_document: its token that ends documents and generation. Raises UserError when `state` does not fit.
+    folder: URL; a checkpoint already there is replaced. vocab_size: tokens of the tokenizer; rows beyond them
+    are left out. tokenizer: URL of a `tokenizers` JSON file; end_of_document: its token that ends documents
+    and generation. Raises UserError when `state` does not fit.
     """
     check_state_dict(state, config, vocab_size, "the state to export")
     for name in ("config.json", "model.safetensors.index.json"):
         files.remove(files.join(folder, name))
     for shard in files.list_files(files.join(folder, "model*.safetensors")):
         files.remove(shard)
-    tensors = {_hf_name(name): tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    if config.tie_embeddings:
-        del tensors["embed_out.weight"]
+    tensors = {
+        _hf_name(name): (tensor[:vocab_size] if name in _PADDED else tensor).detach().cpu().contiguous()
+        for name, tensor in state.items()
+        if not (config.tie_embeddings and name == "embed_out.weight")
+    }
     end_id = None
     if tokenizer is not None:
         content = files.read_bytes(tokenizer)
@@ -105,11 +113,14 @@ def export_hf(
 def import_hf(folder: str) -> tuple[ModelConfig, int, dict[str, Tensor]]:
     """The configuration, the tokenizer's vocabulary size and NeoX's state dict of a Hugging Face checkpoint.
 
-    `folder` is a URL. Of a checkpoint that export_hf did not write, the vocabulary size is the padded one.
-    Raises UserError when the folder holds no GPT-NeoX checkpoint in safetensors, when it uses what this model
-    does not have, or when a tensor does not fit its configuration.
+    `folder` is a URL. Its standard fields decide, so that what `transformers` has changed counts; what
+    export_hf noted beside them adds what they cannot say. Raises UserError when the folder holds no GPT-NeoX
+    checkpoint in safetensors, when it uses what this model does not have, or when a tensor does not fit its
+    configuration.
     """
-    config, vocab_size = _model_config(hub.read_config(folder), folder)
+    content = hub.read_config(folder)
+    config, vocab_size = _model_config(content, folder)
+    rows = content.vocab_size
     state = {
         _name(name): tensor for name, tensor in _read_tensors(folder).items() if not name.endswith(_BUFFERS)
     }
@@ -119,7 +130,14 @@ def import_hf(folder: str) -> tuple[ModelConfig, int, dict[str, Tensor]]:
         )
     if config.tie_embeddings and "embed_in.weight" in state:
         state["embed_out.weight"] = state["embed_in.weight"]
-    check_state_dict(state, config, vocab_size, folder)
+    as_stored = config.model_copy(update={"vocab_multiple": 1, "model_parallel_size": 1})
+    check_state_dict(state, as_stored, rows, folder)
+    missing = config.padded_vocab_size(vocab_size) - rows
+    if missing > 0:
+        padded = {name: torch.nn.functional.pad(state[name], (0, 0, 0, missing)) for name in _PADDED}
+        if config.tie_embeddings:
+            padded["embed_out.weight"] = padded["embed_in.weight"]
+        state |= padded
     return config, vocab_size, state
 
 
@@ -139,7 +157,7 @@ def _hf_config(config: ModelConfig, vocab_size: int, dtype: str, special: dict[s
         "architectures": ["GPTNeoXForCausalLM"],
         "model_type": "gpt_neox",
         "torch_dtype": dtype,
-        "vocab_size": config.padded_vocab_size(vocab_size),
+        "vocab_size": vocab_size,
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_layers,
         "num_attention_heads": config.num_heads,
@@ -157,13 +175,13 @@ def _hf_config(config: ModelConfig, vocab_size: int, dtype: str, special: dict[s
         "initializer_range": 0.02,
         "use_cache": True,
         **special,
-        "piledriver": {"vocab_size": vocab_size, "model": config.model_dump(mode="json")},
+        "piledriver": {"model": config.model_dump(mode="json", include=set(_OURS))},
     }
 
 
 def _model_config(content: HubConfig, folder: str) -> tuple[ModelConfig, int]:
-    if content.piledriver is not None:
-        return content.piledriver.model, content.piledriver.vocab_size
+    if content.quantization_config:
+        raise UserError(f"{folder} holds quantized weights, which cannot be read")
     rope = content.rope_parameters or content.rope_scaling or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
@@ -171,23 +189,27 @@ def _model_config(content: HubConfig, folder: str) -> tuple[ModelConfig, int]:
     if content.hidden_act not in _ACTIVATIONS:
         known = ", ".join(_ACTIVATIONS)
         raise UserError(f"{folder} uses the activation {content.hidden_act}; supported are {known}")
-    fraction, base = content.rotary_pct, content.rotary_emb_base
+    noted = content.piledriver
     values = {
         "hidden_size": content.hidden_size,
         "num_layers": content.num_hidden_layers,
         "num_heads": content.num_attention_heads,
         "intermediate_size": content.intermediate_size,
         "max_sequence_length": content.max_position_embeddings,
-        "rotary_fraction": rope.get("partial_rotary_factor", 0.25) if fraction is None else fraction,
-        "rotary_base": rope.get("rope_theta", 10000.0) if base is None else base,
+        # As `transformers` does, which leaves the older names in place beside changed newer ones.
+        "rotary_fraction": rope.get("partial_rotary_factor", content.rotary_pct),
+        "rotary_base": rope.get("rope_theta", content.rotary_emb_base),
         "parallel_residual": content.use_parallel_residual,
         "attention_bias": content.attention_bias,
         "activation": _ACTIVATIONS[content.hidden_act],
         "layer_norm_epsilon": content.layer_norm_eps,
         "tie_embeddings": content.tie_word_embeddings,
-        "vocab_multiple": 1,
+        **(noted.model.model_dump(include=set(_OURS)) if noted else {"vocab_multiple": 1}),
     }
-    return hub.model_config(values, folder), content.vocab_size
+    config, rows = hub.model_config(values, folder), content.vocab_size
+    # Folders of version 0.1 hold the rows of the padding, and note how many tokens there are.
+    tokens = noted.vocab_size if noted and noted.vocab_size else rows
+    return config, tokens if config.padded_vocab_size(tokens) == rows else rows
 
 
 def _token_id(tokenizer: dict[str, Any], token: str, source: str) -> int:

@@ -75,12 +75,15 @@ class Guard:
         there is no checkpoint, or it has been returned to so often that it will not help.
         """
         if checkpoint_step is None or state is None:
-            raise UserError(f"{steps}, and there is no way back to a checkpoint; lower the learning rate")
+            raise UserError(
+                f"{steps}, and there is no way back to a checkpoint; lower train.optimizer.learning_rate"
+            )
         self.rollbacks[checkpoint_step] = self.rollbacks.get(checkpoint_step, 0) + 1
         if self.rollbacks[checkpoint_step] > self.config.max_rollbacks:
             raise UserError(
                 f"{steps}, after {self.config.max_rollbacks} returns to the checkpoint of step "
-                f"{checkpoint_step}; lower the learning rate or raise train.guard.max_rollbacks"
+                f"{checkpoint_step}; go on from there with a lower train.optimizer.learning_rate, the "
+                "name of this run as --run and train.rate_jump=accept, or raise train.guard.max_rollbacks"
             )
         self.restore(state)
         return checkpoint_step

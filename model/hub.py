@@ -27,7 +27,8 @@ _BYTES = {
 class _Ours(BaseModel):
     """What piledriver notes in config.json."""
 
-    vocab_size: int = Field(ge=1, le=2**31)
+    vocab_size: int | None = Field(None, ge=1, le=2**31)
+    """Tokens, in folders of version 0.1, whose standard field counts the rows of the padding too."""
     model: ModelConfig
 
 
@@ -41,8 +42,8 @@ class HubConfig(BaseModel):
     intermediate_size: int = Field(ge=1, le=2**24)
     vocab_size: int = Field(ge=1, le=2**31)
     max_position_embeddings: int = Field(ge=1, le=2**24)
-    rotary_pct: float | None = None
-    rotary_emb_base: float | None = None
+    rotary_pct: float = 0.25
+    rotary_emb_base: float = 10000.0
     use_parallel_residual: bool = True
     attention_bias: bool = True
     hidden_act: str = "gelu"
@@ -50,6 +51,7 @@ class HubConfig(BaseModel):
     tie_word_embeddings: bool = False
     rope_parameters: dict[str, Any] | None = None
     rope_scaling: dict[str, Any] | None = None
+    quantization_config: dict[str, Any] | None = None
     eos_token_id: int | None = Field(None, ge=0, le=2**31)
     piledriver: _Ours | None = None
 
@@ -136,7 +138,11 @@ def _shape(name: str, fact: Any, room: int) -> tuple[int, ...]:
 
 
 def read_tokenizer(url: str) -> Any:
-    """A tokenizer.json as the library `tokenizers` reads it. Raises UserError if it is none."""
+    """A tokenizer.json as the library `tokenizers` reads it, which gives a text all its tokens, always alike.
+
+    What a training recipe may have left in the file is off: truncation, padding and BPE dropout. Raises
+    UserError if it is none.
+    """
     from tokenizers import Tokenizer
 
     try:
@@ -144,7 +150,10 @@ def read_tokenizer(url: str) -> Any:
     except FileNotFoundError:
         raise UserError(f"tokenizer {url} does not exist") from None
     try:
-        return Tokenizer.from_str(content.decode())
+        values = json.loads(content) | {"truncation": None, "padding": None}
+        if "dropout" in values["model"]:
+            values["model"]["dropout"] = None
+        return Tokenizer.from_str(json.dumps(values))
     except Exception as error:  # `tokenizers` raises plain Exception
         gist = " ".join(str(error).split())[:200]
         raise UserError(f"{url} is no tokenizer in the JSON format of `tokenizers`: {gist}") from None

@@ -16,6 +16,7 @@ from model.config import ModelConfig, TrainConfig
 from model.corpus import Corpus
 from model.loader import Loader
 from model.memory import checkpoint_bytes
+from model.resume import starting_step
 from model.run import SampleOrder
 from model.shard_cache import ShardCache
 
@@ -102,6 +103,7 @@ def check(job: TrainJob) -> Loader:
         if job.train.precision == "auto":  # the workers decide it: their machines may be other ones
             del expected.model["precision"]
         checkpoint.check_description(checkpoint.folder(job.run_url, newest.step), expected)
+        starting_step(job.run_url, job.train)
     return loader
 
 

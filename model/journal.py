@@ -1,6 +1,7 @@
 """The journal of a training run: one JSON line a step, written once.
 
-It is the record of a run; MLflow is filled from it and may be away. Only rank 0 appends to it.
+It is the record of a run; MLflow is filled from it and may be away. Only rank 0 appends to it. Where a run
+goes on from a checkpoint, the lines of later steps are those of an attempt that was thrown away: `rewind`.
 """
 
 import json
@@ -16,6 +17,8 @@ from base.errors import UserError
 from base.records import Record
 
 NAME = "journal.jsonl"
+ATTEMPT = "journal.attempt_{:04d}.jsonl"
+"""Lines of steps that the weights hold nothing of, because the run went on from a checkpoint before them."""
 SYNC_SECONDS = 30.0
 """New lines are synced so often, if there are some; of a remote journal, MLflow gets them then."""
 
@@ -131,6 +134,27 @@ class Journal:
         """Sync and close."""
         self.sync()
         self._file.close()
+
+
+def rewind(run_url: str, step: int) -> None:
+    """Take the lines after `step` out of a run's journal, and keep them aside as an earlier attempt.
+
+    What a journal holds is what the weights hold: the steps come again, and may come to something else.
+    """
+    url = files.join(run_url, NAME)
+    content = files.read_bytes(url) if files.exists(url) else b""
+    lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
+    later = [record.step > step for record in parse(content, url)]
+    if not any(later):
+        return
+    attempt = b"".join(line for line, aside in zip(lines, later, strict=True) if aside)
+    number = 1
+    while files.exists(place := files.join(run_url, ATTEMPT.format(number))):
+        if files.read_bytes(place) == attempt:  # a kill came between this file and the journal
+            break
+        number += 1
+    files.write_bytes(place, attempt)
+    files.write_bytes(url, b"".join(line for line, aside in zip(lines, later, strict=True) if not aside))
 
 
 def parse(content: bytes, url: str) -> list[StepRecord]:

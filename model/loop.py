@@ -235,6 +235,7 @@ class Loop:
             sample=self.job.samples(0, step)[1],
             guard=self.guard.state(),
             evaluation_loss=sum(losses) / len(losses) if losses else None,
+            learning_rate=learning_rate(self.job.train.optimizer, step - 1, self.job.train.steps),
             model=self.identity.model,
             data=self.identity.data,
             world_size=self.world,

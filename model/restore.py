@@ -130,15 +130,13 @@ def _universal(path: str, zero_stage: int, engine: Any, leads: bool) -> Iterator
 
 
 def consolidated_state(checkpoint_url: str) -> dict[str, Tensor]:
-    """Whole weights by parameter name, on the CPU; fp32, but for ZeRO 0 the dtype of the run."""
+    """Whole fp32 weights by parameter name, on the CPU: the master weights of a run in half precision."""
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     description = checkpoint.read_description(checkpoint_url)
     with local_copy(checkpoint_url) as path:
         if description.zero_stage == 0:
-            content = pickles.load(os.path.join(path, STATE, "mp_rank_00_model_states.pt"), "cpu")
-            state: dict[str, Tensor] = content["module"]
-            return state
+            return universal.weights_of_stage_0(Path(path, STATE), description.model)
         if description.tensor_parallel > 1:
             with tempfile.TemporaryDirectory(prefix="piledriver-universal-") as temporary:
                 universal.extract(Path(path, STATE), Path(temporary, STATE))

@@ -31,7 +31,8 @@ class Sampler:
         self.tokens = min(job.train.samples.tokens, length // 2)
         if job.train.samples.prompts:
             texts = job.train.samples.prompts
-            prompts = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
+            encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+            prompts = [encoding.ids for encoding in encodings]
         else:
             prompts = _beginnings(corpus)
         self.prompts = [prompt[-(length - self.tokens) :] for prompt in prompts if prompt]

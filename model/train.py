@@ -1,5 +1,6 @@
 """Training: from a job to its summary. It needs a process group at most, not Ray."""
 
+import logging
 import time
 
 from base import files
@@ -8,11 +9,14 @@ from model import checkpoint, journal, ranks, restore
 from model.checkpoint import Identity
 from model.convert import export_hf
 from model.corpus import Corpus
-from model.engine import build_engine, initialize_distributed
+from model.engine import DTYPES, build_engine, initialize_distributed
 from model.guard import Guard
-from model.job import TrainJob, check, identity, missing_room
+from model.job import TrainJob, check, identity, missing_room, precision_of
 from model.loop import Loop, OnMetrics, TransformLoss
+from model.resume import starting_step
 from model.run import RUN, SUMMARY, RunDescription, Summary
+
+logger = logging.getLogger("piledriver.train")
 
 
 def train(
@@ -36,7 +40,8 @@ def train(
         raise UserError(f"train.{problem}")
     loader = check(job)
     same = identity(job, loader)
-    resumed = ranks.agree(checkpoint.latest(job.run_url) if rank == 0 else None)
+    start = starting_step(job.run_url, config)
+    resumed = ranks.agree(checkpoint.latest(job.run_url, start) if rank == 0 else None)
     before = checkpoint.check_description(resumed, same) if resumed is not None else None
     if resumed is None:
         facts = same.model["vocab_size"], same.model["precision"]
@@ -50,6 +55,9 @@ def train(
     if resumed is not None:
         restore.load(engine, resumed, config.zero_stage, config.tensor_parallel)
     first = before.step if before is not None else 0
+    job.check_claim()
+    if rank == 0:
+        _throw_away(job.run_url, first)
     loop = Loop(
         job,
         loader,
@@ -65,6 +73,20 @@ def train(
         return _summarize(loop, first, time.perf_counter() - begin)
     finally:
         loop.close()
+
+
+def _throw_away(run_url: str, step: int) -> None:
+    """Put aside what a run holds of steps after the one that it goes on from."""
+    later = [number for number in checkpoint.steps(run_url) if number > step]
+    if later:
+        logger.warning(
+            "going on from step %d, before the learning rate fell: what was trained from there to step %d is "
+            "put aside",
+            step,
+            later[-1],
+        )
+        checkpoint.throw_away(run_url, step)
+    journal.rewind(run_url, step)
 
 
 def _describe(job: TrainJob, corpus: Corpus, same: Identity) -> None:
@@ -117,8 +139,11 @@ def _summarize(loop: Loop, first: int, seconds: float) -> Summary | None:
 def _export(job: TrainJob, corpus: Corpus, step: int) -> str:
     """Write the checkpoint after `step` steps in Hugging Face's format to <run>/hf."""
     url = files.join(job.run_url, "hf")
+    chosen = job.train.export_precision
+    dtype = DTYPES[precision_of(job.train) if chosen == "auto" else chosen]
+    state = restore.consolidated_state(checkpoint.folder(job.run_url, step))
     export_hf(
-        restore.consolidated_state(checkpoint.folder(job.run_url, step)),
+        {name: tensor.to(dtype) for name, tensor in state.items()},
         job.model,
         corpus.tokenizer.vocab_size,
         url,

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 import torch.distributed
-from torch import Tensor
+from torch import Tensor, nn
 
 from model import pickles
-from model.neox import weight_decay_groups
+from model.config import ModelConfig
+from model.neox import NeoX, weight_decay_groups
 
 STATES = ("fp32", "exp_avg", "exp_avg_sq")
 """The files of a parameter: master weight, first and second moment."""
@@ -58,10 +59,10 @@ def extract(source: Path, target: Path) -> None:
         main(arguments)
 
 
-def parameter_groups(engine: Any) -> list[list[tuple[str, Any]]]:
+def parameter_groups(model: nn.Module) -> list[list[tuple[str, Any]]]:
     """Names and parameters of the optimizer's groups, in its order."""
-    names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
-    groups: list[Any] = [group["params"] for group in weight_decay_groups(engine.module, 0.0)]
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups: list[Any] = [group["params"] for group in weight_decay_groups(model, 0.0)]
     return [[(names[id(parameter)], parameter) for parameter in group] for group in groups]
 
 
@@ -77,7 +78,7 @@ def _write_stage_0(source: Path, target: Path, engine: Any) -> None:
     optimizer = content["optimizer"]
     adam = optimizer.get("optimizer_state_dict", optimizer)
     masters = iter(weight for group in optimizer.get("fp32_groups", []) for weight in group)
-    for index, name in enumerate(name for group in parameter_groups(engine) for name, _ in group):
+    for index, name in enumerate(name for group in parameter_groups(engine.module) for name, _ in group):
         weight = next(masters, None) if "fp32_groups" in optimizer else content["module"][name]
         assert weight is not None
         # There is none before the first step that was taken.
@@ -140,6 +141,26 @@ def weights(root: Path) -> dict[str, Tensor]:
     return {path.parent.name: pickles.load(path)["param"].detach() for path in paths}
 
 
+def weights_of_stage_0(folder: Path, settings: dict[str, Any]) -> dict[str, Tensor]:
+    """Whole fp32 weights of a checkpoint of ZeRO 0 by parameter name.
+
+    settings: of the model, as the description of the checkpoint has them.
+    """
+    content = pickles.load(next(folder.glob("*_model_states.pt")), "cpu")
+    state: dict[str, Tensor] = {name: values.float() for name, values in content["module"].items()}
+    masters = content["optimizer"].get("fp32_groups")
+    if masters is not None:
+        config = ModelConfig.model_validate({name: settings[name] for name in ModelConfig.model_fields})
+        with torch.device("meta"):
+            model = NeoX(config, settings["vocab_size"], end_of_document_id=0, seed=None)
+        groups = parameter_groups(model)
+        for group, weights in zip(groups, masters, strict=True):
+            state |= {name: values.detach() for (name, _), values in zip(group, weights, strict=True)}
+        if config.tie_embeddings:
+            state["embed_out.weight"] = state["embed_in.weight"]
+    return state
+
+
 def load_stage_0(root: Path, engine: Any) -> None:
     """Load the universal checkpoint in `root` into an engine of ZeRO 0."""
 
@@ -147,7 +168,7 @@ def load_stage_0(root: Path, engine: Any) -> None:
         return pickles.load(root / "zero" / name / f"{file}.pt")
 
     counters = pickles.load(_model_states(root), "cpu", mmap=True)
-    groups = parameter_groups(engine)
+    groups = parameter_groups(engine.module)
     names = [name for group in groups for name, _ in group]
     with torch.no_grad():
         for name, parameter in (pair for group in groups for pair in group):
@@ -183,6 +204,6 @@ def master_weights(engine: Any) -> Iterator[tuple[str, Tensor | None]]:
         for name, parameter in engine.module.named_parameters():
             yield name, safe_get_full_fp32_param(parameter)
         return
-    groups = [[name for name, _ in group] for group in parameter_groups(engine)]
+    groups = [[name for name, _ in group] for group in parameter_groups(engine.module)]
     for names, group in zip(groups, engine.optimizer.param_groups, strict=True):
         yield from zip(names, group["params"], strict=True)

@@ -246,7 +246,7 @@ def _facts(file: str, noted: FileFacts | None) -> FileFacts:
     with _told(f"input file {file} cannot be read"):
         try:
             info = filesystem.info(path)
-            tag = info.get("ETag") or info.get("md5Hash") or info.get("etag") or info.get("blob_id")
+            tag = files.checksum_of(info)
             times = (info.get(name) for name in ("mtime", "LastModified", "Last-Modified", "created"))
             stamp = tag or next(filter(None, times), None)
             if info["size"] is None:
@@ -256,7 +256,7 @@ def _facts(file: str, noted: FileFacts | None) -> FileFacts:
             return FileFacts(
                 bytes=info["size"],
                 stamp=str(stamp),
-                digest=str(tag) if tag else files.digest(file),
+                digest=tag or files.digest(file),
             )
         except FileNotFoundError:
             local = files.local_path(file)

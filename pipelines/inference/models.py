@@ -1,6 +1,7 @@
 """Models that can be loaded: found by the name of a run, or by the URL of a Hugging Face folder."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     import torch
 
     from model.neox import NeoX
+
+_CONTENT = (".safetensors", f"/{hub.CONFIG}", f"/{TOKENIZER}", "/tokenizer_config.json")
+"""Ends of the URLs of the files that decide what a model says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +43,7 @@ def find(storage: str, model: str | None) -> ModelFolder:
     """
     if model is None:
         model = results.newest(storage)
-    is_name = "/" not in model and model not in ("", ".", "..") and "\0" not in model
-    result = results.finished(storage, model) if is_name else None
+    result = results.finished(storage, model) if layout.is_run_name(model) else None
     if result is not None:
         return ModelFolder(name=model, url=Layout(storage).model(model), result=result)
     if files.exists(files.join(model, hub.CONFIG)):
@@ -104,26 +107,31 @@ def _tokens(url: str) -> dict[int, str]:
 
 
 def model_key(model: ModelFolder) -> str:
-    """A name of the model's content for outputs that depend on it: its weights and configuration.
+    """A name of the model's content for outputs that depend on it: its weights, settings and tokenizer.
 
-    The weights of a run are those of its result; of another folder all bytes are read, since weights that
-    were replaced have the same sizes.
+    Where an object store tells a checksum of a file, that stands for its content.
     """
-    content = files.size if model.result else files.digest
-    entries = [(layout.name_of(url), content(url)) for url in model.weights()]
-    result = model.result.to_json() if model.result else {}
-    return files.key_of(model.url, entries, result, files.read_json(files.join(model.url, hub.CONFIG)))
+    found = [url for url in files.list_files(model.url) if url.endswith(_CONTENT)]
+    with ThreadPoolExecutor(8) as pool:
+        contents = pool.map(lambda url: files.checksum(url) or files.digest(url), found)
+        return files.key_of(
+            sorted((layout.name_of(url), content) for url, content in zip(found, contents, strict=True))
+        )
 
 
 def load(url: str, device: "torch.device | str") -> "NeoX":
-    """The model of a Hugging Face folder, ready for inference, in the dtype it was stored in.
+    """The model of a Hugging Face folder, ready for inference, in fp32 whatever it was stored in.
 
+    In half precision the sums of a row would depend on the rows beside it, and so would what is sampled.
     Raises UserError if it is not a GPT-NeoX model or its weights do not fit its configuration.
     """
     from model.convert import import_hf
     from model.neox import NeoX
 
     config, vocab_size, state = import_hf(url)
-    model = NeoX(config, vocab_size, seed=None)
+    end = hub.read_config(url).eos_token_id
+    if config.attention_reset and end is None:
+        raise UserError(f"{url} ends attention at the end of documents, but {hub.CONFIG} has no eos_token_id")
+    model = NeoX(config, vocab_size, end_of_document_id=end, seed=None)
     model.load_state_dict(state)
     return model.to(device).eval()

@@ -30,6 +30,8 @@ from pipelines.config import Config
 from pipelines.runtime.progress import Pace, Progress
 
 PREFIX = "piledriver."
+KEY, TRAINING_RUN, NEXT = "key", "training_run", "next_attempt"
+"""Tags that name the work of a run, the training run, and the MLflow run that took a run's place."""
 ANSWER_SECONDS = 5.0
 """What a tracking server has to answer in."""
 SILENT_SECONDS = 30.0
@@ -85,6 +87,15 @@ class TrackedRun:
             if function not in self.warned:
                 log.warning("MLflow did not record %s: %s", function, hide(str(error)))
             self.warned.add(function)
+
+    def follow(self) -> None:
+        """Be the run that has taken this one's place, if one has: see begin_again."""
+        if self.id is None:
+            return
+        try:
+            self.id = last_attempt(self.client, self.id)
+        except Exception as error:
+            log.debug("MLflow did not give the run: %s", hide(str(error)))
 
     def tags(self, tags: dict[str, str]) -> None:
         """Set tags, under the prefix `piledriver.`."""
@@ -315,6 +326,39 @@ def _open(tracking: Tracking, command: str, key: str, tags: dict[str, str], agai
         return TrackedRun(None, None)
     opened.tags(tags)
     return opened
+
+
+def begin_again(client: Any, run_id: str) -> str:
+    """Close a run as an earlier attempt and open another one for the same work; the id of that.
+
+    MLflow forgets no metric, and those of the attempt tell of steps that were thrown away.
+    """
+    from mlflow.entities import Param
+
+    run = client.get_run(run_id)
+    tags = {name: value for name, value in run.data.tags.items() if name.startswith(PREFIX)}
+    for name in (KEY, TRAINING_RUN):
+        client.set_tag(run_id, PREFIX + "attempt_of." + name, tags.get(PREFIX + name, ""))
+        if PREFIX + name in tags:
+            client.delete_tag(run_id, PREFIX + name)  # so that nothing finds it as the run
+    client.set_terminated(run_id, "KILLED")
+    created = client.create_run(run.info.experiment_id, run_name=run.info.run_name, tags=tags)
+    client.set_tag(run_id, PREFIX + NEXT, created.info.run_id)
+    params = list(run.data.params.items())
+    for start in range(0, len(params), 100):
+        client.log_batch(
+            created.info.run_id, params=[Param(name, value) for name, value in params[start : start + 100]]
+        )
+    if run.inputs.dataset_inputs:
+        client.log_inputs(created.info.run_id, datasets=run.inputs.dataset_inputs)
+    return str(created.info.run_id)
+
+
+def last_attempt(client: Any, run_id: str) -> str:
+    """The run that has taken the place of a run; itself if none has."""
+    while following := client.get_run(run_id).data.tags.get(PREFIX + NEXT):
+        run_id = following
+    return run_id
 
 
 def _experiment(client: Any, tracking: Tracking) -> str:

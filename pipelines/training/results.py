@@ -4,11 +4,13 @@ from typing import ClassVar
 
 from base import files
 from base.claims import Claim
-from base.damage import DamagedError
 from base.errors import UserError
-from base.layout import RESULT, Layout
+from base.layout import Layout
 from base.records import Record
 from model.run import Summary
+
+RECORDED = "recorded"
+"""A file of a finished run that MLflow holds all of; its content is the URI of the store."""
 
 
 class RunResult(Summary):
@@ -39,10 +41,19 @@ def record(storage: str, run: str, result: RunResult, claim: Claim) -> None:
     LatestRun(run=run).write(layout.latest_run)
 
 
+def set_aside(storage: str, run: str) -> None:
+    """Keep the result of a run that has gone on since under another name, which tells its step."""
+    layout = Layout(storage)
+    result = RunResult.read(layout.result(run))
+    result.write(files.join(layout.run(run), f"result.step_{result.step:08d}.json"))
+    files.remove(files.join(layout.run(run), RECORDED))
+    files.remove(layout.result(run))
+
+
 def finished(storage: str, run: str) -> RunResult | None:
     """The result of a run, or None while it has none."""
     try:
-        return RunResult.read(files.join(files.below(Layout(storage).training, run), RESULT))
+        return RunResult.read(Layout(storage).result(run))
     except FileNotFoundError:
         return None
 
@@ -52,11 +63,11 @@ def newest(storage: str) -> str:
     layout = Layout(storage)
     try:
         run = LatestRun.read(layout.latest_run).run
-        files.below(layout.training, run)
+        layout.run(run)
         return run
     except FileNotFoundError:
         raise UserError(f"{layout.training} holds no finished run; run jobs.train first") from None
-    except DamagedError:
+    except UserError:
         raise UserError(
             f"{layout.latest_run} names no run; give the run's name, or remove the file"
         ) from None

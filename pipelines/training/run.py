@@ -17,14 +17,13 @@ from base.errors import UserError
 from base.layout import Layout
 from base.manifest import Version
 from model.journal import NAME, read
+from model.run import RUN, RunDescription
 from pipelines.config import Config
 from pipelines.runtime import tracking
 from pipelines.training import results
-from pipelines.training.results import RunResult
+from pipelines.training.results import RECORDED, RunResult
 
 ENTROPY_TOKENS = 20_000_000
-RECORDED = "recorded"
-"""A file of a finished run that MLflow holds all of; its content is the URI of the store."""
 PICTURE = "training.png"
 CURVE_FIELDS = {
     "steps",
@@ -125,13 +124,15 @@ def train(
 ) -> tuple[RunResult, bool]:
     """Train to the last step, or find the finished run; on_line gets each line of the journal.
 
+    A finished run that is asked for more steps goes on.
+
     Returns the run's result, and whether it was made now.
     """
     found = results.finished(config.storage, run)
     place = tracking.Tracking.of(config)
-    if found is not None:
-        if found.manifest_hash != version.hash:
-            raise UserError(f"run {run} was trained on another corpus version ({found.version})")
+    if found is not None and found.manifest_hash != version.hash:
+        raise UserError(f"run {run} was trained on another corpus version ({found.version})")
+    if found is not None and found.step >= config.train.steps:
         mark = files.join(Layout(config.storage).run(run), RECORDED)
         if not files.exists(mark) or files.read_bytes(mark) != hide(place.uri).encode():
             with tracking.run(place, "train", run, _tags(config, version, run), again=True) as opened:
@@ -143,11 +144,14 @@ def train(
 
     url = Layout(config.storage).run(run)
     with tracking.run(place, "train", run, _tags(config, version, run)) as opened:
-        _record_start(opened, config, version)
+        _record_start(opened, config, version, run)
         ship = functools.partial(shipping.ship_journal, place, opened.id) if opened.id else None
         weights = mixture(config, version)
         settled = config.model_copy(update={"mixture": weights, "mixture_epochs": {}})
-        summary = launch(settled, version.manifest_url, url, ship, on_line, claim)
+        try:
+            summary = launch(settled, version.manifest_url, url, ship, on_line, claim)
+        finally:
+            opened.follow()  # the workers may have begun another MLflow run
         if summary.hf_url is None:
             raise UserError(
                 f"run {run} is at its last step, but the checkpoint there could not be written below {url}; "
@@ -160,6 +164,8 @@ def train(
             model=summary.hf_url,
             unigram_entropy=unigram_entropy(version, weights),
         )
+        if found is not None:
+            results.set_aside(config.storage, run)
         results.record(config.storage, run, result, claim)
         _record(opened, place, config, version, run, result)
     return result, True
@@ -171,9 +177,10 @@ def _tags(config: Config, version: Version, run: str) -> dict[str, str]:
     return tags | tracking.upstream(tracking.Tracking.of(config), command, corpus=version.hash)
 
 
-def _record_start(opened: tracking.TrackedRun, config: Config, version: Version) -> None:
-    """Put into MLflow what is known before the first step: settings and corpus."""
-    opened.params({"model": config.model.model_dump(), "train": config.train.model_dump()})
+def _record_start(opened: tracking.TrackedRun, config: Config, version: Version, run: str) -> None:
+    """Put into MLflow what is known before the first step: settings, mixture and corpus."""
+    settings = {"model": config.model.model_dump(), "train": config.train.model_dump()}
+    opened.params({**settings, "mixture": _shares(config, version, run)})
     facts = version.manifest.name, version.hash, version.manifest_url
     opened.dataset(*facts, profile(version), "training")
 
@@ -202,7 +209,8 @@ def _record(
     if opened.id is None:
         return
     delivered = shipping.deliver(place, opened.id, files.join(url, NAME))
-    _record_start(opened, config, version)
+    opened.follow()
+    _record_start(opened, config, version, run)
     opened.artifact(picture)
     opened.artifact(Layout(config.storage).result(run))
     opened.metrics({"unigram_entropy": result.unigram_entropy}, result.step)
@@ -210,6 +218,15 @@ def _record(
     opened.model(config.name, result.model, sum(bits) / len(bits) if bits else None)
     if delivered and not opened.warned:
         files.write_bytes(files.join(url, RECORDED), hide(place.uri).encode())
+
+
+def _shares(config: Config, version: Version, run: str) -> dict[str, float]:
+    """Share of the samples of a run by source; none yet where they are by tokens and nothing was trained."""
+    described = files.join(Layout(config.storage).run(run), RUN)
+    if files.exists(described):
+        return RunDescription.read(described).data.weights
+    weights = mixture(config, version)
+    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
 
 
 def profile(version: Version) -> dict[str, Any]:

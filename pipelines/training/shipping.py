@@ -3,6 +3,9 @@
 How far a journal was sent, and to which run of which store, is kept beside it; another run gets it from the
 beginning. Sending a line twice changes nothing, since MLflow keys a metric by name, step and time, and the
 samples are sent as one table.
+
+Where a run went on from a checkpoint, lines were taken out of its journal. MLflow forgets no metrics: where
+it has those lines, its run is closed as an earlier attempt, and another one gets the whole journal.
 """
 
 import contextlib
@@ -12,10 +15,15 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import xxhash
+from pydantic import Field
+
 from base import files
 from base.credentials import hide
 from base.damage import DamagedError, sound
-from pipelines.runtime.tracking import Tracking, client_of, flatten
+from base.errors import UserError
+from base.records import Record
+from pipelines.runtime.tracking import Tracking, begin_again, client_of, flatten, last_attempt
 
 MARK = ".shipped"
 SAMPLES = "samples.json"
@@ -58,26 +66,49 @@ def _work(shipper: "_Shipper", stop: threading.Event, every: float) -> None:
     shipper.send()
 
 
+class Sent(Record):
+    """How far a journal was sent."""
+
+    store: str
+    run: str
+    bytes: int = Field(ge=0)
+    line: int = Field(ge=0)
+    """First byte of the last line that was sent."""
+    digest: str
+    """Of that line, which tells whether the journal still holds it."""
+
+
 class _Shipper:
     def __init__(self, tracking: Tracking, run_id: str, journal_url: str) -> None:
         self.tracking, self.run_id, self.url = tracking, run_id, journal_url
-        self.target = {"store": hide(tracking.uri), "run": run_id}
         self.client: Any = None
         self.warned = False
 
     def send(self) -> bool:
         """Send every complete line that was not sent; false when MLflow does not answer."""
-        start = self.sent()
-        content = self.content(start)
-        if not content:
-            return True
-        with sound(self.url):
-            entries = [json.loads(line) for line in content.splitlines()]
         try:
-            self.client = self.client or client_of(self.tracking)
+            if self.client is None:
+                client = client_of(self.tracking)
+                self.run_id = last_attempt(client, self.run_id)
+                self.client = client
+            sent, start = self.sent(), 0
+            content = self.content(sent.line if sent else 0)
+            if sent is not None:
+                size = sent.bytes - sent.line
+                if xxhash.xxh3_64_hexdigest(content[:size]) == sent.digest:
+                    start, content = sent.bytes, content[size:]
+                else:
+                    self.run_id = begin_again(self.client, self.run_id)
+                    content = self.content(0)
+            if not content:
+                return True
+            with sound(self.url):
+                entries = [json.loads(line) for line in content.splitlines()]
             self.send_metrics(entries)
             if any("texts" in entry for entry in entries):
                 self.send_samples()
+        except DamagedError:
+            raise
         except Exception as error:
             if not self.warned:
                 log.warning(
@@ -87,21 +118,25 @@ class _Shipper:
                 )
             self.warned = True
             return False
-        files.write_json(self.url + MARK, {**self.target, "bytes": start + len(content)})
+        line = content.rfind(b"\n", 0, -1) + 1
+        Sent(
+            store=hide(self.tracking.uri),
+            run=self.run_id,
+            bytes=start + len(content),
+            line=start + line,
+            digest=xxhash.xxh3_64_hexdigest(content[line:]),
+        ).write(self.url + MARK)
         return True
 
-    def sent(self) -> int:
-        """Bytes of the journal that this run has."""
+    def sent(self) -> Sent | None:
+        """How much of the journal this run has; None for nothing."""
         mark = self.url + MARK
         try:
-            found = files.read_json(mark)
-        except DamagedError:
-            return 0
-        # The mark was a number alone once.
-        if not isinstance(found, dict) or found != {**found, **self.target}:
-            return 0
-        sent = found.get("bytes")
-        return sent if type(sent) is int and sent >= 0 else 0
+            found = Sent.read(mark) if files.exists(mark) else None
+        except UserError:  # of an earlier version, or damaged
+            return None
+        ours = found is not None and (found.store, found.run) == (hide(self.tracking.uri), self.run_id)
+        return found if ours else None
 
     def content(self, start: int) -> bytes:
         """The complete lines of the journal from byte `start` on."""

@@ -27,7 +27,7 @@ class RunSamples:
         cache: where copies of remote shards are; absent: in the temporary folder.
         """
         self.name = name
-        url = files.below(Layout(storage).training, name)
+        url = Layout(storage).run(name)
         if not files.exists(files.join(url, RUN)):
             raise UserError(f"{url} is not a training run: it has no {RUN}")
         described = RunDescription.read(files.join(url, RUN))

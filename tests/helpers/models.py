@@ -55,15 +55,18 @@ class Asked(InProcess):
         return super().map_actors(actor, arguments, items, on_done, workers)
 
 
-def write_model(folder: Path) -> tuple[NeoX, ModelFolder]:
-    """A model with random weights and the folder it is exported to, with the tokenizer of write_corpus."""
+def write_model(folder: Path, **changes: Any) -> tuple[NeoX, ModelFolder]:
+    """A model with random weights and the folder it is exported to, with the tokenizer of write_corpus.
+
+    changes: to its settings.
+    """
     import torch
 
     from model.convert import export_hf
     from model.neox import NeoX
 
-    settings = ModelConfig(hidden_size=16, num_layers=2, num_heads=2, max_sequence_length=LENGTH)
-    model = NeoX(settings, VOCAB).eval()
+    settings = ModelConfig(hidden_size=16, num_layers=2, num_heads=2, max_sequence_length=LENGTH, **changes)
+    model = NeoX(settings, VOCAB, end_of_document_id=0).eval()
     generator = torch.Generator().manual_seed(5)
     for parameter in model.parameters():
         if parameter.dim() == 2:  # with biases of that size all rows would be the same

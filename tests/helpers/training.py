@@ -29,6 +29,10 @@ SOURCES = {"a": [[200] * 20, [100] * 20], "b": [[333] * 10]}
 MODEL = ModelConfig(hidden_size=32, num_layers=2, num_heads=4, max_sequence_length=32)
 
 
+class StoppedError(Exception):
+    """What ends a run in the middle, in place of a signal."""
+
+
 def step_record(step: int, **changes: Any) -> journal.StepRecord:
     """What a journal may hold of a step."""
     values: dict[str, Any] = {"step": step, "time": 1e9 + step, "tokens": 64 * step, "loss": 3.0}
@@ -58,13 +62,14 @@ def run_here(
     overflows: tuple[int, ...] = (),
     spikes: tuple[int, ...] = (),
     mixture: dict[str, float] | None = None,
+    stop_at: int | None = None,
     **changes: Any,
 ) -> Summary:
     """One run in this process; its summary, on rank 0.
 
     mixture: weights of the sources, by tokens if there are none. The loss is made infinite in the 0-based
-    steps `overflows`, and its gradient 1000 times as large in `spikes`. One thread, as in the processes of
-    `start`: sums are rounded otherwise with two.
+    steps `overflows`, and its gradient 1000 times as large in `spikes`. The run ends with StoppedError in
+    step `stop_at`. One thread, as in the processes of `start`: sums are rounded otherwise with two.
     """
     import torch
 
@@ -74,8 +79,13 @@ def run_here(
     torch.set_num_threads(1)
     job = TrainJob(MODEL, settings(**changes), manifest_url, run_url, mixture or {})
     factors = dict.fromkeys(spikes, 1000.0) | dict.fromkeys(overflows, math.inf)
-    summary = train(job, transform_loss=lambda step, loss: loss * factors.get(step, 1.0))
-    return cast(Summary, summary)
+
+    def transform(step: int, loss: Any) -> Any:
+        if step == stop_at:
+            raise StoppedError
+        return loss * factors.get(step, 1.0)
+
+    return cast(Summary, train(job, transform_loss=transform))
 
 
 def start(world: int, manifest_url: str, runs: list[dict[str, Any]]) -> list[subprocess.Popen[bytes]]:

@@ -52,12 +52,14 @@ def test_there_and_back_is_bit_for_bit_and_transformers_gives_the_same_logits(tm
     model = randomised(settings, dtype)
     export_hf(model.state_dict(), settings, VOCAB, str(tmp_path / "hf"))
     read, vocab_size, state = import_hf(str(tmp_path / "hf"))
-    assert (read, vocab_size) == (settings, VOCAB)
+    assert (read, vocab_size) == (settings.model_copy(update={"intermediate_size": settings.mlp_size}), VOCAB)
     assert list(state) and set(state) == set(model.state_dict())
     for name, value in model.state_dict().items():
-        assert state[name].dtype == dtype and torch.equal(state[name], value)
+        rows = VOCAB if name in ("embed_in.weight", "embed_out.weight") else len(value)
+        assert state[name].shape == value.shape and state[name].dtype == dtype
+        assert torch.equal(state[name][:rows], value[:rows]) and not state[name][rows:].any()
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=dtype).eval()
-    assert theirs.config.vocab_size == 384
+    assert theirs.config.vocab_size == VOCAB
     written = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert written["torch_dtype"] == str(dtype).removeprefix("torch.")
     assert written["max_position_embeddings"] == settings.max_sequence_length
@@ -66,15 +68,97 @@ def test_there_and_back_is_bit_for_bit_and_transformers_gives_the_same_logits(tm
     ids = torch.randint(1, VOCAB, (2, 30))
     with torch.no_grad():
         torch.testing.assert_close(
-            model(ids), theirs(ids).logits, atol=1e-5, rtol=1e-5 if dtype == torch.float32 else 0.05
+            model(ids)[..., :VOCAB],
+            theirs(ids).logits,
+            atol=1e-5,
+            rtol=1e-5 if dtype == torch.float32 else 0.05,
         )
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_probabilities_and_losses_of_transformers_are_those_that_were_trained(tmp_path, tied):
+    model = randomised(config(tie_embeddings=tied))
+    with torch.no_grad():
+        model.embed_out.weight[VOCAB:] *= 20  # rows of the padding, which training leaves as they are
+    export_hf(model.state_dict(), model.config, VOCAB, str(tmp_path / "hf"))
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
+    ids = torch.randint(0, VOCAB, (3, 31))
+    with torch.no_grad():
+        probabilities = model(ids)[..., :VOCAB].softmax(-1)
+        found = theirs(ids, labels=ids)
+        torch.testing.assert_close(found.logits.softmax(-1), probabilities, atol=1e-5, rtol=1e-4)
+        assert float(found.loss) == pytest.approx(float(model.loss(ids)), rel=1e-5)
+
+
+def as_version_0_1(folder, model: NeoX) -> None:
+    """Make of an exported folder what was written before: with rows of the padding, and other notes."""
+    export_hf(model.state_dict(), model.config, VOCAB, str(folder))
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("embed_in", "embed_out"):
+        if (stored := f"gpt_neox.{name}.weight".removeprefix("gpt_neox." * (name == "embed_out"))) in tensors:
+            tensors[stored] = getattr(model, name).weight.detach().clone()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    content = json.loads((folder / "config.json").read_text())
+    notes = {"vocab_size": VOCAB, "model": model.config.model_dump(mode="json")}
+    changed = {**content, "vocab_size": model.padded_vocab_size, "piledriver": notes}
+    (folder / "config.json").write_text(json.dumps(changed))
+
+
+def test_a_folder_with_rows_of_the_padding_is_read_as_it_was(tmp_path):
+    model = randomised(config(attention_reset=True))
+    as_version_0_1(tmp_path / "hf", model)
+    read, vocab_size, state = import_hf(str(tmp_path / "hf"))
+    assert (vocab_size, read.attention_reset, read.vocab_multiple) == (VOCAB, True, 128)
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_what_transformers_has_changed_counts(tmp_path, old):
+    model = randomised(config())
+    if old:
+        as_version_0_1(tmp_path / "hf", model)
+    else:
+        export_hf(model.state_dict(), model.config, VOCAB, str(tmp_path / "hf"))
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
+    theirs.config.rope_parameters["rope_theta"] = 500.0
+    theirs.config.max_position_embeddings = 512
+    theirs.config.tie_word_embeddings = True
+    theirs.config.layer_norm_eps = 0.1
+    theirs.config.use_parallel_residual = False
+    theirs.resize_token_embeddings(310 if not old else 390, mean_resizing=False)
+    theirs.save_pretrained(tmp_path / "changed")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "changed").eval()
+    settings, vocab_size, state = import_hf(str(tmp_path / "changed"))
+    assert vocab_size == (390 if old else 310) and settings.max_sequence_length == 512
+    assert settings.tie_embeddings and settings.rotary_base == 500
+    read = NeoX(settings, vocab_size, seed=None)
+    read.load_state_dict(state)
+    ids = torch.randint(0, vocab_size, (2, 300))
+    with torch.no_grad():
+        torch.testing.assert_close(read(ids)[..., :vocab_size], theirs(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "linear rotary embeddings"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None}, "dynamic rotary"),
+        ({"hidden_act": "relu"}, "the activation relu"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantized weights"),
+    ],
+)
+def test_what_this_model_cannot_compute_is_named_in_our_folders_too(tmp_path, changes, problem):
+    model = randomised(config())
+    export_hf(model.state_dict(), model.config, VOCAB, str(tmp_path))
+    content = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**content, **changes}))
+    with pytest.raises(UserError, match=problem):
+        import_hf(str(tmp_path))
 
 
 def test_transformers_generates_the_same_greedily(tmp_path):
     settings = config()
     model = randomised(settings)
-    with torch.no_grad():
-        model.embed_out.weight[VOCAB:] = 0  # transformers would generate padding tokens too
     tokenizer = Tokenizer(
         models.WordLevel({f"w{i}": i for i in range(1, VOCAB)} | {"<|endoftext|>": 0}, "w1")
     )
@@ -192,11 +276,14 @@ def test_an_export_replaces_the_one_before_whatever_its_files(tmp_path):
     folder = str(tmp_path / "hf")
     export_hf(first.state_dict(), first.config, VOCAB, folder, shard_bytes=200_000)
     index = json.loads((tmp_path / "hf" / "model.safetensors.index.json").read_text())
-    assert index["metadata"]["total_size"] == sum(value.nbytes for value in first.state_dict().values())
+    stored = [
+        value[:VOCAB] if name.startswith("embed_") else value for name, value in first.state_dict().items()
+    ]
+    assert index["metadata"]["total_size"] == sum(value.nbytes for value in stored)
     export_hf(second.state_dict(), second.config, VOCAB, folder)
     assert [path.name for path in (tmp_path / "hf").glob("model*")] == ["model.safetensors"]
     state = import_hf(folder)[2]
-    assert all(torch.equal(state[name], value) for name, value in second.state_dict().items())
+    assert all(torch.equal(state[name][:VOCAB], value[:VOCAB]) for name, value in second.state_dict().items())
 
 
 def test_large_models_are_sharded(tmp_path):
@@ -208,7 +295,7 @@ def test_large_models_are_sharded(tmp_path):
     assert len(names) > 2 and names[0] == f"model-00001-of-{len(names):05d}.safetensors"
     assert all(path.stat().st_size < 210_000 for path in folder.glob("*.safetensors"))
     _, _, state = import_hf(str(folder))
-    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert all(torch.equal(state[name][:VOCAB], value[:VOCAB]) for name, value in model.state_dict().items())
     AutoModelForCausalLM.from_pretrained(folder)
 
 
@@ -216,7 +303,7 @@ def test_memory_file_system(tmp_path):
     model = randomised(config())
     export_hf(model.state_dict(), model.config, VOCAB, "memory://export/hf")
     _, _, state = import_hf("memory://export/hf")
-    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert all(torch.equal(state[name][:VOCAB], value[:VOCAB]) for name, value in model.state_dict().items())
 
 
 def test_a_tensor_that_does_not_fit_is_named_with_both_shapes(tmp_path):

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, processors
 
 from model import journal
 from model.corpus import Corpus
@@ -110,3 +110,19 @@ def test_no_samples_with_a_message(manifest: str, tmp_path: Path, caplog: pytest
     Path(bare).with_name("tokenizer.json").unlink()
     assert sampler(TrainJob(MODEL, settings(evaluate_batches=1), bare, ""), Corpus.open(bare)) is None
     assert "tokenizer.json does not exist" in caplog.text
+
+
+def test_prompts_get_no_special_tokens(manifest: str) -> None:
+    path = Path(manifest).with_name("tokenizer.json")
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.post_processor = processors.TemplateProcessing("9 $A 9", special_tokens=[("9", 9)])
+    tokenizer.enable_truncation(2)
+    tokenizer.save(str(path))
+    changes = {"evaluate_batches": 1, "samples": {"prompts": ["5 6 7"], "tokens": 5}}
+    found = sampler(TrainJob(MODEL, settings(**changes), manifest, ""), Corpus.open(manifest))
+    assert found is not None and found.prompts == [[5, 6, 7]]
+
+
+def test_a_prompt_that_is_no_text_is_named() -> None:
+    with pytest.raises(ValueError, match="prompt 1 holds half of a surrogate pair"):
+        settings(samples={"prompts": ["text", "\ud800"]})

@@ -444,6 +444,26 @@ def test_the_model_is_exported_for_hugging_face(
     assert all(state[name].equal(expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
+def test_the_export_has_one_precision_whatever_the_stage(
+    manifest: str, tmp_path: Path, precision: str
+) -> None:
+    exported = {}
+    for stage in range(4):
+        for chosen in ("auto", "fp32") if stage < 2 else ("auto",):
+            changes: dict[str, Any] = {"precision": precision, "zero_stage": stage}
+            changes["export_precision"] = chosen
+            result = run_here(manifest, f"{tmp_path}/{stage}{chosen}", steps=2, **changes)
+            exported[stage, chosen] = import_hf(known(result.hf_url))[2]
+    dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+    for stage in range(4):
+        plain, master = exported[stage, "auto"], exported[min(stage, 1), "fp32"]
+        assert {values.dtype for values in plain.values()} == {dtypes[precision]}
+        assert {values.dtype for values in master.values()} == {torch.float32}
+        assert all(master[name].to(dtypes[precision]).equal(plain[name]) for name in plain)
+        assert (precision == "fp32") == all(master[name].equal(plain[name].float()) for name in plain)
+
+
 def test_optimizer_offload_gives_the_same_curve(manifest: str, tmp_path: Path) -> None:
     expected = _losses(run_here(manifest, str(tmp_path / "plain"), zero_stage=1).run_url)
     run_here(manifest, str(tmp_path / "offload"), zero_stage=2, offload_optimizer=True)

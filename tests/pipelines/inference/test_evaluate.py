@@ -37,11 +37,13 @@ LENGTHS[::9] = [LENGTH - 1, LENGTH, LENGTH + 1, 2 * LENGTH, 2 * LENGTH + 5]
 SOURCES = {"wiki.arrow": [LENGTHS], "b": [[LENGTH, 2, 40, 5]]}
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[NeoX, ModelFolder, Version]:
+@pytest.fixture(scope="module", params=[False, True], ids=["", "attention_reset"])
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[NeoX, ModelFolder, Version]:
     folder = tmp_path_factory.mktemp("evaluate")
     url = write_corpus(folder, SOURCES, vocab_size=VOCAB, heldout=len(LENGTHS))
-    return *write_model(folder), manifest.open_version(url)
+    return *write_model(folder, attention_reset=request.param), manifest.open_version(url)
 
 
 def _config(storage: Path, **sections: Any) -> Config:
@@ -101,7 +103,10 @@ def test_losses_equal_a_direct_computation(
     assert (result.all.documents, result.all.tokens) == (totals[0], totals[1])
     assert result.all.loss == pytest.approx(totals[2] / totals[1], rel=1e-5)
     written = json.loads(Path(result.url, "result.json").read_text())
-    assert list(written) == ["sources", "all", "url"] and EvaluationResult.from_json(written, "") == result
+    assert (
+        list(written) == ["sources", "all", "url", "seal"]
+        and EvaluationResult.read(f"{result.url}/result.json") == result
+    )
     assert Path(result.url, "evaluation.png").read_bytes().startswith(b"\x89PNG")
     run = tracking.find(tracking.Tracking.of(config), "evaluate", corpus=version.hash)
     assert run is not None and run.data.metrics["loss/wiki.arrow"] == result.sources["wiki.arrow"].loss
@@ -149,6 +154,19 @@ def test_fewer_documents_are_another_evaluation(
     assert new and other.url != result.url and other.all.documents == 2
 
 
+def test_other_weights_in_the_same_folder_are_another_evaluation(tmp_path: Path) -> None:
+    url = write_corpus(tmp_path, SOURCES, vocab_size=VOCAB, heldout=len(LENGTHS))
+    version, (_, folder) = manifest.open_version(url), write_model(tmp_path)
+    config = config_of(tmp_path, evaluate={"max_documents": 2})
+    first, _ = evaluate(config, version, folder, Told(), executor=Asked())
+    weights = tmp_path / "hf" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 1
+    weights.write_bytes(content)
+    other, new = evaluate(config, version, folder, Told(), executor=Asked())
+    assert new and other.url != first.url and other.all.loss != first.all.loss
+
+
 def test_a_version_without_held_out_documents_is_named(
     made: tuple[NeoX, ModelFolder, Version], tmp_path: Path
 ) -> None:
@@ -167,14 +185,16 @@ def test_another_corpus_model_or_setting_is_another_evaluation(
     urls = {first.url}
     for chosen, corpus, model in (
         (config, manifest.open_version(other), folder),
-        (config, version, replace(folder, url=folder.url + "/.")),
         (config, version, replace(folder, name="huge")),
         (config_of(tmp_path, evaluate={"max_documents": CHOSEN}), version, folder),
     ):
         result, new = evaluate(chosen, corpus, model, Told(), executor=Asked())
         assert new
         urls.add(result.url)
-    assert len(urls) == 5
+    assert len(urls) == 4
+    # The same content is the same model, wherever it lies.
+    elsewhere = replace(folder, url=folder.url + "/.")
+    assert evaluate(config, version, elsewhere, Told(), executor=Asked()) == (first, False)
 
 
 def test_the_documents_of_a_source_are_the_first_of_all_its_shards(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from base.claims import ClaimsConfig, held
 from base.errors import UserError
+from model import hub
 from pipelines.config import Config
 from pipelines.inference.infer import BLOCK_ROWS, InferenceResult, infer, read_prompts
 from pipelines.inference.models import ModelFolder
@@ -24,6 +29,7 @@ from tests.helpers.models import LENGTH, VOCAB, Asked, StoppedError, Told, confi
 if RUNNING:
     import torch
 
+    from model.convert import export_hf
     from model.neox import NeoX
 
 
@@ -31,9 +37,11 @@ NEW = 8
 ROWS = BLOCK_ROWS + 6
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[NeoX, ModelFolder]:
-    return write_model(tmp_path_factory.mktemp("infer"))
+@pytest.fixture(scope="module", params=[False, True], ids=["", "attention_reset"])
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[NeoX, ModelFolder]:
+    return write_model(tmp_path_factory.mktemp("infer"), attention_reset=request.param)
 
 
 def _config(storage: Path, **settings: Any) -> Config:
@@ -94,8 +102,8 @@ def test_completions_equal_greedy_decoding_by_hand(made: tuple[NeoX, ModelFolder
     assert 0 < sum(length < NEW for length in lengths) < ROWS
     assert (result.rows, result.errors, result.new_tokens) == (ROWS, 0, sum(lengths))
     written = json.loads(Path(result.url).with_name("result.json").read_text())
-    assert list(written) == ["key", "url", "rows", "errors", "new_tokens"]
-    assert InferenceResult.from_json(written, "") == result
+    assert list(written) == ["key", "url", "rows", "errors", "new_tokens", "seal"]
+    assert InferenceResult.read(str(Path(result.url).with_name("result.json"))) == result
     more_workers = _config(tmp_path, workers=1)
     assert infer(more_workers, folder, prompts, Told(stop_after=0), executor=asked) == (result, False)
 
@@ -169,6 +177,78 @@ def test_sampling_depends_on_seed_and_key_alone(made: tuple[NeoX, ModelFolder], 
     assert completions(prompts, seed=1) != first
 
 
+def _change(folder: Path, name: str, change: Callable[[bytearray], None]) -> ModelFolder:
+    """The model of a folder after one of its files has changed and kept its size and time."""
+    path = folder / name
+    content, facts = bytearray(path.read_bytes()), path.stat()
+    change(content)
+    path.write_bytes(content)
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert path.stat().st_size == facts.st_size
+    return ModelFolder(name="tiny", url=str(folder), result=None)
+
+
+def _flip(content: bytearray) -> None:
+    content[-3] ^= 1
+
+
+def _other_word(content: bytearray) -> None:
+    content[:] = content.replace(b'"w1"', b'"v1"')
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [("model.safetensors", _flip), ("tokenizer.json", _other_word)], ids=str
+)
+def test_other_content_of_the_model_is_another_inference(
+    tmp_path: Path, name: str, change: Callable[[bytearray], None]
+) -> None:
+    folder, prompts = write_model(tmp_path)[1], _prompts(tmp_path, 3)
+    config = _config(tmp_path)
+    first, _ = infer(config, folder, prompts, Told(), executor=Asked())
+    assert infer(config, folder, prompts, Told(), executor=Asked()) == (first, False)
+    changed = _change(tmp_path / "hf", name, change)
+    other, new = infer(config, changed, prompts, Told(), executor=Asked())
+    assert new and other.key != first.key and other.url != first.url
+    # The same content at another place is the same work.
+    shutil.copytree(tmp_path / "hf", tmp_path / "copy" / "hf")
+    copy = ModelFolder(name="tiny", url=str(tmp_path / "copy" / "hf"), result=None)
+    assert infer(config, copy, prompts, Told(), executor=Asked()) == (other, False)
+
+
+def test_what_a_recipe_has_left_in_a_tokenizer_is_off(tmp_path: Path) -> None:
+    folder, prompts = write_model(tmp_path)[1], _prompts(tmp_path, 9)
+    plain, _ = infer(_config(tmp_path / "plain"), folder, prompts, Told(), executor=Asked())
+    path = tmp_path / "hf" / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=12, pad_id=5, pad_token="w5")
+    tokenizer.save(str(path))
+    assert len(tokenizer.encode("w1 w2 w3 w4").ids) == 12
+    other, new = infer(_config(tmp_path / "other"), folder, prompts, Told(), executor=Asked())
+    assert new and _rows(other) == _rows(plain)
+
+
+def test_bpe_dropout_is_off(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")], dropout=0.9))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    read = hub.read_tokenizer(str(tmp_path / "tokenizer.json"))
+    assert all(read.encode("abab").ids == [2, 2] for _ in range(50))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_half_precision_folder_gives_a_row_the_same_tokens_in_any_batch(tmp_path: Path, dtype: str) -> None:
+    model, folder = write_model(tmp_path)
+    state = {name: values.to(getattr(torch, dtype)) for name, values in model.state_dict().items()}
+    tokenizer = str(tmp_path / "tokenizer.json")
+    export_hf(state, model.config, VOCAB, folder.url, tokenizer=tokenizer)
+    prompts = _prompts(tmp_path, 40)
+    found = []
+    for size in (1, 8, 40):
+        config = _config(tmp_path, batch_size=size, temperature=1.0)
+        found.append(_rows(infer(config, folder, prompts, Told(), executor=Asked())[0]))
+    assert found[0] == found[1] == found[2]
+
+
 def test_prompts_of_every_format(tmp_path: Path) -> None:
     (tmp_path / "lines.txt").write_text("one\ntwo\n\n")
     assert [row.prompt for row in read_prompts(str(tmp_path / "lines.txt"))] == ["one", "two", ""]
@@ -224,21 +304,22 @@ def test_whatever_decides_the_completions_makes_them_anew(
     first, new = run()
     assert new
     copied = shutil.copy(prompts, tmp_path / "copied.jsonl")
-    for same in ({}, {"workers": 2}, {"url": str(copied)}):
+    elsewhere = replace(folder, url=folder.url + "/.")  # the same content is the same model
+    for same in ({}, {"workers": 2}, {"url": str(copied)}, {"model": elsewhere}):
         assert run(**same) == (first, False)
     (tmp_path / "longer").mkdir()
     longer = _prompts(tmp_path / "longer", 4)
     keys = {first.key}
     for changes in (
         *({"temperature": 0.8}, {"top_p": 0.5}, {"seed": 3}, {"max_new_tokens": 5}, {"batch_size": 2}),
-        *({"url": longer}, {"model": replace(folder, url=folder.url + "/.")}),
+        {"url": longer},
     ):
         result, new = run(**changes)
         assert new and result.url != first.url, changes
         assert result.rows == (4 if "url" in changes else 3) == len(_rows(result))
         keys.add(result.key)
         assert run(**changes) == (result, False)
-    assert len(keys) == 8
+    assert len(keys) == 7
 
 
 def test_a_tiny_nucleus_is_greedy_whatever_the_temperature(

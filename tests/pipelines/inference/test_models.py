@@ -12,7 +12,7 @@ from base.claims import ClaimsConfig, held
 from base.errors import UserError
 from base.layout import Layout
 from pipelines.inference import models
-from pipelines.inference.models import ModelFolder, check_tokenizer
+from pipelines.inference.models import ModelFolder, check_tokenizer, load, model_key
 from pipelines.training import results
 from pipelines.training.results import RunResult
 from tests.helpers.corpus import write_corpus
@@ -26,15 +26,29 @@ if RUNNING:
 def _tokenizer(*tokens: str, **more: Any) -> bytes:
     """A `tokenizers` JSON with these tokens and one that is added."""
     vocabulary = {token: number for number, token in enumerate(tokens)}
-    added = [{"content": "<|end|>", "id": len(tokens)}]
-    return json.dumps({"model": {"vocab": vocabulary}, "added_tokens": added, **more}).encode()
+    model = {"type": "WordLevel", "vocab": vocabulary, "unk_token": tokens[0]}
+    return json.dumps(
+        {"version": "1.0", "model": model, "added_tokens": _added(len(tokens)), **more}
+    ).encode()
+
+
+def _added(number: int, content: str = "<|end|>") -> list[dict[str, Any]]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return [{"content": content, "id": number, "special": True, **flags}]
+
+
+def _write_config(folder: Path, vocab_size: int) -> None:
+    """The config.json of a model with so many tokens."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    content = {"model_type": "gpt_neox", **sizes, "max_position_embeddings": 32, "vocab_size": vocab_size}
+    (folder / "config.json").write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize("beside", [True, False])
 def test_a_model_must_know_the_tokens_of_a_corpus(tmp_path: Path, beside: bool) -> None:
     model = ModelFolder(name="tiny", url=str(tmp_path / "hf"), result=None)
     (tmp_path / "hf").mkdir()
-    (tmp_path / "hf" / "config.json").write_text('{"vocab_size": 4}')
+    _write_config(tmp_path / "hf", 4)
     if beside:
         (tmp_path / "hf" / "tokenizer.json").write_bytes(_tokenizer("a", "b", "c"))
 
@@ -47,7 +61,7 @@ def test_a_model_must_know_the_tokens_of_a_corpus(tmp_path: Path, beside: bool) 
         check_tokenizer(model, manifest.open_version(str(url)))
 
     check(_tokenizer("a", "b", "c"))
-    check(_tokenizer("a", "b", "c", version="1.0"))  # another file with the same tokens
+    check(_tokenizer("a", "b", "c", padding=None))  # another file with the same tokens
     with pytest.raises(UserError, match="model tiny knows 4 tokens, but the corpus' tokenizer has 5"):
         check(_tokenizer("a", "b", "c", "d"), 5)
     if beside:
@@ -56,15 +70,36 @@ def test_a_model_must_know_the_tokens_of_a_corpus(tmp_path: Path, beside: bool) 
             check(_tokenizer("a", "x", "c"))
 
 
-def _finished(storage: Path, run: str, loss: float = 2.0) -> RunResult:
+def test_content_decides_the_key_of_a_model(tmp_path: Path) -> None:
+    url = "memory://models/key"
+
+    def key(**changes: bytes) -> str:
+        contents = {"config.json": b"{}", "tokenizer.json": b"t", "model.safetensors": b"abc", **changes}
+        for name, content in contents.items():
+            files.write_bytes(files.join(url, name), content)
+        return model_key(ModelFolder(name="m", url=url, result=None))
+
+    first = key()
+    others = [key(**{name: b"abd"}) for name in ("config.json", "tokenizer.json", "model.safetensors")]
+    assert len({first, *others}) == 4 and key() == first
+    assert key(**{"training_args.json": b"abd"}) == first  # nothing reads it
+
+
+def test_a_reset_of_attention_needs_the_token_that_ends_documents(tmp_path: Path) -> None:
+    write_model(tmp_path, attention_reset=True)
+    path = tmp_path / "hf" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": None}))
+    with pytest.raises(UserError, match="config.json has no eos_token_id"):
+        load(str(tmp_path / "hf"), "cpu")
+
+
+def _finished(storage: Path, run: str) -> RunResult:
     """A run that is noted as the newest finished one."""
     values: dict[str, Any] = dict.fromkeys(RunResult.model_fields) | {"run_url": run, "step": 5, "tokens": 9}
-    values |= {"skipped_steps": 0, "rollbacks": 0, "resumed_from": 0, "evaluation": {}, "last_loss": loss}
+    values |= {"skipped_steps": 0, "rollbacks": 0, "resumed_from": 0, "evaluation": {}, "last_loss": 2.0}
     values |= {"checkpoint_stalls": [], "version": "v0001", "manifest_hash": "0", "model": "hf"}
     result = RunResult(**{**values, "unigram_entropy": 3.0})
-    url = Layout(str(storage)).run(run)
-    files.remove(url)  # a result is never replaced
-    with held(url, "train", ClaimsConfig()) as claim:
+    with held(Layout(str(storage)).run(run), "jobs.train", ClaimsConfig()) as claim:
         results.record(str(storage), run, result, claim)
     return result
 
@@ -101,11 +136,12 @@ def test_whatever_changes_a_model_changes_its_key(tmp_path: Path) -> None:
     config = Path(folder.url, "config.json")
     config.write_text(json.dumps({**json.loads(config.read_text()), "rotary_pct": 0.5}))
     keys.append(models.model_key(folder))
-    for loss in (2.0, 1.0):
-        result = _finished(tmp_path, "run", loss)
-        keys.append(models.model_key(ModelFolder(name="run", url=folder.url, result=result)))
-    keys.append(models.model_key(ModelFolder(name="run", url=str(tmp_path / "hf") + "/", result=result)))
     assert len(set(keys)) == len(keys)
+    # The same content is the same model, whatever made it and wherever it lies.
+    result = _finished(tmp_path, "run")
+    shutil.copytree(folder.url, tmp_path / "copy")
+    for url in (folder.url, f"{folder.url}/", str(tmp_path / "copy")):
+        assert models.model_key(ModelFolder(name="run", url=url, result=result)) == keys[-1]
 
 
 def test_weights_that_do_not_fit_are_named_before_they_are_read(tmp_path: Path) -> None:
@@ -115,9 +151,9 @@ def test_weights_that_do_not_fit_are_named_before_they_are_read(tmp_path: Path) 
     content = Path(folder.url, "config.json")
     whole, tensors = json.loads(content.read_text()), load_file(path)
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"model_type": "llama"}, "holds a llama model, not gpt_neox"),
-        ({"hidden_size": 32}, r"embed_in.weight is \(128, 16\), the configuration asks for \(128, 32\)"),
-        ({"vocab_size": 64}, r"embed_in.weight is \(128, 16\), the configuration asks for \(64, 16\)"),
+        ({"model_type": "llama"}, "is a llama checkpoint, not a gpt_neox one"),
+        ({"hidden_size": 32}, r"embed_in.weight is \(60, 16\), the configuration asks for \(60, 32\)"),
+        ({"vocab_size": 64}, r"embed_in.weight is \(60, 16\), the configuration asks for \(64, 16\)"),
         ({"intermediate_size": 48}, r"layers.0.mlp.dense_h_to_4h.weight is \(64, 16\), .* \(48, 16\)"),
         ({"num_hidden_layers": 3}, r"layers.2.attention.query_key_value.weight is missing"),
     ]
@@ -135,19 +171,24 @@ def test_weights_that_do_not_fit_are_named_before_they_are_read(tmp_path: Path) 
 def test_tokens_that_were_added_and_vocabularies_that_are_lists_are_compared(tmp_path: Path) -> None:
     model = ModelFolder(name="tiny", url=str(tmp_path / "hf"), result=None)
     (tmp_path / "hf").mkdir()
-    (tmp_path / "hf" / "config.json").write_text('{"vocab_size": 3}')
+    _write_config(tmp_path / "hf", 3)
     url = Path(write_corpus(tmp_path, {"a": [[4, 5]]}, vocab_size=3))
     version = manifest.open_version(str(url))
+    pieces = {"type": "Unigram", "unk_id": 0}
     unigram = {
-        "model": {"vocab": [["a", -1.0], ["b", -2.0]]},
-        "added_tokens": [{"content": "<|end|>", "id": 2}],
+        "version": "1.0",
+        "model": {**pieces, "vocab": [["a", -1.0], ["b", -2.0]]},
+        "added_tokens": _added(2),
     }
     url.with_name("tokenizer.json").write_text(json.dumps(unigram))
     (tmp_path / "hf" / "tokenizer.json").write_bytes(_tokenizer("a", "b"))
     check_tokenizer(model, version)
     for other, message in [
-        ({**unigram, "added_tokens": [{"content": "<|stop|>", "id": 2}]}, "token 2 is '<|end|>' there and"),
-        ({**unigram, "model": {"vocab": [["b", -1.0], ["a", -2.0]]}}, "token 0 is 'a' there and 'b' in"),
+        ({**unigram, "added_tokens": _added(2, "<|stop|>")}, "token 2 is '<|end|>' there and"),
+        (
+            {**unigram, "model": {**pieces, "vocab": [["b", -1.0], ["a", -2.0]]}},
+            "token 0 is 'a' there and 'b' in",
+        ),
     ]:
         url.with_name("tokenizer.json").write_text(json.dumps(other))
         with pytest.raises(UserError, match=re.escape(message)):

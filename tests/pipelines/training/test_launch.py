@@ -50,6 +50,7 @@ def test_two_workers_survive_the_death_of_one_with_the_same_losses(tmp_path: Pat
         ship = functools.partial(shipping.ship_journal, place, known(tracked.id), every=0.2)
         killing = KillOnce(tmp_path, 15, ship)
         result = launch(_config(tmp_path, **same), manifest, run_url, killing, told.append)
+        tracked.follow()
     starts = (tmp_path / "starts").read_text().splitlines()
     assert len(starts) == 2 and starts[0].startswith(f"{run_url}/journal.jsonl ")
     # From the death of a worker until the next ones train: noticing it, and starting two processes.

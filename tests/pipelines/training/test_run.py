@@ -25,16 +25,9 @@ from model.run import Summary
 from pipelines.config import Config, load
 from pipelines.runtime import tracking
 from pipelines.training import results
-from pipelines.training.results import RunResult
-from pipelines.training.run import (
-    RECORDED,
-    check_fits,
-    claimed,
-    mixture,
-    run_name,
-    train,
-    unigram_entropy,
-)
+from pipelines.training.results import RECORDED, RunResult
+from pipelines.training.run import check_fits, claimed, mixture, run_name, train, unigram_entropy
+from pipelines.training.trace import RunSamples
 from tests.helpers.corpus import write_corpus
 from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, run_here, settings, step_record
@@ -52,7 +45,8 @@ def test_a_finished_run_delivers_what_mlflow_has_missed(
         shutil.copy(mlflow_store, tmp_path / name)
     monkeypatch.chdir(tmp_path)  # where a store of one's own puts artifacts
     version = manifest.open_version(write_corpus(tmp_path, {"a": [[50] * 4]}))
-    config = _config(tmp_path)
+    steps = {"train": {"steps": 2}}
+    config = _config(tmp_path, **steps)
     url = Layout(config.storage).run("run")
     journal = Journal(url)
     for step in (1, 2):
@@ -63,7 +57,7 @@ def test_a_finished_run_delivers_what_mlflow_has_missed(
         results.record(config.storage, "run", result, claim)
     place = tracking.Tracking.of(config)
     assert tracking.find(place, "train", key="run") is None
-    elsewhere = _config(tmp_path, tracking={"uri": f"sqlite:///{tmp_path}/elsewhere.db"})
+    elsewhere = _config(tmp_path, tracking={"uri": f"sqlite:///{tmp_path}/elsewhere.db"}, **steps)
     for chosen in (config, config, elsewhere):
         with claimed(chosen, "run") as claim:
             assert train(chosen, version, "run", claim=claim) == (result, False)
@@ -76,7 +70,7 @@ def test_a_finished_run_delivers_what_mlflow_has_missed(
     assert [(point.step, point.value) for point in curve] == [(1, 2.0), (2, 1.0)]
     artifacts = [item.path for item in client.list_artifacts(found.info.run_id)]
     assert artifacts == ["result.json", "training.png"]
-    assert found.data.params["train.steps"] == "200" and found.inputs.dataset_inputs
+    assert found.data.params["train.steps"] == "2" and found.inputs.dataset_inputs
     assert client.get_model_version_by_alias("tiny", "best").run_id == found.info.run_id
     assert len(client.search_runs([found.info.experiment_id])) == 1
     other = result.model_copy(update={"manifest_hash": "other"})
@@ -136,6 +130,53 @@ def test_a_result_has_the_bytes_that_it_always_had(tmp_path: Path) -> None:
 def _config(folder: Path, **changes: object) -> Config:
     sources = [{"name": "a", "urls": ["unused"]}]
     return Config.model_validate({"name": "tiny", "storage": str(folder), "sources": sources, **changes})
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "", "a b", "-a", "a\\b", "it's"])
+def test_names_that_are_no_folder_of_a_run_are_refused(tmp_path: Path, name: str) -> None:
+    version = manifest.open_version(write_corpus(tmp_path, {"a": [[50] * 4]}))
+    for attempt in (
+        lambda: check_fits(_config(tmp_path), version, name),
+        lambda: _train(_config(tmp_path), version, name),
+        lambda: RunSamples(str(tmp_path), name),
+    ):
+        with pytest.raises(UserError, match="is no name of a training run"):
+            attempt()
+    assert not (tmp_path / "training").exists()
+
+
+def test_the_mixture_is_among_mlflows_parameters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: Path
+) -> None:
+    shutil.copy(mlflow_store, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    version = manifest.open_version(write_corpus(tmp_path, {"a": [[50] * 4], "b": [[60] * 4]}))
+    config = _config(tmp_path, mixture={"a": 3, "b": 1}, train={"steps": 2})
+    with claimed(config, "run") as claim:
+        results.record(config.storage, "run", _result(Layout(config.storage).run("run"), version), claim)
+    _train(config, version, "run")
+    found = tracking.find(tracking.Tracking.of(config), "train", key="run")
+    assert found is not None
+    assert (found.data.params["mixture.a"], found.data.params["mixture.b"]) == ("0.75", "0.25")
+
+
+def test_a_finished_run_that_is_asked_for_more_steps_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = manifest.open_version(write_corpus(tmp_path, {"a": [[50] * 4]}))
+    config = _config(tmp_path, train={"steps": 4}, tracking={"uri": "sqlite:////proc/none/mlflow.db"})
+    url = Layout(config.storage).run("run")
+    before = _result(url, version)
+    with claimed(config, "run") as claim:
+        results.record(config.storage, "run", before, claim)
+    (tmp_path / "training" / "run" / "recorded").write_text("of the first steps")
+    more = before.model_dump(include=set(Summary.model_fields)) | {"step": 4}
+    monkeypatch.setattr(launch, "launch", lambda *_: Summary(**more))
+    result, new = _train(config, version, "run")
+    assert new and result.step == 4 and results.finished(config.storage, "run") == result
+    kept = tmp_path / "training" / "run" / "result.step_00000002.json"
+    assert RunResult.read(str(kept)) == before and not (kept.parent / "recorded").exists()
+    assert _train(config, version, "run") == (result, False)
 
 
 def test_a_mixture_by_epochs(tmp_path: Path) -> None:
@@ -337,13 +378,15 @@ def test_a_password_reaches_no_call_of_mlflow_and_only_what_it_has_is_marked(
 ) -> None:
     version = manifest.open_version(write_corpus(tmp_path, {"a": [[50] * 4]}))
     version = replace(version, url=f"s3://user:secret@bucket{version.url}")
-    config = _config(tmp_path, tracking={"uri": "http://user:secret@mlflow.example"})
+    place = {"uri": "http://user:secret@mlflow.example"}
+    config = _config(tmp_path, tracking=place, train={"steps": 2})
     url = Layout(config.storage).run("run")
     Journal(url).append(step_record(1))
     result = _result(f"s3://user:secret@bucket{url}", version)
     with claimed(config, "run") as claim:
         results.record(config.storage, "run", result, claim)
     client = mock.MagicMock()
+    client.get_run.return_value.data.tags = {}
     if fails:
         client.log_artifact.side_effect = OSError
 

@@ -6,13 +6,16 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from model.journal import Journal, StepRecord, rewind
 from pipelines.runtime import tracking
 from pipelines.training import shipping
 from tests.helpers.late import RUNNING
+from tests.helpers.training import step_record
 
 if RUNNING:
     from mlflow import MlflowClient
@@ -73,6 +76,52 @@ def test_journal_lines_arrive_once_each_also_after_an_outage(tmp_path: Path, mlf
         assert table["data"] == [[step, "One", f" and\n{step}"] for step in (1, 2, 3, 4)]
 
 
+def test_lines_of_an_attempt_that_was_thrown_away_go_with_its_mlflow_run(
+    tmp_path: Path, mlflow_store: Path
+) -> None:
+    shutil.copy(mlflow_store, tmp_path / "mlflow.db")
+    place = tracking.Tracking(f"sqlite:///{tmp_path}/mlflow.db", "test", f"file://{tmp_path}/artifacts")
+    url = str(tmp_path / "journal.jsonl")
+
+    def write(*records: StepRecord) -> None:
+        kept = Journal(str(tmp_path))
+        for record in records:
+            kept.append(record)
+        kept.close()
+
+    def curve(identifier: str) -> list[tuple[int, float]]:
+        points = MlflowClient(place.uri).get_metric_history(identifier, "loss")
+        return [(point.step, point.value) for point in points]
+
+    with tracking.run(place, "train", "k", {"training_run": "r"}) as run:
+        assert run.id
+        first = run.id
+        run.params({"train": {"steps": 5}})
+        run.dataset("name", "digest", "/url", {}, "training")
+        write(*(step_record(step, loss=float(step)) for step in (1, 2, 3, 4)))
+        with shipping.ship_journal(place, first, url, every=0.05):
+            pass
+        rewind(str(tmp_path), 4)  # all that was sent stays
+        write(step_record(5, loss=5.0))
+        assert shipping.deliver(place, first, url) and len(curve(first)) == 5
+        for value in (7.0, 8.0):  # it goes on from step 2, twice
+            rewind(str(tmp_path), 2)
+            write(*(step_record(step, loss=value) for step in (3, 4, 5)))
+            with shipping.ship_journal(place, first, url, every=0.05):
+                pass
+        run.follow()
+        assert run.id != first
+    client = MlflowClient(place.uri)
+    found = tracking.find(place, "train", key="k")
+    assert found is not None and found.info.run_id == run.id and found.info.status == "FINISHED"
+    assert curve(run.id) == [(1, 1.0), (2, 2.0), (3, 8.0), (4, 8.0), (5, 8.0)]
+    assert found.data.params["train.steps"] == "5" and len(found.inputs.dataset_inputs) == 1
+    runs = client.search_runs([found.info.experiment_id])
+    assert sorted(entry.info.status for entry in runs) == ["FINISHED", "KILLED", "KILLED"]
+    assert tracking.upstream(place, "train", training_run="r") == {"upstream": run.id}
+    assert [value for _, value in curve(first)] == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
 class _Client:
     """Takes metrics as MLflow does: at most 1,000 in one call, unless it is away."""
 
@@ -80,6 +129,9 @@ class _Client:
         self.away, self.calls = away, 0
         self.tried = threading.Event()
         self.points: list[tuple[str, float, int, int]] = []
+
+    def get_run(self, run_id: str) -> Any:
+        return SimpleNamespace(data=SimpleNamespace(tags={}))
 
     def log_batch(self, run_id: str, metrics: list[Any]) -> None:
         self.calls += 1
