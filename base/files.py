@@ -6,6 +6,7 @@ under a temporary name, synced and renamed, any other is spooled to local disk a
 
 import contextlib
 import errno
+import inspect
 import json
 import os
 import shutil
@@ -45,20 +46,36 @@ _FORBIDDEN = _FULL | {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, er
 def split(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of a URL and the path within it.
 
-    What other processes write is seen at once: no listing is remembered. Raises UserError for a protocol that
-    fsspec does not know or whose package is not installed, and for what can be no path.
+    What other processes write is seen at once: no listing is remembered. `::` is part of a name but where the
+    protocol before it opens what the URL after it names. Raises UserError for a protocol that fsspec does not
+    know or whose package is not installed, and for what can be no path.
     """
     try:
         if "\0" in url:
             raise ValueError("a null byte is in it")
-        url.encode()  # half of a surrogate pair is no text
-        filesystem, path = fsspec.core.url_to_fs(url)
+        url.encode(errors="surrogateescape")  # half of a surrogate pair is no text, but bytes of a name
+        if "::" in url and not _is_chain(url):
+            before, mark, _ = url.partition("://")
+            kind = fsspec.get_filesystem_class(before if mark and "::" not in before else "file")
+            filesystem, path = kind(**kind._get_kwargs_from_urls(url)), kind._strip_protocol(url)
+        else:
+            filesystem, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise UserError(f"{ascii(url)[1:-1]} cannot be opened: {error}") from None
     if isinstance(filesystem.dircache, DirCache) and filesystem.dircache.use_listings_cache:
         filesystem.dircache.use_listings_cache = False
         filesystem.dircache.clear()
     return filesystem, path
+
+
+def _is_chain(url: str) -> bool:
+    """Whether a URL with `::` in it is several, as simplecache::s3://x/y and zip://a::b.zip are."""
+    protocol = url.partition("::")[0].partition("://")[0]
+    if protocol not in fsspec.available_protocols():
+        return False
+    kinds = fsspec.get_filesystem_class(protocol).__mro__
+    names = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
+    return not names.isdisjoint({"fo", "fs", "target_protocol"})
 
 
 def join(url: str, *parts: str) -> str:
@@ -180,11 +197,12 @@ def remove(url: str) -> None:
 def list_files(pattern: str) -> list[str]:
     """The file of that name, or all that match a glob pattern or lie below a folder, sorted, as URLs.
 
-    An address of the web is a folder if it ends in a slash.
+    An address of the web is a folder if it ends in a slash. Links to folders are followed, to each once.
     """
     filesystem, path = split(pattern)
     if _is_folder(filesystem, path):
-        names = filesystem.find(path)
+        local = isinstance(filesystem, LocalFileSystem)
+        names = list(_below(path)) if local else filesystem.find(path)
     elif filesystem.exists(path):
         names = [path]
     elif any(character in path for character in "*?["):
@@ -195,10 +213,32 @@ def list_files(pattern: str) -> list[str]:
         ]
     else:
         names = []
-    names = sorted(name for name in names if TEMPORARY not in PurePosixPath(name).name)
+    names = sorted(name for name in names if not PurePosixPath(name).name.startswith(TEMPORARY))
     if isinstance(filesystem, LocalFileSystem):
         return names
     return [filesystem.unstrip_protocol(name) for name in names]
+
+
+def _below(path: str) -> Iterator[str]:
+    """The files below a local folder; links to folders lead to theirs, unless these lie in the folder too."""
+    root = os.path.join(os.path.realpath(path), "")
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(path, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in links:
+            target = os.path.join(os.path.realpath(os.path.join(folder, name)), "")
+            if target.startswith(root) or root.startswith(target):
+                folders.remove(name)
+        folders.sort(key=lambda name: (name in links, name))
+        for name in names:
+            whole = os.path.join(folder, name)
+            if os.path.isfile(whole) or os.path.islink(whole):
+                yield whole
 
 
 def _is_folder(filesystem: fsspec.AbstractFileSystem, path: str) -> bool:

@@ -161,8 +161,10 @@ class Manifest(Record):
     merged: MergedFrom | None = None
     lines: list[str] = []
     languages: dict[str, dict[str, int]] | None = None
+    unjudged: dict[str, dict[str, int]] | None = None
     contamination: dict[str, dict[str, int]] | None = None
     redacted: dict[str, dict[str, int]] | None = None
+    special_tokens: dict[str, dict[str, int]] | None = None
     files: dict[str, str] = {}
     """Digest by path below the version's folder, of its files besides shards and origins."""
 

@@ -6,6 +6,13 @@ and none at the ends. A document with fewer has one shingle of all it has; a doc
 and is never a candidate. A shingle's hash is 64 bits: a polynomial over the 64-bit hashes of its words,
 finished with the mixer of MurmurHash3.
 
+*Sets* are what decides whether a candidate goes, and see more than the signature: a word shingle also holds
+what stands between its words, so that 2 + 3 and 2 - 3 differ. That is every character but white space; those
+that only look different are one, and commas, full stops, colons and semicolons count only where something
+follows at once (1.5, a.b, x::y; dedup/words.py, `symbols`). What stands before the first word and behind the
+last is in the first and last shingle of texts of at most EDGE_SHINGLES. A changed word changes as many
+shingles as without the symbols beside it, so that texts that differ in words are as similar as their words.
+
 *Signatures* (Broder 1997). Permutation i is x -> a_i x + b_i mod 2^32, a_i odd, of the upper 32 bits of the
 shingle hash. Linear permutations are not min-wise independent on adversarial sets, but are on sets of
 well-mixed values (Bohman, Cooper, Frieze 2000, "Min-wise independent linear permutations"), which hashes are.
@@ -22,22 +29,35 @@ from base.kernels import GOLDEN, decode, inlined, kernel, splitmix64
 from dedup.config import MinHashConfig
 from dedup.hashing import ids_from_words, keep_distinct, mix64, secret_words, string_buffers, xxh3_128
 from dedup.words import (
+    ALONE,
+    CUT,
+    DIVIDES,
+    DOT_ABOVE,
     DOTTED_I,
+    ENDS,
     FINAL_SIGMA,
     LOWER,
+    PASSED,
     POLYNOMIAL_BASE,
     SIGMA,
     SPACE,
+    SYMBOL,
     WORD,
     WORD_PRIME,
     WORD_SEED,
     code_points,
     sigma_is_final,
+    symbols,
+    unspaced_word,
 )
 
-_DOT_ABOVE = 0x307
 _BUFFER = 4096
 _LANES = 64
+EDGE_SHINGLES = 64
+"""Of longer texts one shingle decides nothing, and excerpts begin and end with any symbol."""
+# Fields of the state of a fill: rolling polynomial, tokens so far, what stands before the next word, the same
+# with the marks of prose behind it, what stands before the first word.
+_ROLLING, _COUNT, _GAP, _HELD, _LEAD = range(5)
 
 
 @inlined
@@ -45,16 +65,15 @@ def _push(
     token: np.uint64, ring: np.ndarray, state: np.ndarray, power: np.uint64, out: np.ndarray, filled: int
 ) -> int:
     """Append a token to the rolling shingle; returns the new number of hashes in `out`."""
-    # state: rolling polynomial, tokens so far.
     n = np.uint64(len(ring))
-    at = state[1] % n
-    if state[1] >= n:
-        state[0] -= ring[at] * power
+    at = state[_COUNT] % n
+    if state[_COUNT] >= n:
+        state[_ROLLING] -= ring[at] * power
     ring[at] = token
-    state[0] = state[0] * POLYNOMIAL_BASE + token
-    state[1] += np.uint64(1)
-    if state[1] >= n:
-        out[filled] = mix64(state[0])
+    state[_ROLLING] = state[_ROLLING] * POLYNOMIAL_BASE + token
+    state[_COUNT] += np.uint64(1)
+    if state[_COUNT] >= n:
+        out[filled] = mix64(state[_ROLLING])
         return filled + 1
     return filled
 
@@ -85,17 +104,30 @@ def _fill_words(
         else:
             code, size = decode(data, p)
             flags = table[code]
+            if flags & (ALONE | CUT):
+                if h != WORD_SEED:
+                    filled = _push(mix64(h), ring, state, power, out, filled)
+                    h = WORD_SEED
+                    if filled == len(out):
+                        return p, filled
+                h, p = unspaced_word(data, p, end, table)
+                filled = _push(mix64(h), ring, state, power, out, filled)
+                h = WORD_SEED
+                if filled == len(out):
+                    return p, filled
+                continue
             if flags & WORD:
                 lower = flags & LOWER
                 if code == SIGMA and sigma_is_final(data, p, start, end, table):
                     lower = np.uint32(FINAL_SIGMA)
                 h = (h ^ np.uint64(lower)) * WORD_PRIME
+                if code == DOTTED_I:
+                    h = (h ^ np.uint64(DOT_ABOVE)) * WORD_PRIME
                 p += size
-                # Its lower case is an i and a combining dot, which is no word character.
-                if code != DOTTED_I:
-                    continue
-            else:
-                p += size
+                continue
+            p += size
+            if flags & PASSED:
+                continue
         if h != WORD_SEED:
             filled = _push(mix64(h), ring, state, power, out, filled)
             h = WORD_SEED
@@ -103,6 +135,121 @@ def _fill_words(
                 return p, filled
     if h != WORD_SEED:
         filled = _push(mix64(h), ring, state, power, out, filled)
+    return p, filled
+
+
+@inlined
+def _push_after_gap(
+    token: np.uint64,
+    ring: np.ndarray,
+    gaps: np.ndarray,
+    state: np.ndarray,
+    power: np.uint64,
+    out: np.ndarray,
+    filled: int,
+) -> int:
+    """`_push` of a word with what stands before it: no part of a shingle that begins with the word."""
+    n = np.uint64(len(ring))
+    gap = state[_HELD] if state[_HELD] else state[_GAP]
+    if gap:
+        gap = mix64(gap)
+    if state[_COUNT] == 0:
+        state[_LEAD] = gap
+        gap = np.uint64(0)
+    at = state[_COUNT] % n
+    if state[_COUNT] >= n:
+        state[_ROLLING] -= ring[at] * power
+    ring[at] = token + gap
+    gaps[at] = gap
+    state[_ROLLING] = state[_ROLLING] * POLYNOMIAL_BASE + token + gap
+    state[_COUNT] += np.uint64(1)
+    state[_GAP] = state[_HELD] = 0
+    if state[_COUNT] >= n:
+        value = state[_ROLLING]
+        if n > 1:
+            value -= gaps[state[_COUNT] % n] * power
+        out[filled] = mix64(value)
+        return filled + 1
+    return filled
+
+
+@inlined
+def _add_symbol(state: np.ndarray, symbol: np.uint32) -> None:
+    """Add a character that stands between words to what stands before the next one."""
+    if symbol & DIVIDES:
+        before = state[_HELD] if state[_HELD] else state[_GAP]
+        state[_HELD] = (before ^ np.uint64(symbol & SYMBOL)) * WORD_PRIME
+    elif symbol:
+        if not symbol & ENDS and state[_HELD]:
+            state[_GAP] = state[_HELD]
+        state[_HELD] = 0
+        if symbol & SYMBOL:
+            state[_GAP] = (state[_GAP] ^ np.uint64(symbol & SYMBOL)) * WORD_PRIME
+
+
+@kernel
+def _fill_words_and_symbols(
+    data: np.ndarray,
+    p: int,
+    start: int,
+    end: int,
+    table: np.ndarray,
+    ascii_words: np.ndarray,
+    symbols: np.ndarray,
+    ring: np.ndarray,
+    gaps: np.ndarray,
+    state: np.ndarray,
+    power: np.uint64,
+    out: np.ndarray,
+) -> tuple[int, int]:
+    """`_fill_words` with what stands between the words."""
+    filled = 0
+    h = WORD_SEED
+    while p < end:
+        c = ascii_words[data[p]]
+        if c != 255:
+            code = np.int64(data[p])
+            p += 1
+            if c != 0:
+                h = (h ^ np.uint64(c)) * WORD_PRIME
+                continue
+        else:
+            code, size = decode(data, p)
+            flags = table[code]
+            if flags & (ALONE | CUT):
+                if h != WORD_SEED:
+                    filled = _push_after_gap(mix64(h), ring, gaps, state, power, out, filled)
+                    h = WORD_SEED
+                    if filled == len(out):
+                        return p, filled
+                h, p = unspaced_word(data, p, end, table)
+                filled = _push_after_gap(mix64(h), ring, gaps, state, power, out, filled)
+                h = WORD_SEED
+                if filled == len(out):
+                    return p, filled
+                continue
+            if flags & WORD:
+                lower = flags & LOWER
+                if code == SIGMA and sigma_is_final(data, p, start, end, table):
+                    lower = np.uint32(FINAL_SIGMA)
+                h = (h ^ np.uint64(lower)) * WORD_PRIME
+                if code == DOTTED_I:
+                    h = (h ^ np.uint64(DOT_ABOVE)) * WORD_PRIME
+                p += size
+                continue
+            p += size
+            if flags & PASSED:
+                continue
+        full = False
+        if h != WORD_SEED:
+            filled = _push_after_gap(mix64(h), ring, gaps, state, power, out, filled)
+            h = WORD_SEED
+            full = filled == len(out)
+        _add_symbol(state, symbols[code])
+        if full:
+            return p, filled
+    if h != WORD_SEED:
+        filled = _push_after_gap(mix64(h), ring, gaps, state, power, out, filled)
     return p, filled
 
 
@@ -124,10 +271,12 @@ def _fill_characters(
         code, size = decode(data, p)
         flags = table[code]
         p += size
+        if flags & PASSED:
+            continue
         if flags & SPACE:
-            while p < end and table[decode(data, p)[0]] & SPACE:
+            while p < end and table[decode(data, p)[0]] & (SPACE | PASSED):
                 p += decode(data, p)[1]
-            if state[1] == 0 or p == end:
+            if state[_COUNT] == 0 or p == end:
                 continue
             lower = np.uint32(32)
         else:
@@ -136,10 +285,19 @@ def _fill_characters(
                 lower = np.uint32(FINAL_SIGMA)
         filled = _push(mix64(WORD_SEED ^ np.uint64(lower)), ring, state, power, out, filled)
         if code == DOTTED_I:
-            filled = _push(mix64(WORD_SEED ^ np.uint64(_DOT_ABOVE)), ring, state, power, out, filled)
+            filled = _push(mix64(WORD_SEED ^ np.uint64(DOT_ABOVE)), ring, state, power, out, filled)
         if filled >= len(out) - 1:
             break
     return p, filled
+
+
+@inlined
+def _fill_short(ring: np.ndarray, state: np.ndarray, out: np.ndarray, filled: int) -> int:
+    """Hash all tokens of a document that has fewer than a shingle."""
+    if 0 < state[_COUNT] < len(ring):
+        out[filled] = mix64(state[_ROLLING])
+        return filled + 1
+    return filled
 
 
 @kernel
@@ -162,10 +320,7 @@ def _fill(
         p, filled = _fill_characters(data, p, start, end, table, ring, state, power, out)
     else:
         p, filled = _fill_words(data, p, start, end, table, ascii_words, ring, state, power, out)
-    if p >= end and 0 < state[1] < len(ring):
-        out[filled] = mix64(state[0])
-        filled += 1
-    return p, filled
+    return p, _fill_short(ring, state, out, filled) if p >= end else filled
 
 
 @kernel
@@ -285,10 +440,12 @@ def _shingle_sets(
     character: bool,
     table: np.ndarray,
     ascii_words: np.ndarray,
+    symbols: np.ndarray,
     set_offsets: np.ndarray,
 ) -> np.ndarray:
     ring = np.zeros(n, np.uint64)
-    state = np.zeros(2, np.uint64)
+    gaps = np.zeros(n, np.uint64)
+    state = np.zeros(5, np.uint64)
     power = _power(n)
     hashes = np.empty(_BUFFER, np.uint64)
     values = np.empty(1024, np.uint64)
@@ -300,14 +457,26 @@ def _shingle_sets(
         end = offsets[document + 1]
         first = used
         p = start
+        state[:] = 0
         while p < end:
-            p, filled = _fill(data, p, start, end, character, table, ascii_words, ring, state, power, hashes)
+            if character:
+                p, filled = _fill_characters(data, p, start, end, table, ring, state, power, hashes)
+            else:
+                p, filled = _fill_words_and_symbols(
+                    data, p, start, end, table, ascii_words, symbols, ring, gaps, state, power, hashes
+                )
+            if p >= end:
+                filled = _fill_short(ring, state, hashes, filled)
             if used + filled > len(values):
                 grown = np.empty(2 * (used + filled), np.uint64)
                 grown[:used] = values[:used]
                 values = grown
             values[used : used + filled] = hashes[:filled]
             used += filled
+        if first < used <= first + EDGE_SHINGLES:
+            values[first] ^= state[_LEAD]
+            if state[_GAP]:
+                values[used - 1] = mix64(values[used - 1] + state[_GAP])
         if used - first > len(scratch):
             scratch = np.empty(2 * (used - first), np.uint64)
         _sort(values[first:used], scratch, places)
@@ -360,7 +529,7 @@ def shingle_sets(text: pa.Array | pa.ChunkedArray, config: MinHashConfig) -> tup
     table, ascii_words = code_points()
     set_offsets = np.zeros(len(offsets), np.int64)
     character = config.shingle == "character"
-    values = _shingle_sets(data, offsets, config.ngram, character, table, ascii_words, set_offsets)
+    values = _shingle_sets(data, offsets, config.ngram, character, table, ascii_words, symbols(), set_offsets)
     return set_offsets, values
 
 
@@ -434,8 +603,8 @@ def _text_hash(
 def text_hash(text: pa.Array | pa.ChunkedArray) -> pa.FixedSizeBinaryArray:
     """xxh3-128 of each text with white space normalised: `" ".join(text.split())` in UTF-8.
 
-    Documents with equal text hashes are exact duplicates. Case is kept: what differs in case or punctuation
-    only is left to MinHash, where it has similarity 1.
+    Documents with equal text hashes are exact duplicates. Case is kept: what differs in case or marks
+    of prose only is left to MinHash, where it has similarity 1.
     """
     data, offsets = string_buffers(text)
     high = np.empty(len(offsets) - 1, np.uint64)

@@ -1,5 +1,8 @@
 """Which files a build reads: listing, content digests, and the parts they become."""
 
+import json
+import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +17,7 @@ from base.damage import DamagedError
 from base.errors import UserError, mistake
 from base.manifest import InputEntry
 from base.records import Record
-from pipelines.corpus.reading import decompress, splitting
+from pipelines.corpus.reading import decompress, ingest, splitting
 from pipelines.corpus.reading.settings import SourceConfig
 
 
@@ -40,13 +43,30 @@ class Input:
 
     @property
     def name(self) -> str:
-        """URL of the file as it is shown, without credentials."""
-        return hide(self.file)
+        """URL of the file as it is shown, without credentials; bytes that are not UTF-8 as hexadecimal."""
+        return _shown(self.file)
 
     @property
     def entry(self) -> InputEntry:
         """The input as a manifest has it."""
         return InputEntry(**{**asdict(self), "file": self.name})
+
+
+_CACHE = re.compile(r"cache-[0-9a-f]+(_\d+_of_\d+)?\.arrow")
+"""Names of files in which `datasets` keeps what map, filter, sort and shuffle gave."""
+_README = re.compile(
+    r"(readme|licen[cs]e|copying|notice|citation|changelog|contributing)([._-][a-z0-9._-]*)?"
+    r"|dataset_infos\.json|croissant\.json|(md5|sha1|sha256)sums?(\.txt)?|checksums?\.txt",
+    re.IGNORECASE,
+)
+"""What people and hubs write about the data that lies beside it."""
+_NOTES = frozenset({"state.json", "dataset_info.json"})
+"""What tells of a saved dataset."""
+
+
+def _shown(file: str) -> str:
+    # A local name that is not UTF-8 has lone surrogates for its other bytes, which no JSON or table takes.
+    return hide(file).encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 class FileFacts(Record):
@@ -61,16 +81,24 @@ class FileFacts(Record):
 def check_sources(sources: list[SourceConfig]) -> set[tuple[str, str]]:
     """(source, file URL) of every file of every source.
 
-    Of a folder that `datasets` saved only the data files count. Files and folders whose names begin with "_"
-    or "." (`_SUCCESS`, `.ipynb_checkpoints`) count only where the URL names them. Raises UserError for a URL
-    that matches no file or cannot be asked.
+    Of a folder that `datasets` saved only the data files count, and notes of people (README, LICENSE) do not
+    beside files of records whose format is told by their names. Such notes, and files and folders whose names
+    begin with "_" or "." (`_SUCCESS`, `.ipynb_checkpoints`), count only where the URL names them. Raises
+    UserError for a URL that matches no file or cannot be asked, and for one that names a file of no known
+    format.
     """
     found: set[tuple[str, str]] = set()
     for source in sources:
         for url in source.urls:
             pattern = files.absolute(url)
             with _told(f"source {source.name}: {url} cannot be listed"):
-                matches = _without_notes(files.list_files(pattern))
+                matches = files.list_files(pattern)
+            if matches == [pattern]:
+                if source.format == "auto" and not ingest.possible_formats(pattern):
+                    ingest.file_format(pattern, source)
+            else:
+                matches = _without_notes(matches)
+                matches = _without_readme(matches) if source.format == "auto" else matches
             matches = [match for match in matches if _hidden(match) == _hidden(pattern)]
             if not matches:
                 raise UserError(f"source {source.name}: no file matches {url}")
@@ -84,16 +112,60 @@ def _hidden(url: str) -> int:
 
 
 def _without_notes(names: list[str]) -> list[str]:
-    """Files without the ones in which `Dataset.save_to_disk` tells what lies beside them."""
-    folders = {name.rpartition("/")[0] for name in names if name.endswith("/state.json")}
-    folders &= {name.rpartition("/")[0] for name in names if name.endswith("/dataset_info.json")}
-    above = {folder.rpartition("/")[0] for folder in folders}
+    """Files without those that `datasets` has put beside its data: notes, and caches of what was made of it.
+
+    Raises UserError if a file is not there that the state.json of a saved dataset names.
+    """
+    folders: dict[str, set[str]] = {}
+    for name in names:
+        folder, _, last = name.rpartition("/")
+        folders.setdefault(folder, set()).add(last)
+    above = set()
+    for folder, lasts in folders.items():
+        state = files.join(folder, "state.json")
+        tables = {last for last in lasts if last.endswith(".arrow") or "." not in last}
+        caches = {last for last in lasts if _CACHE.fullmatch(last)}
+        whole = lasts >= _NOTES  # else a pattern has chosen some of the files
+        if whole or (caches and files.exists(state)):
+            above.add(folder.rpartition("/")[0])
+            data = _data_files(state) or tables - caches
+            if whole and (missing := sorted(data - lasts)):
+                raise UserError(f"{state} names {missing[0]}, which is not there")
+            lasts -= (tables - data) | _NOTES
+        elif tables and "dataset_info.json" in lasts:
+            lasts -= caches | _NOTES
+    for folder in above & folders.keys():
+        folders[folder].discard("dataset_dict.json")
+    return sorted(
+        f"{folder}/{last}" if folder else last for folder, lasts in folders.items() for last in lasts
+    )
+
+
+def _without_readme(names: list[str]) -> list[str]:
+    """Files without what people write about data, in folders where files of records lie in or below."""
+    above: set[str] = set()
+    for name in names:
+        formats = ingest.possible_formats(name)
+        if formats and formats[0].name != "text" and not _README.fullmatch(name.rpartition("/")[2]):
+            folder = name.rpartition("/")[0]
+            while folder and folder not in above:
+                above.add(folder)
+                folder = folder.rpartition("/")[0]
     return [
         name
         for name in names
-        if not (name.rpartition("/")[0] in folders and name.endswith(("/state.json", "/dataset_info.json")))
-        and not (name.rpartition("/")[0] in above and name.endswith("/dataset_dict.json"))
+        if not (_README.fullmatch(name.rpartition("/")[2]) and name.rpartition("/")[0] in above)
     ]
+
+
+def _data_files(state: str) -> set[str]:
+    """The files of tables that a state.json of `datasets` names, if it names any."""
+    with _told(f"{state} cannot be read"):
+        content = files.read_bytes(state)
+    try:
+        return {str(item["filename"]) for item in json.loads(content)["_data_files"]}
+    except (ValueError, KeyError, TypeError):
+        return set()
 
 
 def list_inputs(
@@ -116,11 +188,11 @@ def list_inputs(
     known = _remembered(cache_url)
     names = sorted({file for _, file in pairs})
     with ThreadPoolExecutor(8) as pool:
-        shown = Counter(map(hide, names))
+        shown = Counter(map(_shown, names))
         # Names that differ in what is hidden may be of different files.
-        noted = [known.get(hide(file)) if shown[hide(file)] == 1 else None for file in names]
+        noted = [known.get(_shown(file)) if shown[_shown(file)] == 1 else None for file in names]
         facts = dict(zip(names, pool.map(_facts, names, noted), strict=True))
-        remembered = {hide(file): fact.to_json() for file, fact in facts.items()}
+        remembered = {_shown(file): fact.to_json() for file, fact in facts.items()}
         files.write_json(cache_url, seals.sealed(remembered))
         by_name = {source.name: source for source in sources}
         starts = list(
@@ -187,9 +259,11 @@ def _facts(file: str, noted: FileFacts | None) -> FileFacts:
                 digest=tag or files.digest(file),
             )
         except FileNotFoundError:
-            raise UserError(f"input file {file} is not there any more") from None
+            local = files.local_path(file)
+            what = "a link to something that is not there" if local and os.path.islink(local) else "gone"
+            raise UserError(f"input file {file} is {what}") from None
 
 
 def _part(source: str, file: str, facts: FileFacts, place: list[str]) -> str:
     names = [source, hide(file), str(facts.bytes), facts.digest, *place]
-    return xxhash.xxh3_64_hexdigest("\0".join(names).encode())
+    return xxhash.xxh3_64_hexdigest("\0".join(names).encode(errors="surrogateescape"))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -55,6 +56,40 @@ def test_names_with_brackets_and_patterns(root: str, tmp_path: Path, monkeypatch
     monkeypatch.setattr(type(filesystem), "isdir", lambda _, path: asked.append(path))
     listed("data*")
     assert not {path.rsplit("/", 1)[-1] for path in asked} & {"data1.jsonl", "data[1].jsonl"}
+
+
+def test_names_with_two_colons(tmp_path: Path) -> None:
+    root = str(tmp_path / "raw")
+    for name in ("std::vector.txt", "a::b/zip::c.txt", "memory::d"):
+        files.write_bytes(files.join(root, name), name.encode())
+    listed = files.list_files(root)
+    assert [files.read_bytes(url).decode() for url in listed] == [
+        "a::b/zip::c.txt",
+        "memory::d",
+        "std::vector.txt",
+    ]
+    assert files.list_files(files.join(root, "*::*.txt")) == [listed[2]]
+    archive = tmp_path / "x.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("inside.txt", b"inside")
+    assert files.read_bytes(f"zip://inside.txt::{archive}") == b"inside"
+    assert files.read_bytes(f"simplecache::file://{archive}") == archive.read_bytes()
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    files.write_bytes(str(tmp_path / "raw" / "in" / "a"), b"x")
+    files.write_bytes(str(tmp_path / "other" / "deep" / "b"), b"x")
+    files.write_bytes(str(tmp_path / "raw" / "c.tmp-1"), b"x")
+    raw = tmp_path / "raw"
+    (raw / "again").symlink_to(raw / "in")
+    (raw / "up").symlink_to(tmp_path)
+    (raw / "other").symlink_to(tmp_path / "other")
+    (raw / "twice").symlink_to(tmp_path / "other" / "deep")
+    (raw / "file").symlink_to(tmp_path / "other" / "deep" / "b")
+    (tmp_path / "other" / "back").symlink_to(raw)
+    os.mkfifo(raw / "pipe")
+    listed = [os.path.relpath(name, raw) for name in files.list_files(str(raw))]
+    assert listed == ["c.tmp-1", "file", "in/a", "other/deep/b"]
 
 
 def test_a_protocol_that_is_not_there() -> None:

@@ -3,6 +3,7 @@
 A record batch belongs to the range of the file in which it begins.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,14 @@ from pipelines.corpus.reading import decompress
 from pipelines.corpus.reading.formats import ARROW_MAGIC
 from pipelines.corpus.reading.records import Batch
 from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
-from pipelines.corpus.reading.tables import MOST_ROWS, column_of, damaged_table, fields_of, table_batch
+from pipelines.corpus.reading.tables import (
+    MOST_ROWS,
+    column_of,
+    damaged_table,
+    fields_of,
+    grouped,
+    table_batch,
+)
 
 
 def read(
@@ -29,8 +37,7 @@ def read(
             for batch in _batches(url, file, source, start, stop):
                 size = max(column_of(batch, source.text_field).nbytes, 1)
                 rows = min(max(1, batch.num_rows * config.batch_bytes // size), MOST_ROWS)
-                for first in range(0, batch.num_rows, rows):
-                    part = batch.slice(first, rows)
+                for part in grouped([batch], rows, source, config):
                     yield table_batch(part, record, source, config)
                     record += part.num_rows
         except (pa.ArrowException, OSError) as error:
@@ -63,7 +70,7 @@ def _batches(
     url: str, file: Any, source: SourceConfig, start: int, stop: int | None
 ) -> Iterator[pa.RecordBatch]:
     local = files.local_path(url)
-    stream = pa.memory_map(local) if local and files.size(url) else pa.PythonFile(file, mode="r")
+    stream = pa.memory_map(os.fsencode(local)) if local and files.size(url) else pa.PythonFile(file, mode="r")
     with stream:
         is_file = stream.read(len(ARROW_MAGIC)) == ARROW_MAGIC
         if is_file:

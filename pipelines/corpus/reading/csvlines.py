@@ -2,7 +2,9 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -24,14 +26,18 @@ from pipelines.corpus.reading.records import (
 from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 
 DELIMITERS = ",\t;|"
+_TAB_SEPARATED = re.compile(r"\.(tsv|tab)(\.[a-z0-9]+)?", re.IGNORECASE)
+_QUOTE, _NO_BYTE = ord('"'), 256
 _ALL = 2**62
 
 
 def read(url: str, source: SourceConfig, config: IngestConfig) -> Iterator[Batch]:
     """Read a file whose first record names the columns; records count from 0 after it.
 
-    The header is the first line that is not empty, its delimiter the one of `,`, tab, `;`, `|` that makes
-    text_field a column. A record with a misplaced quote reaches to the end of the line of the mistake and is
+    The header is the first line that is not empty, its delimiter the one of `,`, tab, `;`, `|` (in a .tsv
+    file tab before `,`) that makes text_field a column. Where it ends in CR alone, all lines may. Of files
+    that were put together, byte order marks and headers behind them are framing. A record with a misplaced
+    quote reaches to the end of the line of the mistake and is
     rejected, as is one with other than the header's number of columns. A quote that nothing closes before the
     end of the file, or within max_document_bytes or batch_bytes, the larger, costs its own line. Raises
     UserError if no delimiter gives a column text_field.
@@ -64,7 +70,7 @@ def read(url: str, source: SourceConfig, config: IngestConfig) -> Iterator[Batch
             size += len(piece)
         held = b"".join(block)
         if skipped and parser:
-            cut = held.find(b"\n")
+            cut = parser.line_end_in(held)
             skipped += len(held) if cut < 0 else cut
             if cut < 0 and not final:
                 held = b""
@@ -85,6 +91,10 @@ def read(url: str, source: SourceConfig, config: IngestConfig) -> Iterator[Batch
             held = held[parser.header_bytes :]
         if parser is None or not held:
             continue
+        size = len(held)
+        held = parser.without_marks(held)
+        if len(held) < size:
+            yield rejected([], size - len(held))
         batch, used = parser.parse(held, final and damage is None)
         yield batch
         held = held[used:]
@@ -106,13 +116,22 @@ class _Parser:
     """Parses blocks of records; counts the records of the file."""
 
     def __init__(
-        self, delimiter: str, names: list[str], size: int, source: SourceConfig, config: IngestConfig
+        self,
+        delimiter: str,
+        line_end: int,
+        names: list[str],
+        header: bytes,
+        source: SourceConfig,
+        config: IngestConfig,
     ) -> None:
         self.delimiter = ord(delimiter)
+        self.quote = _QUOTE if source.csv_quotes else _NO_BYTE
+        self.line_end = line_end
         self.columns = len(names)
         self.text = names.index(source.text_field)
         self.name = names.index(source.name_field) if source.name_field in names else -1
-        self.header_bytes = size
+        self.header = header
+        self.header_bytes = len(header)
         self.config = config
         self.longest = _longest(config)
         self.what = f"Column {source.text_field}"
@@ -124,22 +143,44 @@ class _Parser:
     ) -> "_Parser | None":
         """A parser for the file that begins with `data`; None if its header goes on after it."""
         seen: list[list[str]] = []
-        for delimiter in DELIMITERS:
-            arrays = _arrays(data, 1)
-            count, used = csvscan.scan(
-                np.frombuffer(data, np.uint8), ord(delimiter), 0, -1, -1, final, 1, _ALL, *arrays
-            )
-            if not count:
-                continue
-            header = data[:used].decode("utf-8", "replace")
-            names = next(csv.reader(io.StringIO(header, newline=""), delimiter=delimiter), [])
-            if source.text_field in names:
-                return cls(delimiter, names, used, source, config)
-            seen.append(names)
+        tabs = _TAB_SEPARATED.search(decompress.file_name(url))
+        quote = _QUOTE if source.csv_quotes else _NO_BYTE
+        array = np.frombuffer(data, np.uint8)
+        for line_end in (csvscan.CR, csvscan.LF):
+            for delimiter in "\t,;|" if tabs else DELIMITERS:
+                count, used = csvscan.scan(
+                    array, ord(delimiter), quote, line_end, 0, -1, -1, final, 1, _ALL, *_arrays(data, 1)
+                )
+                if not count:
+                    continue
+                if line_end == csvscan.CR and not _ends_in_cr(data, used):
+                    break
+                header = data[:used].decode("utf-8", "replace")
+                lines = io.StringIO(header, newline="")
+                quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if source.csv_quotes else csv.QUOTE_NONE
+                names = next(csv.reader(lines, delimiter=delimiter, quoting=quoting), [])
+                if source.text_field in names:
+                    return cls(delimiter, line_end, names, data[:used], source, config)
+                seen.append(names)
         if not seen:
             return None
         found = ", ".join(name[:40] for name in seen[0][:20])
         raise UserError(f"input file {url} has no column {source.text_field}; it has {found}")
+
+    def line_end_in(self, data: bytes) -> int:
+        """Where the first line of some bytes ends, -1 if it does not."""
+        ends = [data.find(end) for end in {csvscan.LF.to_bytes(), self.line_end.to_bytes()}]
+        return min((end for end in ends if end >= 0), default=-1)
+
+    def without_marks(self, data: bytes) -> bytes:
+        """Records without the byte order marks before them and the headers behind these."""
+        if BOM not in data:
+            return data
+        for mark in (BOM + self.header, BOM):
+            data = data.removeprefix(mark)
+            for end in {csvscan.LF.to_bytes(), self.line_end.to_bytes()}:
+                data = data.replace(end + mark, end)
+        return data
 
     def too_long(self, size: int, sample: bytes, framing: int) -> Batch:
         """The reject for a record that was never held whole."""
@@ -149,11 +190,14 @@ class _Parser:
     def parse(self, block: bytes, final: bool) -> tuple[Batch, int]:
         """Documents and rejects of the whole records of a block, and the bytes that they take."""
         data = np.frombuffer(block, np.uint8)
-        lines = int(np.count_nonzero(data == 10)) + 1
+        lines = int(np.count_nonzero(data == csvscan.LF)) + 1
+        if self.line_end != csvscan.LF:
+            lines += int(np.count_nonzero(data == self.line_end))
         text, names, starts, ends, status, text_offsets, name_offsets = arrays = _arrays(block, lines)
         count, used = csvscan.scan(
-            data, self.delimiter, self.columns, self.text, self.name, final, _ALL, self.longest, *arrays
-        )
+            data, self.delimiter, self.quote, self.line_end, self.columns, self.text, self.name,
+            final, _ALL, self.longest, *arrays,
+        )  # fmt: skip
         starts, ends, status = starts[:count], ends[:count], status[:count]
         sizes = ends - starts
         found = np.flatnonzero(status == csvscan.FOUND)
@@ -193,6 +237,11 @@ class _Parser:
         framing = used - int(sizes[status != csvscan.BLANK].sum())
         every = pa.concat_tables([batch.rejects, others]).sort_by("record")
         return Batch(batch.documents, every, framing), used
+
+
+def _ends_in_cr(data: bytes, used: int) -> bool:
+    """Whether a header of `used` bytes ends in CR, and in no LF with some before it."""
+    return data[used - 1 : used] == b"\r" and not data[used:].lstrip(b"\r").startswith(b"\n")
 
 
 def _arrays(block: bytes, records: int) -> tuple[np.ndarray, ...]:

@@ -2,7 +2,7 @@
 
 The grammar is RFC 4180 with any delimiter: a field that begins with a quote reaches to the closing quote,
 over delimiters and line ends, two quotes standing for one; anywhere else a quote is a character. Lines end
-in LF or CRLF.
+in LF with any CR before it, or in CR, LF or CRLF where `line_end` is CR.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from base.kernels import kernel
 
 FOUND, BLANK, BAD_QUOTE, BAD_COLUMNS = 0, 1, 2, 3
-_QUOTE, _LF, _CR = 34, 10, 13
+LF, CR = 10, 13
 
 
 @kernel
@@ -19,6 +19,8 @@ def _field(
     at: int,
     end: int,
     delimiter: int,
+    quote: int,
+    line_end: int,
     final: bool,
     until: int,
     out: np.ndarray,
@@ -29,14 +31,14 @@ def _field(
 
     A quote that is open at `until` is taken for one that nothing closes.
 
-    Returns (index of the delimiter or LF after it, or `end`; index after the last byte written; whether
+    Returns (index of the delimiter or line end after it, or `end`; index after the last byte written; whether
     the field is good). The index is -1 if the data end before that is known.
     """
-    if at < end and data[at] == _QUOTE:
+    if at < end and data[at] == quote:
         opened = at
         at += 1
         while True:
-            while at < end and at < until and data[at] != _QUOTE:
+            while at < end and at < until and data[at] != quote:
                 if keep:
                     out[put] = data[at]
                     put += 1
@@ -45,42 +47,52 @@ def _field(
                 # A quote that nothing closes costs its own line, not the rest of the file. Of the quotes
                 # passed none is open when that is read again, so no line is passed a third time.
                 at = opened
-                while at < end and data[at] != _LF:
+                while at < end and data[at] != LF and data[at] != line_end:
                     at += 1
                 return (at, put, False) if at < end or final else (-1, put, False)
             if at == end:
                 return -1, put, False
-            if at + 1 < end and data[at + 1] == _QUOTE:
+            if at + 1 < end and data[at + 1] == quote:
                 if keep:
-                    out[put] = _QUOTE
+                    out[put] = quote
                     put += 1
                 at += 2
                 continue
             break
         at += 1
         after = at
-        if after < end and data[after] == _CR:
+        while after < end and data[after] == CR and line_end != CR:
             after += 1
         if after == end:
             return (end, put, True) if final else (-1, put, True)
-        if data[at] == delimiter or data[at] == _LF:
+        if data[at] == delimiter or data[at] == LF or data[at] == line_end:
             return at, put, True
-        if data[after] == _LF:
+        if data[after] == LF:
             return after, put, True
         # The record goes on to the end of the line in which the mistake stands.
-        while at < end and data[at] != _LF:
+        while at < end and data[at] != LF and data[at] != line_end:
             at += 1
         return (at, put, False) if at < end or final else (-1, put, False)
     start = at
-    while at < end and data[at] != delimiter and data[at] != _LF:
-        if keep:
-            out[put] = data[at]
-            put += 1
-        at += 1
+    if line_end == LF:  # the usual one: another comparison would slow this loop by a quarter
+        while at < end and data[at] != delimiter and data[at] != LF:
+            if keep:
+                out[put] = data[at]
+                put += 1
+            at += 1
+    else:
+        while at < end and data[at] != delimiter and data[at] != LF and data[at] != line_end:
+            if keep:
+                out[put] = data[at]
+                put += 1
+            at += 1
     if at == end and not final:
         return -1, put, True
-    if keep and at > start and data[at - 1] == _CR and (at == end or data[at] == _LF):
-        put -= 1
+    if keep and (at == end or data[at] == LF):
+        last = at
+        while last > start and data[last - 1] == CR:
+            last -= 1
+            put -= 1
     return at, put, True
 
 
@@ -88,6 +100,8 @@ def _field(
 def scan(
     data: np.ndarray,
     delimiter: int,
+    quote: int,
+    line_end: int,
     columns: int,
     text_column: int,
     name_column: int,
@@ -104,7 +118,9 @@ def scan(
 ) -> tuple[int, int]:
     """Scan at most `most` records of `data` (uint8) from its start; `final`: nothing comes after it.
 
-    A quote that is open `longest` bytes after the start of its record is taken for one that nothing closes.
+    `quote`: the byte that fields may be in, or one that no data have; `line_end`: LF, or CR where a lone one
+    ends lines. A quote that is open `longest` bytes after the start of its record is taken for one that
+    nothing closes.
     columns: how many a record must have (0: any number); text_column, name_column: which are kept (-1:
     none). Written: the unescaped fields into text and names (each as long as data), and for each record its
     first byte, the byte after its last without the line end, FOUND, BLANK, BAD_QUOTE or BAD_COLUMNS, and
@@ -123,21 +139,30 @@ def scan(
         good = True
         while True:
             if column == text_column:
-                at, text_put, good = _field(data, at, size, delimiter, final, until, text, text_put, True)
+                at, text_put, good = _field(
+                    data, at, size, delimiter, quote, line_end, final, until, text, text_put, True
+                )
             elif column == name_column:
-                at, name_put, good = _field(data, at, size, delimiter, final, until, names, name_put, True)
+                at, name_put, good = _field(
+                    data, at, size, delimiter, quote, line_end, final, until, names, name_put, True
+                )
             else:
-                at, _, good = _field(data, at, size, delimiter, final, until, text, text_put, False)
+                at, _, good = _field(
+                    data, at, size, delimiter, quote, line_end, final, until, text, text_put, False
+                )
             column += 1
-            if at < 0 or not good or at == size or data[at] == _LF:
+            if at < 0 or not good or at == size or data[at] == LF or data[at] == line_end:
                 break
             at += 1
             if at == size and not final:
                 at = -1
                 break
-        if at < 0:
+        # Whether an LF belongs to a CR is not known before it is there.
+        if at < 0 or (at == size - 1 and not final and line_end == CR and data[at] == CR):
             return record, start
-        stop = at - 1 if at > start and data[at - 1] == _CR else at
+        stop = at
+        while stop > start and data[stop - 1] == CR:
+            stop -= 1
         starts[record], ends[record] = start, stop
         if stop == start:
             status[record] = BLANK
@@ -152,5 +177,7 @@ def scan(
         text_offsets[record + 1] = text_put
         name_offsets[record + 1] = name_put
         record += 1
+        if at < size - 1 and line_end == CR and data[at] == CR and data[at + 1] == LF:
+            at += 1
         at = min(at + 1, size)
     return record, at

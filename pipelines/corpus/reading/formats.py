@@ -138,7 +138,7 @@ FORMATS = (
         documents="one a record, multi-line fields too; the header must name `text_field`; `,` tab `;` "
         "or `|`",
         reader="pipelines.corpus.reading.csvlines",
-        suffixes=(".csv", ".tsv"),
+        suffixes=(".csv", ".tsv", ".tab"),
     ),
     Format(
         name="warc",

@@ -12,6 +12,7 @@ from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 
 _SPACE, _TAB, _LINE_END, _RETURN, _QUOTE, _BACKSLASH, _COMMA = (ord(byte) for byte in ' \t\n\r"\\,')
 _OPEN, _CLOSE, _OPEN_OBJECT, _CLOSE_OBJECT = (ord(character) for character in "[]{}")
+_MARK_1, _MARK_2, _MARK_3 = BOM
 _CONTROL = 31
 
 
@@ -58,6 +59,8 @@ def _to_lines(data: np.ndarray, state: np.ndarray) -> None:
         elif depth == 0 and (byte in (_SPACE, _TAB, _LINE_END, _RETURN)):
             data[at] = _LINE_END if begun else _SPACE
             begun = 0
+        elif depth == 0 and not begun and byte in (_MARK_1, _MARK_2, _MARK_3):
+            data[at] = _SPACE  # a byte order mark, where files were put together
         elif byte == _OPEN and depth == 0 and not begun:
             depth = array = 1
             data[at] = _SPACE

@@ -193,6 +193,10 @@ class _LineParser:
             rescued = []
             for line in troubled:
                 raw = block[starts[line] : ends[line]]
+                # Where files were put together, each may have its mark. What it stands before may be nothing.
+                if not raw.removeprefix(BOM).strip(b" \t\r"):
+                    status[line] = jsonscan.BLANK
+                    continue
                 outcome = self._line(self.record + line, raw)
                 if isinstance(outcome, Reject):
                     rejects.append(outcome)
@@ -209,10 +213,11 @@ class _LineParser:
         """Text and name of a line by the reference parser, or why it has none."""
 
         def reject(reason: str, detail: str) -> Reject:
-            return Reject(record, reason, detail, len(raw), raw[:SAMPLE_BYTES])
+            return Reject(record, reason, detail, size, raw[:SAMPLE_BYTES])
 
-        if len(raw) > self.config.max_document_bytes:
-            return too_long(record, len(raw), raw, self.config)
+        size, raw = len(raw), raw.removeprefix(BOM)
+        if size > self.config.max_document_bytes:
+            return too_long(record, size, raw, self.config)
         try:
             line = raw.decode()
         except UnicodeDecodeError as error:

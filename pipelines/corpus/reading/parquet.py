@@ -8,9 +8,11 @@ import pyarrow.parquet as pq
 from pipelines.corpus.reading import decompress
 from pipelines.corpus.reading.records import Batch
 from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
-from pipelines.corpus.reading.tables import MOST_ROWS, damaged_table, fields_of, table_batch
+from pipelines.corpus.reading.tables import MOST_ROWS, damaged_table, fields_of, grouped, table_batch
 
 _READ_BYTES = 2**20
+_READ_ROWS = 128
+"""Rows that are decoded at a time: few bytes may stand for the same long text in many of them."""
 
 
 def read(
@@ -34,7 +36,8 @@ def read(
             rows = max(1, about.num_rows * config.batch_bytes // max(about.total_byte_size, 1))
             after = record + about.num_rows
             try:
-                for batch in parquet.iter_batches(min(rows, MOST_ROWS), [group], columns=fields):
+                stored = parquet.iter_batches(_READ_ROWS, [group], columns=fields)
+                for batch in grouped(stored, min(rows, MOST_ROWS), source, config):
                     yield table_batch(batch, record, source, config)
                     record += batch.num_rows
             except (pa.ArrowException, OSError) as error:

@@ -42,6 +42,9 @@ class SourceConfig(Section):
     """Field that names the source of each record (The Pile: meta.pile_set_name), by text or a whole number;
     records without it belong to `name`. Wikipedia (en) becomes wikipedia-en; names that lose more than that
     get a hash."""
+    csv_quotes: bool = True
+    """Whether a field of csv that begins with a quote reaches to the closing one. Tools that write .tsv often
+    take a quote for a character: false then."""
     kind: Kind = "prose"
     """What the text is; decides which quality rules apply by default."""
     kinds: dict[str, Kind] = {}

@@ -1,6 +1,7 @@
 """Where a large file can be cut into ranges that are read on their own."""
 
-from pipelines.corpus.reading.ingest import file_format
+from pipelines.corpus.reading import decompress
+from pipelines.corpus.reading.ingest import UnknownFormat, file_format
 from pipelines.corpus.reading.settings import SourceConfig
 
 
@@ -12,8 +13,11 @@ def starts(url: str, source: SourceConfig, size: int, split_bytes: int) -> list[
     count = round(size / split_bytes)
     if count < 2:
         return [0]
-    format = file_format(url, source)
-    if not format.ranges:
+    try:
+        format = file_format(url, source)
+    except (UnknownFormat, decompress.DamagedFile):
+        return [0]  # one reject
+    if not format.ranges or decompress.unread(url):
         return [0]
     wanted = [number * size // count for number in range(1, count)]
     return format.as_range_reader().cuts(url, size, wanted)

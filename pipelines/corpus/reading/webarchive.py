@@ -1,6 +1,8 @@
 """Web archives (ISO 28500): the main text of HTML responses in WARC files, the plain text in WET files."""
 
+import codecs
 import mmap
+import re
 import zlib
 from collections.abc import Iterator
 from typing import IO
@@ -31,7 +33,33 @@ _PROBE = 2**12
 """Bytes of a gzip member that are enough for the first few of what it holds."""
 _HTML = ("text/html", "application/xhtml+xml")
 _LONGEST_HEADER = 2**20
-_NEXT = b"\n" + WARC_MAGIC + b"1."
+_NEXT = b"\n" + WARC_MAGIC
+_EMPTY_LINE = re.compile(rb"\r?\n\r?\n")
+_AFTER_RECORD = re.compile(rb"\r\n\r\n|\n+")
+_META = re.compile(rb"<meta[^>]*?charset\s*=\s*[\"']?\s*([a-z0-9_:.-]+)", re.IGNORECASE)
+_SEVEN_BIT = {
+    "iso-2022-jp": "iso2022_jp_ext",
+    "csiso2022jp": "iso2022_jp_ext",
+    "iso-2022-kr": "iso2022_kr",
+    "hz-gb-2312": "hz",
+    "hz": "hz",
+}
+"""Encodings in which everything is ASCII, so that bytes alone tell nothing."""
+_CODINGS = {decompress.GZIP_DEFLATE_MAGIC: "gzip", decompress.ZSTD_MAGIC: "zstd"}
+_MOST_CODINGS = 3
+_CONTROLS = bytes({*range(32)} - {*b"\t\n\f\r\x1b"})
+_TAG = re.compile(r"<(/?[a-zA-Z][a-zA-Z0-9]*)")
+_FORMATTING = frozenset(("b", "big", "code", "em", "font", "i", "s", "small", "strike", "strong", "tt", "u"))
+"""Elements that a parser of HTML opens again after others have closed them (of `a` it has but one open)."""
+_FORMATTING_TAG = re.compile(rf"<(?:{'|'.join(sorted(_FORMATTING))})\b[^>]*", re.IGNORECASE)
+_CHEAP = frozenset(
+    ("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track")
+    + ("wbr", "p", "li", "dt", "dd", "tr", "td", "th", "option", "optgroup", "tbody", "thead", "tfoot")
+    + ("colgroup", "rp", "rt", "html", "head", "body", "a", "nobr", "span", *_FORMATTING)
+)
+"""Elements without an end, whose end may be left out, or of which many open ones cost little."""
+_FEW_TAGS = 256
+_MOST_FORMATTING, _MOST_DEPTH, _MOST_STEPS = 256, 4096, 10**8
 _ERRORS = (zlib.error, brotli.error, zstandard.ZstdError)
 
 
@@ -53,15 +81,16 @@ def record_starts(path: str, start: int, stop: int) -> list[int]:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         at = start
         while at < stop:
-            end = data.find(b"\r\n\r\n", at, at + _LONGEST_HEADER)
-            fields = _fields(data[at:end]) if data[at : at + 5] == WARC_MAGIC and end >= 0 else {}
+            end = _EMPTY_LINE.search(data, at, at + _LONGEST_HEADER)
+            fields = _fields(data[at : end.start()]) if data[at : at + 5] == WARC_MAGIC and end else {}
             length = _length(fields)
-            if length is None:
+            if length is None or end is None:
                 return []
             starts.append(at)
-            at = end + 4 + length + 4
-            if data[at - 4 : at] != b"\r\n\r\n":
+            after = _AFTER_RECORD.match(data, end.end() + length)
+            if not after:
                 return []
+            at = after.end()
     return starts
 
 
@@ -250,9 +279,9 @@ class _Stream:
         size = 4096
         while True:
             self._fill(size)
-            cut = self.held.find(b"\r\n\r\n", self.at)
-            if cut >= 0:
-                return self.held[self.at : cut + 4]
+            cut = _EMPTY_LINE.search(self.held, self.at)
+            if cut:
+                return self.held[self.at : cut.end()]
             if self.ended or size >= _LONGEST_HEADER:
                 return b""
             size *= 2
@@ -319,15 +348,14 @@ def _text(kind: bytes, fields: dict[bytes, bytes], body: bytes, config: IngestCo
     """The text of a record; None if it is of a kind that holds no page. Raises _Undecodable."""
     if kind == b"conversion":
         return body if fields.get(b"content-type", b"").startswith(b"text/plain") else None
-    if kind != b"response":
+    if kind == b"resource":
+        http, payload = {b"content-type": fields.get(b"content-type", b"")}, body
+        if not http[b"content-type"].lower().startswith(tuple(name.encode() for name in _HTML)):
+            return None
+    elif kind == b"response":
+        http, payload = _response(body)
+    else:
         return None
-    head, separator, payload = body.partition(b"\r\n\r\n")
-    status = head.split(b"\n", 1)[0].split()
-    if not separator or len(status) < 2 or not status[0].startswith(b"HTTP/") or not status[1].isdigit():
-        raise _Undecodable("invalid_http", "The response is not HTTP.")
-    if not status[1].startswith(b"2"):
-        raise _Undecodable("http_status", f"The status is {status[1].decode()}.")
-    http = _fields(head)
     content_type, _, parameters = http.get(b"content-type", b"text/html").decode("latin-1").partition(";")
     if content_type.strip().lower() not in _HTML:
         raise _Undecodable("not_html", f"The content type is {content_type.strip()[:80] or 'empty'}.")
@@ -335,12 +363,63 @@ def _text(kind: bytes, fields: dict[bytes, bytes], body: bytes, config: IngestCo
         payload = _dechunked(payload)
     for encoding in reversed(http.get(b"content-encoding", b"").decode("latin-1").lower().split(",")):
         payload = _decoded(encoding.strip(), payload, config.max_document_bytes)
+    for _ in range(_MOST_CODINGS):  # those that no header names
+        named = next((name for magic, name in _CODINGS.items() if payload.startswith(magic)), None)
+        payload = _decoded(named or "", payload, config.max_document_bytes)
+    if _is_binary(payload, parameters):
+        raise _Undecodable("not_html", "The content is not text, though it is called HTML.")
     html = _characters(payload, parameters)
+    _check_nesting(html)
     try:
         text = extract_plain_text(html, main_content=True, alt_texts=False, preserve_formatting=True)
     except ValueError as error:
         raise _Undecodable("invalid_html", f"The page cannot be parsed: {error}.") from None
     return text.encode("utf-8", "replace")
+
+
+def _response(body: bytes) -> tuple[dict[bytes, bytes], bytes]:
+    """Header fields and payload of a successful response of HTTP, whose lines may end in LF alone."""
+    end = _EMPTY_LINE.search(body)
+    head = body[: end.start()] if end else body
+    status = head.split(b"\n", 1)[0].split()
+    if not end or len(status) < 2 or not status[0].startswith(b"HTTP/") or not status[1].isdigit():
+        raise _Undecodable("invalid_http", "The response is not HTTP.")
+    if not status[1].startswith(b"2"):
+        raise _Undecodable("http_status", f"The status is {status[1].decode()}.")
+    return _fields(head), body[end.end() :]
+
+
+def _is_binary(payload: bytes, parameters: str) -> bool:
+    """Whether many of the first bytes are control characters that no text has."""
+    start = payload[:_PROBE]
+    if "utf-16" in parameters.lower() or start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return False
+    return len(start) - len(start.translate(None, _CONTROLS)) > len(start) / 50
+
+
+def _check_nesting(html: str) -> None:
+    """Raise _Undecodable for a page whose elements are open in such numbers that parsing takes minutes.
+
+    Time grows with the square of the elements that are open at once. What a page gives must not depend on how
+    fast a machine is, so these are counted, not seconds.
+    """
+    if html.count("<") <= _FEW_TAGS:
+        return
+    tags = [tag.lower() for tag in _TAG.findall(html)]
+    for names, wanted, most in (
+        (_FORMATTING, True, _MOST_FORMATTING),
+        (_CHEAP, False, _MOST_DEPTH),
+    ):
+        chosen = [tag for tag in tags if (tag.lstrip("/") in names) == wanted]
+        steps = np.array([-1 if tag[0] == "/" else 1 for tag in chosen], np.int64)
+        if len(steps) <= most:
+            continue
+        depth = np.cumsum(steps)
+        depth -= np.minimum(np.minimum.accumulate(depth), 0)
+        if wanted and 3 * len(set(_FORMATTING_TAG.findall(html))) <= most:
+            continue  # a parser keeps three of the same
+        if depth.max() > most or depth.sum() > _MOST_STEPS:
+            raise _Undecodable("html_too_deep", f"{int(depth.max())} elements of the page are open at once.")
 
 
 def _dechunked(payload: bytes) -> bytes:
@@ -369,15 +448,12 @@ def _decoded(encoding: str, payload: bytes, limit: int) -> bytes:
         return payload
     try:
         if encoding in ("gzip", "x-gzip", "deflate"):
-            decoder = zlib.decompressobj(47)
             try:
-                content = decoder.decompress(payload, limit + 1)
+                content, whole = _inflated(payload, 47, limit)
             except zlib.error:
                 if encoding != "deflate":
                     raise
-                decoder = zlib.decompressobj(-15)
-                content = decoder.decompress(payload, limit + 1)
-            whole = decoder.eof
+                content, whole = _inflated(payload, -15, limit)
         elif encoding == "br":
             unbrotli = brotli.Decompressor()
             content = unbrotli.process(payload, output_buffer_limit=limit + 1)
@@ -387,7 +463,7 @@ def _decoded(encoding: str, payload: bytes, limit: int) -> bytes:
                 content = reader.read(limit + 1)
             whole = bool(content)
         else:
-            raise _Undecodable("content_encoding", f"The content encoding {encoding[:40]} is not known.")
+            return payload  # as browsers do with what they do not know
     except _ERRORS as error:
         if payload.lstrip()[:1] == b"<":
             return payload
@@ -399,11 +475,35 @@ def _decoded(encoding: str, payload: bytes, limit: int) -> bytes:
     return content
 
 
+def _inflated(payload: bytes, kind: int, limit: int) -> tuple[bytes, bool]:
+    """What zlib makes of all members, down to just over `limit` bytes, and whether the last is whole."""
+    held: list[bytes] = []
+    room = limit + 1
+    while True:
+        decoder = zlib.decompressobj(kind)
+        held.append(decoder.decompress(payload, room))
+        room -= len(held[-1])
+        payload = decoder.unused_data
+        if not decoder.eof or room <= 0 or not payload.startswith(decompress.GZIP_DEFLATE_MAGIC):
+            return b"".join(held), decoder.eof
+
+
 def _characters(payload: bytes, parameters: str) -> str:
     """A page as characters, by the encoding that the response, the page or its bytes name."""
     named = [item.partition("=")[2] for item in parameters.split(";") if "charset" in item.lower()]
     label = named[0].strip(" \"'") if named else ""
+    meta = _META.search(payload[:_PROBE])
+    inside = meta[1].decode("latin-1") if meta else ""
+    for name in (label, inside, "iso-2022-jp" if b"\x1b$" in payload else ""):
+        if name.lower() in _SEVEN_BIT and payload.isascii():
+            try:
+                return payload.decode(_SEVEN_BIT[name.lower()])
+            except UnicodeError:
+                continue
     encoding = map_encoding_to_html5(label, False) if label else None
+    if encoding == "cp1252" and inside:
+        # Servers name Latin-1 for all pages, whatever these say of themselves.
+        encoding = map_encoding_to_html5(inside, False) or encoding
     try:
         # Bytes that are UTF-8 are hardly ever meant as anything else.
         return payload.decode() if encoding is None else bytes_to_str(payload, encoding, "strict", ())

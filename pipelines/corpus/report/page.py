@@ -36,6 +36,7 @@ from pipelines.corpus.report.sections import (
     redaction,
     shards,
     sources,
+    spelled,
 )
 from pipelines.corpus.text import quality
 
@@ -76,7 +77,7 @@ def write_report(
     page = _rendered(
         overview=overview.section(manifest, ledger),
         funnel=funnel.section(manifest, ledger),
-        drops=drops.section(ledger),
+        drops=drops.section(ledger, manifest.unjudged or {}),
         examples=examples.section(ledger, tables.rejects, tables.dropped, documents),
         lengths=lengths.section(attributes, manifest, parent_of(url, 2), by_size(ledger)),
         clusters=clusters.section(chain.from_iterable(tables.dropped.values()), documents),
@@ -85,6 +86,9 @@ def write_report(
         languages=languages.section(manifest.languages or {}),
         contamination=contamination.section(manifest.contamination or {}, tables.contamination, documents),
         redaction=redaction.section(manifest.redacted or {}),
+        spelled=spelled.section(
+            manifest.special_tokens or {}, manifest.config.get("tokenize", {}).get("special_tokens", "tokens")
+        ),
         sources=sources.section(manifest.sources),
         shards=shards.section(manifest.shards),
         configuration=configuration.section(manifest),

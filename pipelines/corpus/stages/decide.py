@@ -34,6 +34,8 @@ class DecisionCounts(Mark):
     """Of the stage quality (`Ledger.to_json`)."""
     languages: dict[str, dict[str, int]]
     """Documents by source and language, before any is dropped."""
+    unjudged: dict[str, dict[str, int]]
+    """Documents by source and rule that break a rule which cannot judge their script."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,8 @@ class Decided:
     """Of the stage quality."""
     languages: dict[str, dict[str, int]]
     """Documents by source and language, before any is dropped."""
+    unjudged: dict[str, dict[str, int]]
+    """Documents by source and rule that break a rule which cannot judge their script."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +86,7 @@ class Decide(Stage):
     """Apply the thresholds of quality, language and scores to the measured columns."""
 
     name: ClassVar[str] = "decide"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     measured: Measured
     numbered: Numbered
     scored: Scored
@@ -114,18 +118,20 @@ class Decide(Stage):
             )
             for number, item in enumerate(self.measured.inputs)
         ]
-        ledger, languages = Ledger(), dict[str, dict[str, int]]()
+        ledger, languages, unjudged = Ledger(), dict[str, dict[str, int]](), dict[str, dict[str, int]]()
         count = counter(progress, self.name, 0, len(tasks))
         for value in executor.run_tasks(decide_part, tasks, count):
             counts = DecisionCounts.from_json(value, "the counts of a decision")
             ledger.add(Ledger.from_json(counts.ledger))
             add_counts(languages, counts.languages)
+            add_counts(unjudged, counts.unjudged)
         return Decided(
             key=self.key,
             entries=[task.entries for task in tasks],
             dropped=[task.dropped for task in tasks],
             ledger=ledger,
             languages=languages,
+            unjudged=unjudged,
         )
 
 
@@ -147,9 +153,13 @@ def decide_part(task: DecidePart) -> dict[str, Any]:
     names = table["source"].cast(pa.string())
     reason = np.full(table.num_rows, None, object)
     value = np.full(table.num_rows, np.nan)
+    unjudged = {}
     for name in sorted(pc.unique(names).to_pylist()):
         mask = pc.equal(names, name).to_numpy(zero_copy_only=False)
-        reasons, values = _decide(table.filter(pa.array(mask)), task.source.kind_of(name), task)
+        mine = table.filter(pa.array(mask))
+        policy = task.source.model_copy(update={"kind": task.source.kind_of(name)})
+        reasons, values = _decide(mine, policy, task)
+        unjudged[name] = quality.count_unjudged(mine, policy, task.quality)
         reason[mask] = reasons.to_numpy(zero_copy_only=False)
         value[mask] = values
     reasons = pa.array(reason, pa.string())
@@ -195,25 +205,27 @@ def decide_part(task: DecidePart) -> dict[str, Any]:
         part=task.part,
         ledger=ledger.to_json(),
         languages=count_languages(table),
+        unjudged={name: rules for name, rules in unjudged.items() if rules},
         made=made(task.output, ("entries", "dropped")),
     )
     counts.write(task.counts)
     return counts.to_json()
 
 
-def _decide(attributes: pa.Table, kind: Kind, task: DecidePart) -> tuple[pa.StringArray, np.ndarray]:
-    """Which documents of a kind are dropped: (reason or null, what was measured).
+def _decide(
+    attributes: pa.Table, policy: SourceConfig, task: DecidePart
+) -> tuple[pa.StringArray, np.ndarray]:
+    """Which documents are dropped by the policy of their source: (reason or null, what was measured).
 
     Where several say so, the language comes first, then a score, a quality rule, a filter of somebody else.
     """
-    policy = task.source.model_copy(update={"kind": kind})
     reasons, measured = quality.decide(attributes, policy, task.quality)
     own, own_values = plugins.decide(attributes, task.filters)
     values = np.where(pc.is_valid(reasons).to_numpy(zero_copy_only=False), measured, own_values)
     reasons = pc.coalesce(reasons, own)
     for first, score in (
-        decide_score(attributes, kind, task.score),
-        decide_language(attributes, kind, task.language),
+        decide_score(attributes, policy.kind, task.score),
+        decide_language(attributes, policy.kind, task.language),
     ):
         values = np.where(pc.is_valid(first).to_numpy(zero_copy_only=False), score, values)
         reasons = pc.coalesce(first, reasons)

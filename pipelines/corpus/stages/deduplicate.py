@@ -75,7 +75,7 @@ class Deduplicate(Stage):
     """Drop exact and near duplicates of new documents among themselves and of those of earlier versions."""
 
     name: ClassVar[str] = "dedup"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     layout: Layout = unkeyed()
     measured: Measured
     decided: Decided

@@ -227,9 +227,9 @@ def account(entries: pa.Table, dropped: pa.Table, changes: pa.Table, edits: Edit
     return ledger
 
 
-def redacted_pieces(entries: pa.Table, changes: pa.Table) -> dict[str, dict[str, int]]:
-    """Pieces of personal data that were replaced, by source and kind."""
-    changed = changes.filter(pc.equal(changes["stage"], "redact"))
+def pieces(entries: pa.Table, changes: pa.Table, stage: str) -> dict[str, dict[str, int]]:
+    """Pieces that a stage has in its changes, by source and reason."""
+    changed = changes.filter(pc.equal(changes["stage"], stage))
     at = np.searchsorted(entries["row"].to_numpy(), changed["row"].to_numpy())
     sources = entries["source"].cast(pa.string()).take(pa.array(at))
     table = changed.select(["reason", "pieces"]).append_column("source", sources)

@@ -152,7 +152,7 @@ class Measure(Stage):
     """Read, clean, identify and measure every part."""
 
     name: ClassVar[str] = "measure"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     layout: Layout = unkeyed()
     inputs: tuple[Input, ...] = unkeyed()
     """Each output is of one input, which names it."""
@@ -167,7 +167,7 @@ class Measure(Stage):
     @classmethod
     def of(cls, config: Config, layout: Layout, inputs: tuple[Input, ...]) -> "Measure":
         """The stage with what it needs of a configuration: no threshold, no policy."""
-        read = ("name", "format", "text_field", "name_field")
+        read = ("name", "format", "text_field", "name_field", "csv_quotes")
         return cls(
             layout=layout,
             inputs=inputs,

@@ -194,7 +194,7 @@ def tokenize(
         ChooseVocabulary(
             layout=plan.layout,
             edits=selected.edits,
-            settings=only(config.tokenize, "vocab_size", "train_bytes", "end_of_document"),
+            settings=only(config.tokenize, "vocab_size", "train_bytes", "end_of_document", "special_tokens"),
             given=tokenizer,
             text_bytes=sum(left),
         )

@@ -46,7 +46,7 @@ class PlanEdits(Stage):
     """Put together what is cut out of texts and replaced in them."""
 
     name: ClassVar[str] = "edits"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     layout: Layout = unkeyed()
     measured: Measured = unkeyed()
     decided: Decided = unkeyed()

@@ -48,7 +48,7 @@ class Score(Stage):
     """Score the documents of every part by the configured models."""
 
     name: ClassVar[str] = "scores"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     measured: Measured = unkeyed()
     """Each output is of one part, whose key its own has."""
     settings: ScoreConfig

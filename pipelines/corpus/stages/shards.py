@@ -19,6 +19,7 @@ from pipelines.corpus.stages.stage import Stage, unkeyed
 from pipelines.corpus.stages.survivors import Survivors, edited_documents
 from pipelines.corpus.stages.tokenize import Tokenized, tokenizer_of
 from pipelines.corpus.stages.vocabulary import Vocabulary
+from pipelines.corpus.text.tokenizer import SpecialTokens
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress, counter
 
@@ -101,6 +102,7 @@ class MergeRuns(Output):
     runs: list[Run]
     tokenizer: str
     end_of_document: str
+    special_tokens: SpecialTokens
     verify_documents: int
 
 
@@ -158,7 +160,9 @@ def _verify(task: MergeRuns, table: pa.Table, origin: pa.Table) -> None:
     count = min(len(sizes), task.verify_documents, max(int(np.searchsorted(sizes, most, "right")), 1))
     if not count:
         return
-    tokenizer = tokenizer_of(task.tokenizer, task.end_of_document, files.digest(task.tokenizer))
+    tokenizer = tokenizer_of(
+        task.tokenizer, task.end_of_document, task.special_tokens, files.digest(task.tokenizer)
+    )
     survivors = {run.survivors.part: run.survivors for run in task.runs}
     parts = origin["part"].slice(0, count).cast(pa.string()).to_numpy(zero_copy_only=False)
     rows = table["row"].slice(0, count).to_numpy()
@@ -240,5 +244,6 @@ class WriteShards(Stage):
             runs=runs,
             tokenizer=self.vocabulary.url,
             end_of_document=self.vocabulary.facts.end_of_document,
+            special_tokens=self.vocabulary.special_tokens,
             verify_documents=self.verify_documents,
         )

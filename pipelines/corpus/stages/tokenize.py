@@ -1,7 +1,7 @@
 """The texts that stay as tokens: every part becomes runs, each sorted by source, split and place."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from base.layout import Layout, name_of, parent_of
 from base.records import Mark, Record, made
 from pipelines.corpus.ledger import Ledger, add_counts
 from pipelines.corpus.settings import ShardConfig
-from pipelines.corpus.stages.edit import CHANGES, DROPS, account, redacted_pieces
+from pipelines.corpus.stages.edit import CHANGES, DROPS, account, pieces
 from pipelines.corpus.stages.measure import Measured
 from pipelines.corpus.stages.order import SPLITS, in_order, is_heldout, shuffle_keys
 from pipelines.corpus.stages.plan_edits import EditPlan
@@ -22,11 +22,13 @@ from pipelines.corpus.stages.stage import Stage, unkeyed
 from pipelines.corpus.stages.survivors import Survivors, edited_documents, surviving_entries
 from pipelines.corpus.stages.vocabulary import Vocabulary
 from pipelines.corpus.text import decontaminate as contamination
-from pipelines.corpus.text.tokenizer import Tokenizer
+from pipelines.corpus.text.tokenizer import SpecialTokens, Tokenizer
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress, counter
 
 RUN_TOKENS = 2**26
+SPELLED = "special_tokens"
+"""The stage of edit.CHANGES whose pieces are special tokens that a text spells: it changes nothing."""
 DROPPED = pa.schema(
     [
         ("document_id", pa.binary(16)),
@@ -80,6 +82,8 @@ class TokenCounts(Mark):
     """Of the edits and the stage tokenize (`Ledger.to_json`)."""
     redacted: dict[str, dict[str, int]]
     """Pieces of personal data that were replaced, by source and kind."""
+    special_tokens: dict[str, dict[str, int]]
+    """Special tokens that texts spell, by source and token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +98,7 @@ class TokenizePart:
     attributes: str
     tokenizer: str
     end_of_document: str
+    special_tokens: SpecialTokens
     seed: int
     heldout_fraction: float
     folder: str
@@ -126,10 +131,20 @@ class Tokenized:
     @property
     def redacted(self) -> dict[str, dict[str, int]]:
         """Replaced spans of personal data by source and kind."""
-        totals: dict[str, dict[str, int]] = {}
-        for counts in self.counts:
-            add_counts(totals, counts.redacted)
-        return {name: dict(sorted(kinds.items())) for name, kinds in sorted(totals.items())}
+        return _totals(counts.redacted for counts in self.counts)
+
+    @property
+    def special_tokens(self) -> dict[str, dict[str, int]]:
+        """Special tokens that texts spell by source and token."""
+        return _totals(counts.special_tokens for counts in self.counts)
+
+
+def _totals(parts: Iterable[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
+    """Counts by source and kind of all parts, sorted."""
+    totals: dict[str, dict[str, int]] = {}
+    for counts in parts:
+        add_counts(totals, counts)
+    return {name: dict(sorted(kinds.items())) for name, kinds in sorted(totals.items())}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +152,7 @@ class Tokenize(Stage):
     """Edit and encode the survivors of every part into sorted runs."""
 
     name: ClassVar[str] = "tokenize"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     layout: Layout = unkeyed()
     measured: Measured = unkeyed()
     """`edits` depends on it."""
@@ -168,6 +183,7 @@ class Tokenize(Stage):
                 attributes=measured.url("attributes", item, "parquet"),
                 tokenizer=self.vocabulary.url,
                 end_of_document=self.vocabulary.facts.end_of_document,
+                special_tokens=self.vocabulary.special_tokens,
                 seed=self.settings.seed,
                 heldout_fraction=self.settings.heldout_fraction,
                 folder=self.layout.work("tokens", files.key_of(encoding, measured.keys[item.source])),
@@ -215,7 +231,9 @@ def tokenize_part(task: TokenizePart) -> dict[str, Any]:
     entries = entries.set_column(entries.schema.get_field_index("source"), "source", source)
     content = files.read_parquet(task.attributes, ["document_id"])["document_id"]
     entries = entries.append_column("content_id", content.take(entries["row"]))
-    tokenizer = tokenizer_of(task.tokenizer, task.end_of_document, files.digest(task.tokenizer))
+    tokenizer = tokenizer_of(
+        task.tokenizer, task.end_of_document, task.special_tokens, files.digest(task.tokenizer)
+    )
     schema = _run_schema(tokenizer)
     with files.together():
         with files.atomic_writer(task.url("arrow")) as stream, pa.ipc.new_file(stream, schema) as writer:
@@ -236,7 +254,8 @@ def tokenize_part(task: TokenizePart) -> dict[str, Any]:
         part=task.survivors.part,
         runs=runs.ranges,
         ledger=ledger.to_json(),
-        redacted=redacted_pieces(entries, changes),
+        redacted=pieces(entries, changes, "redact"),
+        special_tokens=pieces(entries, changes, SPELLED),
         made=made(task.url, ("dropped", "changes", "hits"), unsealed=["arrow"]),
     )
     counts.write(task.url("json"))
@@ -301,6 +320,7 @@ def _encode(task: TokenizePart, entries: pa.Table, tokenizer: Tokenizer) -> Iter
         alive = pa.array(edited.alive)
         texts, numbers, records = edited.texts.filter(alive), chosen["row"], documents["record"]
         dropped, changes = pa.concat_tables(edited.dropped), pa.concat_tables(edited.changes)
+        spelled = _spelled(tokenizer.spelled(texts), np.flatnonzero(edited.alive))
         tokens = {
             "row": numbers.filter(alive),
             "record": records.filter(alive),
@@ -310,9 +330,25 @@ def _encode(task: TokenizePart, entries: pa.Table, tokenizer: Tokenizer) -> Iter
         yield _Encoded(
             tokens=pa.table(tokens),
             dropped=_at_rows(dropped.append_column("record", records.take(dropped["row"])), numbers),
-            changes=_at_rows(changes, numbers),
+            changes=_at_rows(pa.concat_tables([changes, spelled]), numbers),
             hits=_at_rows(edited.hits, numbers),
         )
+
+
+def _spelled(counts: dict[str, np.ndarray], rows: np.ndarray) -> pa.Table:
+    """What texts spell of special tokens as a table of edit.CHANGES; `rows` are those of the texts."""
+    tables = [CHANGES.empty_table()]
+    for token, found in counts.items():
+        there = np.flatnonzero(found)
+        columns = {
+            "row": rows[there].astype(np.uint32),
+            "stage": pa.repeat(SPELLED, len(there)),
+            "reason": pa.repeat(token, len(there)),
+            "pieces": found[there],
+            "bytes": np.zeros(len(there), np.int64),
+        }
+        tables.append(pa.table(columns, schema=CHANGES))
+    return pa.concat_tables(tables)
 
 
 def _at_rows(table: pa.Table, rows: pa.ChunkedArray) -> pa.Table:
@@ -405,6 +441,6 @@ class _Runs:
 
 
 @functools.lru_cache(2)
-def tokenizer_of(url: str, end_of_document: str, digest: str) -> Tokenizer:
+def tokenizer_of(url: str, end_of_document: str, special_tokens: SpecialTokens, digest: str) -> Tokenizer:
     """The tokenizer file with the given content: its tables and word cache serve all tasks of a process."""
-    return Tokenizer.load(url, end_of_document)
+    return Tokenizer.load(url, end_of_document, special_tokens)

@@ -18,6 +18,7 @@ from pipelines.corpus.stages.stage import Stage, unkeyed
 from pipelines.corpus.stages.survivors import Survivors, edited_documents, surviving_entries
 from pipelines.corpus.text import tokenizer
 from pipelines.corpus.text.settings import TokenizeConfig
+from pipelines.corpus.text.tokenizer import SpecialTokens
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress
 
@@ -31,11 +32,13 @@ class Vocabulary:
 
     url: str
     facts: TokenizerFacts
+    special_tokens: SpecialTokens = "text"
+    """What becomes of text that spells a special token."""
 
     @property
     def key(self) -> str:
         """What tokens depend on."""
-        return files.key_of(self.facts.sha256, self.facts.end_of_document)
+        return files.key_of(self.facts.sha256, self.facts.end_of_document, self.special_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,11 @@ class ChooseVocabulary(Stage):
             self._train(url, executor, progress)
             Mark(made=made(self._output, (), unsealed=[TOKENIZER])).write(mark)
         facts = tokenizer.facts(url, self.settings.end_of_document)
-        return Vocabulary(url=url, facts=TokenizerFacts(file=TOKENIZER, **facts))
+        return Vocabulary(
+            url=url,
+            facts=TokenizerFacts(file=TOKENIZER, **facts),
+            special_tokens=self.settings.special_tokens,
+        )
 
     def _output(self, name: str) -> str:
         """A file that training a tokenizer leaves."""

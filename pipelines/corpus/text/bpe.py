@@ -118,7 +118,7 @@ def unsupported(specification: dict[str, Any]) -> str | None:
     model = specification["model"]
     if model.get("type", "BPE") != "BPE":
         return f"its model is {model['type']}, not BPE"
-    options = "dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges", "byte_fallback"
+    options = "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges", "byte_fallback"
     for option in options:
         if model.get(option):
             return f"its model has {option} = {model[option]!r}"

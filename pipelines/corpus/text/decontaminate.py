@@ -1,12 +1,12 @@
 r"""Benchmark items in documents, by word n-grams (Brown et al. 2020, "Language Models are Few-Shot Learners",
 appendix C, which uses 8 to 13 words).
 
-Words are those of dedup/words.py: what `re.findall(r"\w+", text.lower())` finds, so punctuation, white space
-and case do not matter. A *passage* is one text field of one benchmark item (or its configured fields joined).
-Its n-grams are all runs of `ngram` consecutive words; a passage of fewer words, but at least `min_words`,
-has its whole word sequence as its one n-gram, and a shorter one is not looked for. An n-gram of more than
-`max_items` items of one benchmark (the boilerplate of its test code) names no item and is left out, and so is
-one without a letter: "1 2 3 …" and rows of zeros are everywhere.
+Words are those of dedup/words.py, so punctuation, white space and case do not matter. A *passage* is one
+text field of one benchmark item (or its configured fields joined). Its n-grams are all runs of `ngram`
+consecutive words; a passage of fewer words, but at least `min_words`, has its whole word sequence as its one
+n-gram, and a shorter one is not looked for. An n-gram of more than `max_items` items of one benchmark (the
+boilerplate of its test code) names no item and is left out, and so is one without a letter: "1 2 3 …" and
+rows of zeros are everywhere.
 
 N-grams are compared by their 64-bit hashes: of 10^12 words of text and 10^6 benchmark n-grams the expected
 number of chance matches is 0.05, so a match is not looked at again.
@@ -14,6 +14,7 @@ number of chance matches is 0.05, so a match is not looked at again.
 
 import itertools
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,9 +29,13 @@ from base.errors import UserError
 from base.kernels import decode, inlined, kernel
 from dedup.hashing import mix64, string_buffers
 from dedup.words import (
+    ALONE,
+    CUT,
+    DOT_ABOVE,
     DOTTED_I,
     FINAL_SIGMA,
     LOWER,
+    PASSED,
     POLYNOMIAL_BASE,
     SIGMA,
     WORD,
@@ -38,12 +43,15 @@ from dedup.words import (
     WORD_SEED,
     code_points,
     sigma_is_final,
+    unspaced_word,
 )
 from pipelines.corpus.reading import decompress
 from pipelines.corpus.reading.ingest import file_format
 from pipelines.corpus.reading.settings import SourceConfig
 from pipelines.corpus.text.settings import BenchmarkConfig, DecontaminateConfig
 from pipelines.corpus.text.splice import splice
+
+log = logging.getLogger(__name__)
 
 _CHUNK_WORDS = 4096
 _PASSAGES = pa.schema(
@@ -125,8 +133,24 @@ def load_benchmarks(config: DecontaminateConfig) -> Benchmarks:
         },
         schema=_PASSAGES,
     )
+    _warn_of_short_items(passages)
     passages = _without_boilerplate(passages, config.max_items)
     return _index(passages.filter(pa.compute.greater(pa.compute.list_value_length(passages["ngrams"]), 0)))
+
+
+def _warn_of_short_items(passages: pa.Table) -> None:
+    """Say of each benchmark how many of its items have no passage that is long enough to be looked for."""
+    long = pa.compute.greater(pa.compute.list_value_length(passages["ngrams"]), 0)
+    table = passages.select(["benchmark", "item"]).append_column("long", long)
+    items = table.group_by(["benchmark", "item"]).aggregate([("long", "any")])
+    for name in pa.compute.unique(items["benchmark"]).to_pylist():
+        mine = items.filter(pa.compute.equal(items["benchmark"], name))["long_any"]
+        short = len(mine) - (pa.compute.sum(mine).as_py() or 0)
+        if short:
+            log.warning(
+                "benchmark %s: %d of %d items have too few words to be looked for (decontaminate.min_words)",
+                *(name, short, len(mine)),
+            )
 
 
 def check(config: DecontaminateConfig) -> None:
@@ -348,18 +372,25 @@ def _words(
         else:
             code, size = decode(data, p)
             flags = table[code]
-            p += size
-            if flags & WORD:
+            if flags & (ALONE | CUT):
+                if h == WORD_SEED:
+                    first = p
+                    h, p = unspaced_word(data, p, end, table)
+                    at = p
+            else:
+                p += size
+                if flags & PASSED:
+                    continue
+            if flags & WORD and not flags & (ALONE | CUT):
                 lower = flags & LOWER
                 if code == SIGMA and sigma_is_final(data, at, start, end, table):
                     lower = np.uint32(FINAL_SIGMA)
                 if h == WORD_SEED:
                     first = at
                 h = (h ^ np.uint64(lower)) * WORD_PRIME
-                # Its lower case is an i and a combining dot, which is no word character.
-                if code != DOTTED_I:
-                    continue
-                at = p
+                if code == DOTTED_I:
+                    h = (h ^ np.uint64(DOT_ABOVE)) * WORD_PRIME
+                continue
         if h != WORD_SEED:
             hashes[filled] = mix64(h)
             starts[filled] = first

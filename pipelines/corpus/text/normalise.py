@@ -6,12 +6,17 @@ repeated blank lines of code and manual pages included.
 mojibake    UTF-8 that was read as Windows-1252 or Latin-1 ("â€™" for "’") is repaired by ftfy's
             `fix_encoding`, in documents where at least half of the non-ASCII characters form such sequences
             (the share keeps documents that only show an example in other non-ASCII text).
+windows_1252  Windows-1252 that was read as Latin-1: the C1 control characters U+0080 to U+009F become the
+            quotation marks, dashes, euro signs and letters that their bytes stand for, as browsers and ftfy
+            read them. Not in a text with one of the five bytes that stand for nothing: that is no
+            Windows-1252. U+0085 is an ellipsis where others are with it, else NEL.
 newline     CR LF, CR and NEL (U+0085) become LF.
 nul         U+0000 is removed. Apart from the other control characters, since text with NUL in it is often
             good text, and text with many other control characters is none.
 control     C0 and C1 control characters other than tab and LF, DEL included, are removed.
 zero_width  U+200B, U+2060 and U+FEFF are removed. The joiners U+200C and U+200D and the direction marks
-            carry meaning and stay.
+            carry meaning and stay, and so does U+200B between letters of Thai, Lao, Khmer, Burmese and their
+            kin, where it is what divides words.
 whitespace  Blank lines before the first character are removed. Spaces, tabs and line ends after the last
             one become a single LF if there is an LF among them, and are removed otherwise.
 nfc         Unicode NFC (UAX 15).
@@ -29,9 +34,10 @@ import pyarrow as pa
 
 from base.kernels import EVERY_BYTE, HIGH_BITS, decode, inlined, kernel, load64, utf8_length
 from dedup.hashing import string_buffers
+from pipelines.corpus.text import compose
 
-REASONS = ("mojibake", "newline", "nul", "control", "zero_width", "whitespace", "nfc")
-_NEWLINE, _NUL, _CONTROL, _ZERO_WIDTH, _WHITESPACE, _REPLACEMENT = range(6)
+REASONS = ("mojibake", "windows_1252", "newline", "nul", "control", "zero_width", "whitespace", "nfc")
+_WINDOWS, _NEWLINE, _NUL, _CONTROL, _ZERO_WIDTH, _WHITESPACE, _REPLACEMENT = range(7)
 _EDIT, _NFC, _MOJIBAKE = np.uint8(1), np.uint8(2), np.uint8(4)
 _SPACES = np.uint64(0x6060606060606060)
 _LINE_ENDS = np.uint64(0x0A0A0A0A0A0A0A0A)
@@ -60,7 +66,7 @@ def normalise(text: pa.LargeStringArray) -> tuple[pa.LargeStringArray, dict[str,
     rows = np.flatnonzero(sum(edits))
     # What was removed may have stood within mojibake, which only shows now.
     while len(rows):
-        flags, _ = _examine(text.take(pa.array(rows)))
+        flags, _, _ = _examine(text.take(pa.array(rows)))
         rows = rows[(flags & _MOJIBAKE) != 0]
         part, more = _pass(text.take(pa.array(rows)))
         changed = more["n_mojibake"] > 0
@@ -77,28 +83,30 @@ def _pass(text: pa.LargeStringArray) -> tuple[pa.LargeStringArray, dict[str, np.
     columns = {
         f"{kind}_{reason}": np.zeros(len(text), np.int64) for reason in REASONS for kind in ("n", "delta")
     }
-    flags, sequences = _examine(text)
+    flags, sequences, c1 = _examine(text)
     suspects = np.flatnonzero(flags & _MOJIBAKE)
     repaired = {row: _repair(text[row].as_py()) for row in suspects.tolist()}
     touched = np.zeros(len(text), np.int64)
     text = _replace(text, repaired, columns["delta_mojibake"], touched)
     if touched.any():
         columns["n_mojibake"] = touched * sequences
-        flags, _ = _examine(text)
-    counts = np.zeros((len(text), 6), np.int64)
-    deltas = np.zeros((len(text), 5), np.int64)
+        flags, _, c1 = _examine(text)
+    counts = np.zeros((len(text), 7), np.int64)
+    deltas = np.zeros((len(text), 6), np.int64)
     if (flags & _EDIT).any():
         data, offsets = string_buffers(text)
-        out = np.empty(offsets[-1] - offsets[0], np.uint8)
+        # A character of Windows-1252 takes up to three bytes for the two of a control character.
+        room = offsets[-1] - offsets[0] + c1.sum()
+        out = np.empty(room, np.uint8)
         out_offsets = np.zeros(len(offsets), np.int64)
-        _edit(data, offsets, flags, out, out_offsets, counts, deltas)
+        _edit(data, offsets, flags, c1, *_windows_1252(), out, out_offsets, counts, deltas)
         text = _large_strings(out, out_offsets)
-    for number, reason in enumerate(REASONS[1:6]):
+    for number, reason in enumerate(REASONS[1:7]):
         columns[f"n_{reason}"] = np.ascontiguousarray(counts[:, number])
         columns[f"delta_{reason}"] = np.ascontiguousarray(deltas[:, number])
     columns["n_replacement"] = np.ascontiguousarray(counts[:, _REPLACEMENT])
     suspects = np.flatnonzero(flags & _NFC)
-    composed = {row: unicodedata.normalize("NFC", text[row].as_py()) for row in suspects.tolist()}
+    composed = {row: compose.nfc(text[row].as_py()) for row in suspects.tolist()}
     text = _replace(text, composed, columns["delta_nfc"], columns["n_nfc"])
     return text, columns
 
@@ -142,6 +150,14 @@ def _cp1252_bytes() -> np.ndarray:
 
 
 @functools.cache
+def _windows_1252() -> tuple[np.ndarray, np.ndarray]:
+    """(UTF-8 of the characters of the bytes 0x80 to 0x9F in Windows-1252, offsets); some are none."""
+    characters = [bytes([byte]).decode("windows-1252", "ignore").encode() for byte in range(0x80, 0xA0)]
+    offsets = np.cumsum([0, *(len(character) for character in characters)])
+    return np.frombuffer(b"".join(characters), np.uint8), offsets
+
+
+@functools.cache
 def _nfc_suspects() -> np.ndarray:
     """Whether a text with this code point may not be in NFC: the quick check answers No or Maybe, or the
     character has a combining class.
@@ -159,13 +175,14 @@ def _nfc_suspects() -> np.ndarray:
     return suspect
 
 
-def _examine(text: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
-    """What each document may need (flags) and its number of mojibake sequences."""
+def _examine(text: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What each document may need (flags), its mojibake sequences and its characters of Windows-1252."""
     data, offsets = string_buffers(text)
     flags = np.zeros(len(text), np.uint8)
     sequences = np.zeros(len(text), np.int64)
-    _flag(data, offsets, _CLASSES, _cp1252_bytes(), _nfc_suspects(), flags, sequences)
-    return flags, sequences
+    c1 = np.zeros(len(text), np.int64)
+    _flag(data, offsets, _CLASSES, _cp1252_bytes(), _nfc_suspects(), flags, sequences, c1)
+    return flags, sequences, c1
 
 
 @inlined
@@ -224,6 +241,7 @@ def _flag(
     suspects: np.ndarray,
     flags: np.ndarray,
     sequences: np.ndarray,
+    c1: np.ndarray,
 ) -> None:
     for row in range(len(flags)):
         start, end = offsets[row], offsets[row + 1]
@@ -233,6 +251,8 @@ def _flag(
         if not seen & np.uint8(2):
             continue
         foreign = 0
+        nel = 0
+        undefined = False
         expected = 0  # characters still missing of a mojibake sequence
         length = 0
         in_sequences = 0
@@ -250,6 +270,10 @@ def _flag(
             foreign += 1
             if code < 0xA0 or code == 0x200B or code == 0x2060 or code == 0xFEFF or code == 0xFFFD:
                 flags[row] |= _EDIT
+                if code < 0xA0:
+                    nel += code == 0x85
+                    undefined |= code in (0x81, 0x8D, 0x8F, 0x90, 0x9D)
+                    c1[row] += code != 0x85
             if code >= 0x300 and (code >= len(suspects) or suspects[code]) and code < 0x30000:
                 flags[row] |= _NFC
             byte = cp1252[code] if code < len(cp1252) else 0
@@ -263,8 +287,36 @@ def _flag(
                 length = expected + 1
             else:
                 expected = 0
+        c1[row] = 0 if undefined or c1[row] == 0 else c1[row] + nel
         if in_sequences > 0 and 2 * in_sequences >= foreign:
             flags[row] |= _MOJIBAKE
+
+
+@kernel
+def _divided_by_zero_width(code: int) -> bool:
+    """Whether U+200B divides the words of a character's script: those of South-East Asia without spaces."""
+    return (
+        0xE00 <= code < 0xF00
+        or 0x1000 <= code < 0x10A0
+        or 0x1780 <= code < 0x1800
+        or 0x1950 <= code < 0x1AB0
+        or 0xA9E0 <= code < 0xAA00
+        or 0xAA60 <= code < 0xAAE0
+    )
+
+
+@kernel
+def _divides_words(data: np.ndarray, at: int, end: int, out: np.ndarray, first: int, put: int) -> Any:
+    """Whether a U+200B that ends at `at` stands between letters whose words it divides.
+
+    out[first:put] is what stands before it.
+    """
+    before = put - 1
+    while before > first and out[before] & 0xC0 == 0x80:
+        before -= 1
+    if before < first or at >= end or data[at] < 0xE0:
+        return False
+    return _divided_by_zero_width(decode(out, before)[0]) and _divided_by_zero_width(decode(data, at)[0])
 
 
 @kernel
@@ -272,12 +324,15 @@ def _edit(
     data: np.ndarray,
     offsets: np.ndarray,
     flags: np.ndarray,
+    c1: np.ndarray,
+    windows: np.ndarray,
+    windows_offsets: np.ndarray,
     out: np.ndarray,
     out_offsets: np.ndarray,
     counts: np.ndarray,
     deltas: np.ndarray,
 ) -> None:
-    """Apply the rules newline, control, zero_width and whitespace to the flagged rows; copy the others."""
+    """Apply windows_1252, newline, nul, control, zero_width and whitespace to the flagged rows."""
     put = 0
     for row in range(len(flags)):
         start, end = offsets[row], offsets[row + 1]
@@ -292,7 +347,15 @@ def _edit(
             if byte >= 0x80:
                 size = utf8_length(data, at, end)
                 if byte == 0xC2 and data[at + 1] < 0xA0:
-                    if data[at + 1] == 0x85:
+                    first_byte = windows_offsets[data[at + 1] - 0x80]
+                    end_byte = windows_offsets[data[at + 1] - 0x7F]
+                    if c1[row]:
+                        for i in range(first_byte, end_byte):
+                            out[put] = windows[i]
+                            put += 1
+                        counts[row, _WINDOWS] += 1
+                        deltas[row, _WINDOWS] += end_byte - first_byte - 2
+                    elif data[at + 1] == 0x85:
                         out[put] = 10
                         put += 1
                         counts[row, _NEWLINE] += 1
@@ -304,9 +367,12 @@ def _edit(
                     continue
                 if size == 3:
                     b, c = data[at + 1], data[at + 2]
-                    if (byte == 0xE2 and ((b == 0x80 and c == 0x8B) or (b == 0x81 and c == 0xA0))) or (
-                        byte == 0xEF and b == 0xBB and c == 0xBF
-                    ):
+                    word_joiner = byte == 0xE2 and b == 0x81 and c == 0xA0
+                    order_mark = byte == 0xEF and b == 0xBB and c == 0xBF
+                    space = byte == 0xE2 and b == 0x80 and c == 0x8B
+                    if space:
+                        space = not _divides_words(data, at + 3, end, out, first, put)
+                    if word_joiner or order_mark or space:
                         counts[row, _ZERO_WIDTH] += 1
                         deltas[row, _ZERO_WIDTH] -= 3
                         at += 3

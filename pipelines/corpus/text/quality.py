@@ -3,15 +3,23 @@
 The definitions follow Gopher (Rae et al. 2021), C4 (Raffel et al. 2020) and FineWeb (Penedo et al. 2024) as
 datatrove 0.10 reads them, down to its words and sentences (those of spaCy's English tokenizer, see `words`):
 benchmarks/quality.py compares the verdicts. All rule sets, `basic` included, count the same words.
+
+Between spaces a Chinese or Thai text has one word a clause. Where half of a text or more is in scripts
+without spaces (`UNSPACED`) its words are those of dedup/words.py, and rules on columns that need spaces
+(settings.NEEDS_SPACES) do not judge it.
 """
 
 import numpy as np
 import pyarrow as pa
 
 from dedup.hashing import string_buffers
+from dedup.words import count_unspaced
 from pipelines.corpus.reading.settings import SourceConfig
 from pipelines.corpus.text import textscan
-from pipelines.corpus.text.settings import QualityConfig, Rule
+from pipelines.corpus.text.settings import NEEDS_SPACES, QualityConfig, Rule
+
+UNSPACED = np.float32(0.5)
+"""Smallest share of characters in scripts without spaces of a text that is in such a script."""
 
 # Measured column: (numerator, denominator) of the kernel's counts. Without denominator it is the count.
 _FRACTIONS = {
@@ -58,9 +66,14 @@ def measure(text: pa.LargeStringArray) -> pa.Table:
 
     Counts are int32 (q_characters int64), shares and ratios float32; a share of nothing is 0.
     """
-    counts = textscan.counts(*string_buffers(text))
+    data, offsets = string_buffers(text)
+    counts = textscan.counts(data, offsets)
+    unspaced = count_unspaced(data, offsets)
     at = {name: counts[:, number] for number, name in enumerate(textscan.COLUMNS)}
     columns = {f"q_{name}": at[name].astype(np.int32) for name in _COUNTS}
+    share = (unspaced[:, 1] / np.maximum(at["characters"], 1)).astype(np.float32)
+    columns["q_unspaced_fraction"] = share
+    columns["q_words"] = np.where(share >= UNSPACED, unspaced[:, 0], at["words"]).astype(np.int32)
     columns["q_characters"] = np.ascontiguousarray(at["characters"])
     for name, (above, below) in _FRACTIONS.items():
         columns[f"q_{name}"] = (at[above] / np.maximum(at[below], 1)).astype(np.float32)
@@ -82,11 +95,29 @@ def decide(attributes: pa.Table, source: SourceConfig, config: QualityConfig) ->
     undecided = np.ones(attributes.num_rows, np.bool_)
     for rule in config.rules_of(source.kind):
         measured, broken = breaks(attributes, rule)
-        broken &= undecided
+        broken &= undecided & judged(attributes, rule)
         reason[broken] = rule.name
         value[broken] = measured[broken]
         undecided &= ~broken
     return pa.array(reason, pa.string()), pa.array(value)
+
+
+def judged(attributes: pa.Table, rule: Rule) -> np.ndarray:
+    """The documents that a rule can judge: not those in scripts without spaces if its column needs spaces."""
+    if rule.column not in NEEDS_SPACES:
+        return np.ones(attributes.num_rows, np.bool_)
+    mask: np.ndarray = attributes["q_unspaced_fraction"].to_numpy() < UNSPACED
+    return mask
+
+
+def count_unjudged(attributes: pa.Table, source: SourceConfig, config: QualityConfig) -> dict[str, int]:
+    """Documents that break a rule which cannot judge them, by rule."""
+    counts = {
+        rule.name: int((breaks(attributes, rule)[1] & ~judged(attributes, rule)).sum())
+        for rule in config.rules_of(source.kind)
+        if rule.column in NEEDS_SPACES
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def breaks(attributes: pa.Table, rule: Rule) -> tuple[np.ndarray, np.ndarray]:

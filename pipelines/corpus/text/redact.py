@@ -2,9 +2,12 @@ r"""Replacing personal data and secrets.
 
 A kernel finds candidates in the bytes; only those reach Python, where the rules below decide.
 
-email   local part, "@", two or more labels, the last alphabetic (`pkg@1.2` is none). As FineWeb (datatrove's
-        PIIFormatter), but upper case counts, and a local part does not reach into a URL's path. Addresses at
-        example.com, .net, .org and .edu and in .example, .invalid, .test and .localhost (RFC 2606) are kept.
+email   local part, "@", two or more labels, the last a top-level domain of the Public Suffix List. As FineWeb
+        (datatrove's PIIFormatter), but upper case counts, and a local part does not reach into a URL's path.
+        Addresses at example.com, .net, .org and .edu and in .example, .invalid, .test and .localhost
+        (RFC 2606) are kept, and so is code (`_in_code`): products of matrices, user@host:path and
+        scheme://user@host, package@version. The great domains (.com, .org) end an address wherever they
+        stand, so that what code has to look like decides only about the others.
 ipv4    four numbers without leading zeros that no digit, letter or further number touches. As in
         FineWeb only public addresses (`ipaddress.is_global`): private, loopback, link-local, reserved and
         documentation addresses stay. Unlike FineWeb, so do quads of at most five digits ("9.3.3.1",
@@ -51,6 +54,7 @@ from detect_secrets.plugins import (
     telegram_token,
     twilio,
 )
+from publicsuffixlist import PublicSuffixList
 
 from base.errors import UserError
 from base.kernels import kernel
@@ -63,6 +67,7 @@ _SECRET, _EMAIL, _IPV4, _IPV6, _PHONE = range(5)
 _PASSWORD, _TOKEN = 5, 6  # candidates that become secrets: password in a URL, place of a token (+ rule set)
 _MOST = 64  # candidates that one place may have
 _WINDOW = 1024  # bytes before and after an anchor that count as its line, at least
+_CONTEXT = 256  # bytes before and after what may be an address that say what it is
 _KEY_BYTES = 2**15  # longest private key
 
 # What a byte may be part of.
@@ -165,6 +170,21 @@ _PUTTY = re.compile(
 _RESERVED_DOMAIN = re.compile(
     rb"(?:^|[@.])(?:example\.(?:com|net|org|edu)|example|invalid|test|localhost)$", re.IGNORECASE
 )
+_GREAT = frozenset((b"com", b"org", b"net", b"edu", b"gov", b"mil", b"de", b"uk"))
+"""Top-level domains with so many addresses that names of members and files are few beside them."""
+_RETIRED = (b".an", b".tp", b".yu", b".zr")
+"""Top-level domains that old text has and the Public Suffix List has no more."""
+_FILE_TYPES = frozenset(
+    (b"py", b"pl", b"sh", b"rs", b"md", b"so", b"ps", b"cc", b"zip", b"mov", b"ml", b"pm")
+)
+_HOST_PATH = re.compile(rb":(?:[\w.~-]*/|[\w.-]+\.git\b)")
+_TALKING_SCHEMES = re.compile(rb"(?i:mailto|sips?|xmpp|im)://$")
+_URL_USER = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://(?:[^\s/@?#]*:)?$")
+_URL_PATH = re.compile(rb"://[^\s?#=&\"'<>]*/$")
+_TAG = re.compile(
+    rb"(?i:v?\d+|latest|next|canary|nightly|beta|alpha|rc|main|master|stable|dev|develop|head|lts|edge)"
+)
+_OPERATOR_BEFORE = re.compile(rb"(?:[=+*/-]|\breturn)[ \t]+$")
 _FICTION = re.compile(r"1?\d{3}55501\d\d")
 
 
@@ -493,6 +513,69 @@ def _in_line(line: bytes, name: str) -> Iterator[tuple[int, int]]:
                 yield match.span(group)
 
 
+@functools.cache
+def _suffixes() -> PublicSuffixList:
+    return PublicSuffixList(accept_unknown=False, only_icann=True)
+
+
+@functools.lru_cache(2**12)
+def _is_domain(name: bytes) -> bool:
+    """Whether the last labels of a name in lower case end in a top-level domain."""
+    return _suffixes().publicsuffix(f"x.{name.decode()}") is not None or name.endswith(_RETIRED)
+
+
+def _address_end(address: bytes, before: bytes, after: bytes) -> int:
+    """Length of the e-mail address at the start of a candidate, 0 if it is none.
+
+    before, after: what stands in front of the candidate and behind it.
+    """
+    local, domain = address.split(b"@")
+    labels = domain.split(b".")
+    for count in range(len(labels), 1, -1):
+        for size in _ends_of_label(labels[count - 1], after):
+            last = labels[count - 1][:size]
+            following = b".".join([labels[count - 1][size:], *labels[count:]]) + after
+            if not last.isalpha() or not _is_domain(labels[count - 2].lower() + b"." + last.lower()):
+                continue
+            if _in_code(local, [*labels[: count - 1], last], before, following):
+                return 0
+            return len(local) + 1 + len(b".".join(labels[: count - 1])) + 1 + size
+        # The candidate goes on: with the next sentence, or it is none.
+        if count > 2 and labels[count - 2].lower() not in _GREAT and not labels[count - 1][:1].isupper():
+            return 0
+    return 0
+
+
+def _ends_of_label(label: bytes, after: bytes) -> list[int]:
+    """Where the top-level domain may end that a label begins with: text may follow it without a space."""
+    ends = [len(label)]
+    if label.endswith(b"E") and after.startswith(b"<"):
+        ends.append(len(label) - 1)  # E<lt>joe@corp.comE<gt> of Perl's documents
+    change = re.match(rb"[a-z]+(?=[A-Z])", label)
+    if change and change.group() in _GREAT:
+        ends.append(change.end())
+    return ends
+
+
+def _in_code(local: bytes, labels: list[bytes], before: bytes, after: bytes) -> bool:
+    """Whether local@labels, which ends in a top-level domain, is no address but code."""
+    if _HOST_PATH.match(after) or (local in (b"git", b"hg", b"svn") and re.match(rb":[^\s]", after)):
+        return True
+    if _URL_USER.search(before) and not _TALKING_SCHEMES.search(before):
+        return True
+    top = labels[-1].lower()
+    if top in _GREAT:
+        return False
+    if after[:1] in (b"(", b"[", b"_") or local in (b"this", b"super") or len(labels[-2]) == 1:
+        return True  # A call, an index, a longer name; Kotlin's this@Outer; a member of a variable.
+    if len(local) < 3 and len(labels) == 2 and _OPERATOR_BEFORE.search(before):
+        return True
+    tagged = _TAG.fullmatch(labels[0]) is not None
+    if top in _FILE_TYPES:
+        return tagged or _URL_PATH.search(before) is not None
+    return tagged and not labels[0].lstrip(b"vV").isdigit()
+
+
 def _is_public(address: str) -> bool:
     try:
         return ipaddress.ip_address(address).is_global
@@ -539,6 +622,11 @@ def _spans(text: pa.LargeStringArray, config: RedactConfig) -> np.ndarray:
         candidate = bytes(view[first:last])
         if kind == _EMAIL:
             keep = _RESERVED_DOMAIN.search(candidate) is not None
+            if not keep:
+                stop = min(last + _CONTEXT, int(offsets[row + 1]))
+                around = bytes(view[max(start, first - _CONTEXT) : first]), bytes(view[last:stop])
+                last = first + _address_end(candidate, *around)
+                keep = last == first or _RESERVED_DOMAIN.search(bytes(view[first:last])) is not None
         elif kind == _PHONE:
             last = first + _phone_end(candidate.decode())
             keep = last == first

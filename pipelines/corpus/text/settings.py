@@ -20,6 +20,18 @@ def rule(default: float, column: str, **bounds: float) -> Any:
     return Field(default, json_schema_extra={"column": column}, **bounds)  # type: ignore[call-overload]
 
 
+NEEDS_SPACES = frozenset(
+    (
+        *("q_mean_word_length", "q_hash_ratio", "q_ellipsis_ratio", "q_alphabetic_word_fraction"),
+        *("q_stop_words", "q_newline_ratio", "q_c4_sentences", "q_terminal_line_fraction"),
+        *("q_short_line_fraction", *(f"q_top_{n}gram_character_fraction" for n in range(2, 5))),
+    )
+)
+"""Columns that say nothing of a text in scripts without spaces (Chinese, Japanese, Thai, Khmer, Lao,
+Burmese): they count words between spaces, marks that these scripts do not have, or lines by their letters. A
+rule on one of them keeps such a document, and the report says how many it would have dropped."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     """A quality rule, as a rule set declares it and the configuration sets its threshold."""
@@ -73,7 +85,8 @@ class BasicRules(RuleSection):
     min_characters: int = rule(32, "q_characters", ge=0)
     """Shorter documents are dropped."""
     min_words: int = rule(2, "q_words", ge=0)
-    """Fewer words, symbols apart: dropped. A piece of code without white space may be one word."""
+    """Fewer words, symbols apart: dropped. A piece of code without white space may be one word; in scripts
+    without spaces words are those of dedup/words.py, for each rule that counts them."""
     max_control_fraction: float = rule(0.05, "q_control_fraction", ge=0, le=1)
     """Largest share of control characters (NUL apart) among the characters as read."""
     max_replacement_fraction: float = rule(0.05, "q_replacement_fraction", ge=0, le=1)
@@ -227,13 +240,24 @@ class QualityConfig(Section):
 
 def rules_markdown() -> str:
     """All quality rules, with the thresholds as published, as the documentation has them."""
-    rows = ["| rule | measured column | drops | default | published in |", "|---|---|---|---|---|"]
+    rows = [
+        "| rule | measured column | drops | default | scripts without spaces | published in |",
+        "|---|---|---|---|---|---|",
+    ]
     settings = QualityConfig()
     for name in typing.get_args(RuleSet):
         section: RuleSection = getattr(settings, name)
         for rule in section.declared(name):
             side = "below" if rule.limit == "min" else "above"
-            cells = [f"`{rule.name}`", f"`{rule.column}`", side, f"{rule.threshold:g}", section.published]
+            unspaced = "kept" if rule.column in NEEDS_SPACES else "judged"
+            cells = [
+                f"`{rule.name}`",
+                f"`{rule.column}`",
+                side,
+                f"{rule.threshold:g}",
+                unspaced,
+                section.published,
+            ]
             rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -315,6 +339,9 @@ class TokenizeConfig(Section):
     """Text that a trained tokenizer is trained on, sampled over all sources."""
     end_of_document: str = "<|endoftext|>"
     """Token that ends every document."""
+    special_tokens: Literal["text", "tokens"] = "text"
+    """What becomes of text that spells a special token, such as `<|endoftext|>`: text like any other, or the
+    token. The report counts them either way."""
     verify_documents: int = Field(8, ge=0)
     """Documents of each shard that are compared with `tokenizers`."""
 

@@ -5,16 +5,18 @@ pipelines.corpus.text.bpe; any other tokenizer by `tokenizers` itself, with one 
 """
 
 import hashlib
+import itertools
 import json
 import logging
 import re
 import threading
 import unicodedata
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from tokenizers import Tokenizer as Reference
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -25,6 +27,9 @@ from pipelines.corpus.text.bpe import CACHE_SLOTS, BytePairEncoder, unsupported
 from pipelines.corpus.text.pretokenize import UNASSIGNED
 
 log = logging.getLogger(__name__)
+
+SpecialTokens = Literal["text", "tokens"]
+"""What becomes of text that spells a special token."""
 
 
 def _content(url: str) -> bytes:
@@ -39,17 +44,34 @@ def _content(url: str) -> bytes:
 
 
 def _read(content: bytes, end_of_document: str, name: str) -> tuple[Reference, int]:
-    """(tokenizer without truncation and padding, id of the end-of-document token)."""
+    """(tokenizer without truncation, padding and dropout, id of the end-of-document token)."""
     try:
         reference = Reference.from_str(content.decode())
     except Exception as error:  # `tokenizers` raises plain Exception
         raise UserError(f"{name} is not a tokenizer in the JSON format of `tokenizers`: {error}") from None
+    _check_ids(json.loads(content), name)
     reference.no_truncation()
     reference.no_padding()
+    if getattr(reference.model, "dropout", None) is not None:
+        reference.model.dropout = None
     end = reference.token_to_id(end_of_document)
     if end is None:
         raise UserError(f"{name} has no token {end_of_document!r}, which tokenize.end_of_document names")
     return reference, end
+
+
+def _check_ids(specification: dict[str, Any], name: str) -> None:
+    """Raise UserError where the ids of a tokenizer's file are not one for each token, or too large."""
+    vocabulary = specification["model"].get("vocab", {})
+    if isinstance(vocabulary, list):  # of a Unigram model: pairs of token and score
+        vocabulary = {token: number for number, (token, _) in enumerate(vocabulary)}
+    added = {token["content"]: token["id"] for token in specification.get("added_tokens") or []}
+    known: dict[int, str] = {}
+    for token, number in itertools.chain(vocabulary.items(), added.items()):
+        if number >= 2**31:
+            raise UserError(f"{name} gives token {token!r} the id {number}; the largest is {2**31 - 1}")
+        if known.setdefault(number, token) != token:
+            raise UserError(f"{name} gives two tokens the id {number}: {known[number]!r} and {token!r}")
 
 
 def check(url: str, end_of_document: str) -> None:
@@ -82,41 +104,75 @@ def _ids(reference: Reference) -> tuple[int, np.dtype[Any]]:
     return size, np.dtype(np.uint16 if size <= 2**16 else np.uint32)
 
 
-def _is_fast(specification: dict[str, Any], name: str) -> bool:
+def _is_fast(specification: dict[str, Any], name: str, special_tokens: SpecialTokens = "text") -> bool:
     """Whether pipelines.corpus.text.bpe encodes as this tokenizer does; a warning if it does not."""
     reason = unsupported(specification)
+    if reason is None and special_tokens == "text":
+        reason = _overlapping(specification.get("added_tokens") or [])
     if reason is not None:
         log.warning("%s is encoded by `tokenizers`, about 15 times slower, because %s", hide(name), reason)
     return reason is None
 
 
+def _overlapping(added: list[dict[str, Any]]) -> str | None:
+    """Why special tokens cannot be left out of the search for added tokens, or None if they can.
+
+    `tokenizers` finds them too and passes over the match, and so over what begins within it.
+    """
+    for special, other in itertools.product(added, added):
+        if special["special"] and not other["special"] and special["normalized"] == other["normalized"]:
+            first, second = special["content"], other["content"]
+            sizes = range(1, min(len(first), len(second)) + 1)
+            if second in first or any(
+                first.endswith(second[:size]) or second.endswith(first[:size]) for size in sizes
+            ):
+                return f"its special token {first!r} overlaps its added token {second!r}"
+    return None
+
+
 class Tokenizer:
     """A tokenizer file, ready to encode.
+
+    Text that spells a special token, the end-of-document token above all, is text like any other, unless
+    `special_tokens` is "tokens".
 
     Attributes: vocab_size (the highest id plus one, added tokens included), end_of_document_id, dtype (uint16
     if every id fits, else uint32), sha256 of the file, fast (whether bpe.py does the work).
     """
 
     def __init__(
-        self, content: bytes, end_of_document: str, name: str = "tokenizer", cache_slots: int = CACHE_SLOTS
+        self,
+        content: bytes,
+        end_of_document: str,
+        name: str = "tokenizer",
+        cache_slots: int = CACHE_SLOTS,
+        special_tokens: SpecialTokens = "text",
     ) -> None:
         """Read the content of a `tokenizers` JSON file; `name` is what error messages call it.
 
         Raises UserError if it is not such a file or lacks the token `end_of_document`.
         """
-        self._arguments = (content, end_of_document, name, cache_slots)
+        self._arguments = (content, end_of_document, name, cache_slots, special_tokens)
         self._reference, self.end_of_document_id = _read(content, end_of_document, name)
         specification = json.loads(content)
+        if special_tokens == "text":
+            self._reference.add_special_tokens([end_of_document])  # Some files do not call it special.
+            self._reference.encode_special_tokens = True
+        tokens = self._reference.get_added_tokens_decoder()
+        spelled = {token.content for token in tokens.values() if token.special} | {end_of_document}
+        self._spelled = sorted(spelled, key=len, reverse=True)
         self.sha256 = hashlib.sha256(content).hexdigest()
         self.vocab_size, self.dtype = _ids(self._reference)
-        self.fast = _is_fast(specification, name)
+        self.fast = _is_fast(specification, name, special_tokens)
         self._lock = threading.Lock()
         if not self.fast:
             return
         special: dict[str, int] = {}
         added: dict[str, int] = {}
         normalizer = self._reference.normalizer
-        for number, token in self._reference.get_added_tokens_decoder().items():
+        for number, token in tokens.items():
+            if token.content in spelled and special_tokens == "text":
+                continue
             if not token.normalized:
                 special[token.content] = number
             else:
@@ -130,9 +186,9 @@ class Tokenizer:
         self._encoder = BytePairEncoder(model["vocab"], merges, special, added, cache_slots)
 
     @classmethod
-    def load(cls, url: str, end_of_document: str) -> "Tokenizer":
+    def load(cls, url: str, end_of_document: str, special_tokens: SpecialTokens = "text") -> "Tokenizer":
         """Read a tokenizer file from an fsspec URL; UserError if it is missing or unusable."""
-        return cls(_content(url), end_of_document, f"tokenizer {url}")
+        return cls(_content(url), end_of_document, f"tokenizer {url}", special_tokens=special_tokens)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the file: every process builds its own tables and word cache."""
@@ -142,7 +198,8 @@ class Tokenizer:
         """Ids of every document as large_list<dtype>, followed by the end-of-document id if `end`.
 
         `text` is large_string or string without nulls. Text that spells an added token becomes that token, as
-        with `tokenizers.encode(text, add_special_tokens=False)`.
+        with `tokenizers.encode(text, add_special_tokens=False)`; special tokens as the class says, which
+        `tokenizers` calls `encode_special_tokens`.
         """
         text = _one_large_string_array(text)
         if not self.fast:
@@ -157,6 +214,16 @@ class Tokenizer:
             if apart.any():
                 ids, ends = self._insert(text, end, np.flatnonzero(apart), ids, ends)
         return pa.LargeListArray.from_arrays(pa.array(ends), pa.array(ids))
+
+    def spelled(self, text: pa.LargeStringArray) -> dict[str, np.ndarray]:
+        """How often each document spells each special token: int64[documents] of every one that occurs."""
+        pattern = "|".join(re.sub(r"[][\\.+*?(){}|^$]", r"\\\g<0>", token) for token in self._spelled)
+        rows = np.flatnonzero(pc.count_substring_regex(text, pattern).to_numpy(zero_copy_only=False))
+        found: dict[str, np.ndarray] = {}
+        for row, content in zip(rows.tolist(), text.take(pa.array(rows)).to_pylist(), strict=True):
+            for token in re.findall(pattern, content):
+                found.setdefault(token, np.zeros(len(text), np.int64))[row] += 1
+        return found
 
     def encode_reference(self, texts: list[str]) -> list[list[int]]:
         """The ids of each text by `tokenizers`, without an end-of-document id."""

@@ -116,8 +116,10 @@ def write_files(
         update={
             "lines": [*(plan.parent.manifest.lines if plan.parent else []), *own_lines],
             "languages": selected.decided.languages,
+            "unjudged": selected.decided.unjudged,
             "contamination": _contamination(tables[layout.CONTAMINATION], selected.edits.benchmark_items),
             "redacted": tokenized.redacted,
+            "special_tokens": tokenized.special_tokens,
         }
     )
     config = plan.config

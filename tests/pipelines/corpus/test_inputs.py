@@ -169,6 +169,98 @@ def test_names_that_begin_like_no_data(tmp_path: Path) -> None:
         found("*CC*")
 
 
+def names_of(folder: Path, *urls: str) -> list[str]:
+    """The files of a source of URLs below a folder."""
+    found = check_sources([SourceConfig(name="s", urls=[f"{folder}/{url}" for url in urls])])
+    return sorted(os.path.relpath(file, folder) for _, file in found)
+
+
+def test_a_saved_dataset_in_which_somebody_has_worked(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    saved = Dataset.from_dict({"text": [f"text {number}" for number in range(50)]})
+    saved.save_to_disk(str(tmp_path / "saved"), num_shards=2)
+    worked = Dataset.load_from_disk(str(tmp_path / "saved"))
+    worked.map(lambda row: {"text": row["text"] + "!"}).shuffle(seed=1).filter(lambda row: True)
+    (tmp_path / "saved" / "tmpabc123").write_bytes(b"begun")
+    (tmp_path / "saved" / "indices.arrow").write_bytes(b"of old versions")
+    (tmp_path / "saved" / "more.jsonl").write_bytes(b'{"text": "mine"}')
+    assert len(list((tmp_path / "saved").glob("cache-*.arrow"))) >= 2
+    data = [f"saved/data-0000{number}-of-00002.arrow" for number in range(2)]
+    assert names_of(tmp_path, "saved") == names_of(tmp_path, "") == [*data, "saved/more.jsonl"]
+    assert names_of(tmp_path, "saved/*.arrow") == data
+    cache = next((tmp_path / "saved").glob("cache-*.arrow"))
+    assert names_of(tmp_path, f"saved/{cache.name}") == [f"saved/{cache.name}"]
+    (tmp_path / "saved" / "data-00001-of-00002.arrow").unlink()
+    with pytest.raises(UserError, match=r"state\.json names data-00001-of-00002\.arrow, which is not there"):
+        names_of(tmp_path, "saved")
+    (tmp_path / "saved" / "state.json").write_bytes(b"{}")
+    assert not [name for name in names_of(tmp_path, "saved") if "cache-" in name]
+    (tmp_path / "saved" / "state.json").unlink()  # as in the cache of `datasets` itself
+    assert "saved/data-00000-of-00002.arrow" in names_of(tmp_path, "saved")
+    assert not [name for name in names_of(tmp_path, "saved") if "cache-" in name or "info" in name]
+
+
+def test_a_clone_of_a_dataset_repository(tmp_path: Path) -> None:
+    """Notes of people lie beside data, and are none; where there is only text, they are documents."""
+    record = b'{"text": "x"}'
+    for name in (
+        "README.md",
+        "LICENSE",
+        "dataset_infos.json",
+        ".gitattributes",
+        ".git/config",
+        "data/a.jsonl.gz",
+    ):
+        files.write_bytes(str(tmp_path / "set" / name), record)
+    for name in ("README.md", "LICENSE", "guide.md"):
+        files.write_bytes(str(tmp_path / "prose" / name), record)
+    files.write_bytes(str(tmp_path / "set" / "data" / "load.py"), b"import x")
+    data = ["data/a.jsonl.gz", "data/load.py"]
+    assert names_of(tmp_path / "set", "") == names_of(tmp_path / "set", "**") == data
+    assert names_of(tmp_path / "set", "README.md") == ["README.md"]
+    assert names_of(tmp_path / "prose", "") == ["LICENSE", "README.md", "guide.md"]
+    with pytest.raises(UserError, match=r"the format of input file .*load\.py cannot be told"):
+        names_of(tmp_path / "set" / "data", "load.py")
+
+
+def test_a_folder_of_a_build_that_holds_more_than_data(tmp_path: Path) -> None:
+    """Names that are not UTF-8, or have two colons; files of no known format, and such as are not read."""
+    raw = tmp_path / "raw"
+    texts = [
+        f"This is document {number} of some, and it is as long as a document should be."
+        for number in range(40)
+    ]
+    content = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    files.write_bytes(str(raw / "a::b.jsonl"), content.encode())
+    with open(os.fsencode(raw) + b"/n\xe4me.jsonl", "wb") as file:
+        file.write(content.replace("is document", "was paper").encode())
+    files.write_bytes(str(raw / "LICENSE"), b"free")
+    files.write_bytes(str(raw / "load.py"), b"import x")
+    files.write_bytes(str(raw / "c.zip"), b"PK\x03\x04")
+    files.write_bytes(
+        str(raw / "d.jsonl"), b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
+    settings = builds.config(raw, tmp_path / "storage", f"sources=[{{name: s, urls: [{raw}]}}]")
+    version = run(settings, InProcess()).version
+    read = version.manifest.ledger["s"][0]
+    assert {reason: count["documents"] for reason, count in read["dropped"].items()} == {
+        "unknown_format": 1,
+        "unsupported_compression": 1,
+        "git_lfs_pointer": 1,
+    }
+    assert read["documents_out"] == 80
+    names = {item.file.rpartition("/")[2] for item in version.manifest.inputs}
+    assert names == {"a::b.jsonl", "n\\xe4me.jsonl", "load.py", "c.zip", "d.jsonl"}
+
+
+def test_a_saved_dataset_of_the_field() -> None:
+    folder = Path("../shared/data/field/hf_save_to_disk_with_cache")
+    if not folder.exists():
+        pytest.skip("the small files of the field are not here")
+    assert names_of(folder, "") == ["data-00000-of-00001.arrow"]
+
+
 def test_what_differs_in_a_hidden_part_only_is_read_apart(tmp_path: Path) -> None:
     """`key` may choose a file instead of opening it."""
     for name, text in (("one", "first"), ("two", "other")):

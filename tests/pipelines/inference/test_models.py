@@ -175,7 +175,7 @@ def test_tokens_that_were_added_and_vocabularies_that_are_lists_are_compared(tmp
     url = Path(write_corpus(tmp_path, {"a": [[4, 5]]}, vocab_size=3))
     version = manifest.open_version(str(url))
     pieces = {"type": "Unigram", "unk_id": 0}
-    unigram = {
+    unigram: dict[str, Any] = {
         "version": "1.0",
         "model": {**pieces, "vocab": [["a", -1.0], ["b", -2.0]]},
         "added_tokens": _added(2),
@@ -183,13 +183,14 @@ def test_tokens_that_were_added_and_vocabularies_that_are_lists_are_compared(tmp
     url.with_name("tokenizer.json").write_text(json.dumps(unigram))
     (tmp_path / "hf" / "tokenizer.json").write_bytes(_tokenizer("a", "b"))
     check_tokenizer(model, version)
-    for other, message in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({**unigram, "added_tokens": _added(2, "<|stop|>")}, "token 2 is '<|end|>' there and"),
         (
             {**unigram, "model": {**pieces, "vocab": [["b", -1.0], ["a", -2.0]]}},
             "token 0 is 'a' there and 'b' in",
         ),
-    ]:
+    ]
+    for other, message in cases:
         url.with_name("tokenizer.json").write_text(json.dumps(other))
         with pytest.raises(UserError, match=re.escape(message)):
             check_tokenizer(model, version)

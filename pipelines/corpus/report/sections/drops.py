@@ -38,16 +38,23 @@ class Drops:
     """Over all sources."""
     by_source: list[Reason]
     changes: list[Change]
+    unjudged: dict[str, int]
+    """Documents that rules would have dropped but cannot judge, by rule."""
 
 
-def section(ledger: Ledger) -> Drops:
-    """What was dropped and changed, in the order of the stages."""
+def section(ledger: Ledger, unjudged: dict[str, dict[str, int]]) -> Drops:
+    """What was dropped and changed, in the order of the stages; `unjudged` are by source and rule."""
+    totals: dict[str, int] = {}
+    for rules in unjudged.values():
+        for rule, documents in rules.items():
+            totals[rule] = totals.get(rule, 0) + documents
     rows = bysource.rows(bysource.by_size(ledger))
     counts = {label: bysource.summed(ledger, members) for label, members in rows.items()}
     return Drops(
         reasons=reasons({bysource.ALL: bysource.summed(ledger, ledger.sources)}),
         by_source=reasons(counts),
         changes=changes(counts),
+        unjudged=dict(sorted(totals.items())),
     )
 
 

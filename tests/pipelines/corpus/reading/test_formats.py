@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import random
+import re
 import zlib
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from base.errors import UserError
 from pipelines.corpus import inputs
-from pipelines.corpus.reading import csvscan, decompress, ingest
+from pipelines.corpus.reading import csvscan, decompress, ingest, splitting
 from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 
 SOURCE = SourceConfig(name="s", urls=["x"])
@@ -166,6 +167,72 @@ def test_a_quote_that_nothing_closes_for_long_costs_its_line(
         assert total(documents, rejects, framing) == len(content)
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(fields, fields), max_size=8),
+    st.sampled_from(["\r", "\r\r\n", "\r\n"]),
+    st.integers(1, 50),
+)
+def test_csv_with_other_line_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[tuple[str, str]], end: str, step: int
+) -> None:
+    quoted = [[f'"{field.replace(chr(34), chr(34) * 2)}"' for field in row] for row in rows]
+    content = "".join(",".join(row) + end for row in [["id", "text"], *quoted]).encode()
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    monkeypatch.setattr(decompress, "STEP", step)
+    documents, rejects, framing = read_all(path, SourceConfig(name="s", urls=["x"], name_field="id"))
+    assert total(documents, rejects, framing) == len(content)
+    assert not rejects
+    assert [[d["name"] or "", d["text"]] for d in documents] == [list(row) for row in rows]
+    assert [d["record"] for d in documents] == list(range(len(rows)))
+
+
+def test_csv_of_one_column_quotes_that_are_characters_and_marks(tmp_path: Path) -> None:
+    def texts(name: str, content: bytes, **settings: object) -> list[str]:
+        (tmp_path / name).write_bytes(content)
+        source = SourceConfig(name="s", urls=["x"], **settings)
+        documents, rejects, framing = read_all(tmp_path / name, source)
+        assert rejects == []
+        assert total(documents, rejects, framing) == len(content)
+        return [d["text"] for d in documents]
+
+    one = b"text\nHello, world; all.\nno comma\n"
+    for name in ("a.tsv", "A.TSV", "a.tab"):
+        assert texts(name, one) == ["Hello, world; all.", "no comma"]
+    (tmp_path / "b.tsv.gz").write_bytes(gzip.compress(one))
+    assert [d["text"] for d in read_all(tmp_path / "b.tsv.gz")[0]] == ["Hello, world; all.", "no comma"]
+    assert texts("c.tsv", b"id,text\n1,a\n") == ["a"]
+    quotes = b'id\t"text"\tn\n1\t"open\t2\n2\t"closed" too\t"3\n'
+    assert texts("d.tsv", quotes, csv_quotes=False, text_field='"text"') == ['"open', '"closed" too']
+    for end in (b"\n", b"\r\n", b"\r"):
+        parts = [b"\xef\xbb\xbftext,id", b"a,1", b"\xef\xbb\xbftext,id", b"b,2", b"\xef\xbb\xbfc,3", b""]
+        assert texts("e.csv", end.join(parts)) == ["a", "b", "c"]
+
+
+def test_long_lines_that_end_in_cr(tmp_path: Path) -> None:
+    rows = [b"id,text", b"0,a", b"1," + b"y" * 200_000, b'2,"open', b"3,b", b"4,c"]
+    (tmp_path / "a.csv").write_bytes(b"\r".join(rows))
+    documents, rejects, framing = read_all(tmp_path / "a.csv", batch_bytes=2**16, max_document_bytes=1024)
+    assert [(d["record"], d["text"]) for d in documents] == [(0, "a"), (3, "b"), (4, "c")]
+    assert [(r["record"], r["reason"]) for r in rejects] == [(1, "too_long"), (2, "invalid_csv")]
+    assert total(documents, rejects, framing) == (tmp_path / "a.csv").stat().st_size
+
+
+def test_csv_of_the_field() -> None:
+    folder = Path("../shared/data/field")
+    if not folder.exists():
+        pytest.skip("the small files of the field are not here")
+    unquoted = SourceConfig(name="s", urls=["x"], csv_quotes=False)
+    for name, source, count in (
+        ("cr_only.csv", SOURCE, 5),
+        ("one_column.tsv", SOURCE, 3),
+        ("tsv_with_quotes.tsv", unquoted, 5),
+    ):
+        documents, rejects, _ = read_all(folder / name, source)
+        assert (len(documents), rejects) == (count, [])
+
+
 def test_csv_headers(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"")
     assert read_all(tmp_path / "a.csv") == ([], [], 0)
@@ -197,10 +264,11 @@ def test_csv_scan_never_reads_past_its_data() -> None:
         arrays = [np.zeros(len(data) + 1, kind) for kind in (np.uint8, np.uint8, np.int64, np.int64)]
         status, offsets, names = np.zeros(21, np.uint8), np.zeros(22, np.int64), np.zeros(22, np.int64)
         longest = choose.choice([3, 2**62])
-        count, used = csvscan.scan(data, 44, 2, 1, 0, True, 2**62, longest, *arrays, status, offsets, names)
+        how = (44, choose.choice([34, 256]), choose.choice([10, 13]), 2, 1, 0)
+        count, used = csvscan.scan(data, *how, True, 2**62, longest, *arrays, status, offsets, names)
         assert used == len(data)
         assert np.less_equal(arrays[2][:count], arrays[3][:count]).all()
-        part, taken = csvscan.scan(data, 44, 2, 1, 0, False, 2**62, longest, *arrays, status, offsets, names)
+        part, taken = csvscan.scan(data, *how, False, 2**62, longest, *arrays, status, offsets, names)
         assert part <= count
         assert taken <= used
 
@@ -295,6 +363,25 @@ def test_a_json_file_that_begins_with_an_object_over_several_lines(tmp_path: Pat
         assert ([row["text"] for row in documents], rejects) == (texts, [])
         assert [row["record"] for row in documents] == list(range(len(texts)))
         assert total(documents, rejects, framing) == path.stat().st_size
+
+
+def test_marks_in_front_of_later_lines_and_values(tmp_path: Path) -> None:
+    """As in files that were put together, or are gzip members of files that each had a mark."""
+    one, two = b'\xef\xbb\xbf{"text": "a"}\n', b'\xef\xbb\xbf{"text": "b"}\n{"text": "c"}\n'
+    for name, content in (
+        ("a.jsonl", one + two + b"\xef\xbb\xbf\n\xef\xbb\xbf" + one[3:]),
+        ("b.jsonl.gz", gzip.compress(one) + gzip.compress(two) + gzip.compress(one)),
+        ("c.json", b'\xef\xbb\xbf[{"text": "a"}]\xef\xbb\xbf[{"text": "b"},\n{"text": "c"}]\n' + one),
+        ("d.json", b'[{"text": "a"}]\n' + two + b"\xef\xbb\xbf" + one),
+    ):
+        (tmp_path / name).write_bytes(content)
+        documents, rejects, framing = read_all(tmp_path / name)
+        assert ([d["text"] for d in documents], rejects) == (["a", "b", "c", "a"], [])
+        plain = gzip.decompress(content) if name.endswith(".gz") else content
+        assert total(documents, rejects, framing) == len(plain)
+    (tmp_path / "e.jsonl").write_bytes(one + b"\xef\xbb\xbf{broken\n")
+    documents, rejects, framing = read_all(tmp_path / "e.jsonl")
+    assert [(r["record"], r["reason"], r["bytes"]) for r in rejects] == [(1, "invalid_json", 10)]
 
 
 def test_a_broken_element_of_a_json_array_is_rejected_and_the_others_read(tmp_path: Path) -> None:
@@ -407,6 +494,12 @@ GOOD = [
     http(brotli.compress(UTF8), more="Content-Encoding: br\r\n"),
     http(zstandard.compress(UTF8), more="content-encoding: zstd\r\n"),
     http(UTF8, more="Content-Encoding: gzip\r\n"),
+    http(UTF8, more="Content-Encoding: secret, utf-8\r\n"),
+    http(gzip.compress(UTF8)),
+    http(gzip.compress(UTF8[:200]) + gzip.compress(UTF8[200:]), more="Content-Encoding: gzip\r\n"),
+    http(gzip.compress(gzip.compress(UTF8)), more="Content-Encoding: gzip\r\n"),
+    http(zstandard.compress(UTF8)),
+    http(UTF8).replace(b"\r\n", b"\n"),
     http(chunked(UTF8), more="Transfer-Encoding: chunked\r\n"),
     http(UTF8, more="Transfer-Encoding: chunked\r\n"),
 ]
@@ -414,11 +507,10 @@ BAD = {
     "content_encoding": [
         http(gzip.compress(UTF8)[:-20], more="Content-Encoding: gzip\r\n"),
         http(b"\x00\x01\x02", more="Content-Encoding: br\r\n"),
-        http(UTF8, more="Content-Encoding: secret\r\n"),
     ],
     "transfer_encoding": [http(b"3\r\nabc\r\nno size\r\n", more="Transfer-Encoding: chunked\r\n")],
     "http_status": [http(UTF8, status="404 Not Found")],
-    "not_html": [http(b"\x89PNG", "image/png")],
+    "not_html": [http(b"\x89PNG", "image/png"), http(brotli.compress(UTF8 + bytes(range(256)) * 4))],
     "invalid_http": [b"nothing", b""],
     "too_long": [
         http(gzip.compress(b" " * 300_000), more="Content-Encoding: gzip\r\n"),
@@ -464,6 +556,92 @@ def test_warc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert read_all(tmp_path / other, max_document_bytes=200_000) == whole
     monkeypatch.setattr(decompress, "STEP", 100)
     assert read_all(path, max_document_bytes=200_000, batch_bytes=2**16) == whole
+
+
+LONG = "日本語の文章をここに書きます。" * 20
+RUSSIAN = "Это абзац русского текста, который остаётся на странице. " * 9
+CHINESE = "这是一个段落的中文文本。" * 30
+
+
+@pytest.mark.parametrize(
+    ("header", "meta", "encoding", "text"),
+    [
+        ("ISO-8859-1", "euc-jp", "euc-jp", LONG),
+        ("iso-8859-1", "windows-1251", "cp1251", RUSSIAN),
+        ("", "iso-2022-jp", "iso2022_jp", LONG),
+        ("utf-8", "iso-2022-jp", "iso2022_jp", LONG),
+        ("ISO-8859-1", "ISO-2022-JP", "iso2022_jp", LONG),
+        ("iso-2022-jp", "", "iso2022_jp", LONG),
+        ("", "", "iso2022_jp", LONG),
+        ("", "hz-gb-2312", "hz", CHINESE),
+        ("hz-gb-2312", "", "hz", CHINESE),
+        ("ISO-8859-1", "utf-8", "utf-8", RUSSIAN),
+        ("ISO-8859-1", "", "latin-1", "Ein schöner Absatz, der bleibt. " * 9),
+    ],
+)
+def test_encodings_of_pages(tmp_path: Path, header: str, meta: str, encoding: str, text: str) -> None:
+    tag = f"<meta charset={meta}>" if meta else ""
+    page = f"<html><head>{tag}<title>t</title></head><body><main><p>{text}</p></main></body></html>"
+    content_type = f"text/html; charset={header}" if header else "text/html"
+    (tmp_path / "a.warc").write_bytes(warc("response", http(page.encode(encoding), content_type)))
+    documents, rejects, _ = read_all(tmp_path / "a.warc")
+    assert (documents[0]["text"].strip(), rejects) == (text.strip(), [])
+
+
+def test_web_archives_of_other_crawlers(tmp_path: Path) -> None:
+    """Lines that end in LF, old versions, pages as resources, a dictionary of zstd in front."""
+    pages = [warc("response", http(UTF8)), warc("resource", UTF8, "text/html; charset=utf-8")]
+    whole = b"".join(pages * 30)
+    old = whole.replace(b"\r\n", b"\n").replace(b"WARC/1.0", b"WARC/0.18")
+    shorter = re.compile(rb"(WARC-Type: response\n(?:.+\n)*?Content-Length: )(\d+)")
+    fewer = http(UTF8).count(b"\r\n")
+    old = shorter.sub(lambda found: found[1] + str(int(found[2]) - fewer).encode(), old)
+    (tmp_path / "a.warc").write_bytes(old)
+    documents, rejects, framing = read_all(tmp_path / "a.warc")
+    assert ([d["record"] for d in documents], rejects) == (list(range(60)), [])
+    assert total(documents, rejects, framing) == len(old)
+    source = SourceConfig(name="s", urls=["x"])
+    assert len(splitting.starts(str(tmp_path / "a.warc"), source, len(old), 2000)) > 5
+    samples: list[bytes | bytearray | memoryview[int]] = [
+        page + str(number).encode() for number in range(100) for page in pages
+    ]
+    trained = zstandard.train_dictionary(2000, samples).as_bytes()
+    for dictionary in (trained, zstandard.compress(trained)):
+        known = zstandard.ZstdCompressor(dict_data=zstandard.ZstdCompressionDict(trained))
+        frames = b"".join(known.compress(page) for page in pages * 30)
+        head = b"\x5d\x2a\x4d\x18" + len(dictionary).to_bytes(4, "little")
+        (tmp_path / "b.warc.zst").write_bytes(head + dictionary + frames)
+        assert [d["record"] for d in read_all(tmp_path / "b.warc.zst")[0]] == list(range(60))
+
+
+def test_pages_that_would_take_minutes_are_rejects(tmp_path: Path) -> None:
+    deep = "<div>" * 100_000 + "x"
+    formatting = "".join(f"<b id=n{number}><i id=m{number}>" for number in range(9000))
+    closed = "</b>" * 9000 + "</i>" * 9000
+    fine = "<p><font size=2>x" * 3000 + "<b><i>x</b></i>" * 3000 + "<a name=x>" * 3000 + "<li>x" * 9000
+    pages = [deep, formatting + "x" + closed, formatting, fine]
+    (tmp_path / "a.warc").write_bytes(b"".join(warc("response", http(page.encode())) for page in pages))
+    documents, rejects, _ = read_all(tmp_path / "a.warc")
+    assert [d["record"] for d in documents] == [3]
+    assert [r["reason"] for r in rejects] == ["html_too_deep"] * 3
+
+
+def test_web_archives_of_the_field() -> None:
+    folder = Path("../shared/data/field")
+    if not folder.exists():
+        pytest.skip("the small files of the field are not here")
+    for name, pages in (
+        ("euc_meta_latin1_header.warc", 1),
+        ("http_header_lf.warc", 1),
+        ("clueweb_style.warc", 5),
+        ("archiveteam_dict.warc.zst", 5),
+        ("content_encoding_utf8.warc", 1),
+        ("gzip_body_without_header.warc", 1),
+    ):
+        documents, rejects, _ = read_all(folder / name)
+        assert (len(documents), rejects) == (pages, [])
+    documents, rejects, _ = read_all(folder / "unclosed_formatting_500.warc")
+    assert (documents, [r["reason"] for r in rejects]) == ([], ["html_too_deep"])
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,8 @@ def expected(content: bytes, source: SourceConfig) -> tuple[dict, dict]:
         return not any(0xD800 <= ord(c) < 0xE000 for c in text)
 
     kept, rejected = {}, {}
-    for number, raw in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n")):
+    for number, line in enumerate(content.split(b"\n")):
+        raw = line.removeprefix(b"\xef\xbb\xbf")
         if not raw.strip(b" \t\r"):
             continue
         try:
@@ -380,7 +381,12 @@ def test_a_file_that_is_gone_or_of_unknown_format(tmp_path: Path) -> None:
         read_all(tmp_path / "gone.jsonl")
     (tmp_path / "a.dat").write_bytes(b"neither")
     with pytest.raises(UserError, match=r"a\.dat"):
-        read_all(tmp_path / "a.dat")
+        ingest.file_format(str(tmp_path / "a.dat"), SOURCE)
+    documents, rejects, framing = read_all(tmp_path / "a.dat")
+    assert [(r["record"], r["reason"], r["sample"]) for r in rejects] == [(0, "unknown_format", "neither")]
+    assert total(documents, rejects, framing) == 7
+    with pytest.raises(UserError, match=r"a\.dat"):
+        read_all(tmp_path / "a.dat", on_damaged_file="stop")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.jsonl.zst", "a.jsonl.gz", "a.jsonl.xz"])

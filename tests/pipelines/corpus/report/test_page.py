@@ -116,6 +116,7 @@ def make_version(folder, rng, documents=3000):
         languages={"books": {"en": 30, "de": 10}, "code": {"en": 40}},
         contamination={"quiz": {"items": 1319, "items_found": 2, "documents": 1}},
         redacted={"books": {"email": 4321, "phone": 2}},
+        special_tokens={"books": {"<|endoftext|>": 6543}},
     )
     names = np.array(SOURCES)[rng.integers(0, len(SOURCES), documents)]
     size = rng.lognormal(7, 1.5, documents).astype(np.int64)
@@ -328,6 +329,7 @@ def test_numbers_names_and_examples_are_there(page):
         "12.50 %",
         "books: /data/books.jsonl.zst, document 0",
         "4,321",
+        "6,543",
     ):
         assert text in page, text
     assert "a.person" not in page

@@ -79,7 +79,9 @@ def test_the_largest_counts_stand_by_name_before_the_others(two_sources):
 
 
 def test_what_was_dropped_is_summed_over_all_sources_and_over_the_others(two_sources):
-    section = drops.section(ledger_of({"a": 5, "b": 9, "c": 7, "d": 5}))
+    unjudged = {"a": {"gopher_quality.min_stop_words": 2}, "b": {"gopher_quality.min_stop_words": 3}}
+    section = drops.section(ledger_of({"a": 5, "b": 9, "c": 7, "d": 5}), unjudged)
+    assert section.unjudged == {"gopher_quality.min_stop_words": 5}
     (all_sources,) = section.reasons
     assert (all_sources.source, all_sources.documents) == ("all sources", 4)
     assert all_sources.share == pytest.approx(100 * 4 / 26)

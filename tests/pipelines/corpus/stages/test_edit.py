@@ -173,6 +173,26 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("became", ["text", "tokens"])
+def test_special_tokens_that_texts_spell_are_counted(raw: Path, became: str) -> None:
+    texts = [
+        f"{article(1)} <|endoftext|> {article(2)}",
+        f"<|endoftext|>{article(3)}<|endoftext|>",
+        article(4),
+    ]
+    write(raw / "raw" / "0.jsonl", texts)
+    version = build(corpus(raw, tokenize={"vocab_size": 320, "train_bytes": 20000, "special_tokens": became}))
+    assert version.manifest.to_json()["special_tokens"] == {"web": {"<|endoftext|>": 3}}
+    assert f"In the shards they are {became}" in Path(f"{version.url}/report.html").read_text()
+    table = pa.concat_tables(
+        pa.ipc.open_file(shard).read_all() for shard in Path(version.url).glob("shards/*/*.arrow")
+    )
+    ends = sum(
+        row.count(version.manifest.tokenizer.end_of_document_id) for row in table["input_ids"].to_pylist()
+    )
+    assert ends == len(table) + (3 if became == "tokens" else 0)
+
+
 def test_a_build_with_every_edit(raw: Path) -> None:
     version = build(corpus(raw))
     content = version.manifest.to_json()

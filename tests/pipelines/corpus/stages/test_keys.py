@@ -39,6 +39,7 @@ CHANGES: list[tuple[str, str, set[str]]] = [
     ("sources.0.format", "text", ONE_SOURCE),
     ("sources.0.text_field", "content", ONE_SOURCE),
     ("sources.0.name_field", "meta.name", ONE_SOURCE),
+    ("sources.0.csv_quotes", "false", ONE_SOURCE),
     ("sources.0.kind", "code", FROM_DECISION),
     ("sources.0.kinds", "{novels: code}", FROM_DECISION),
     ("sources.0.priority", "7", FROM_DECISION),
@@ -93,6 +94,7 @@ CHANGES: list[tuple[str, str, set[str]]] = [
     ("tokenize.vocab_size", "300", {"tokenizer", "tokenize", "shards"}),
     ("tokenize.train_bytes", "5000", {"tokenizer", "tokenize", "shards"}),
     ("tokenize.end_of_document", "<end>", {"tokenizer", "tokenize", "shards"}),
+    ("tokenize.special_tokens", "tokens", {"tokenizer", "tokenize", "shards"}),
     ("tokenize.verify_documents", "9", set()),
     ("shard.target_tokens", "5000", {"shards"}),
     ("shard.seed", "7", {"tokenize", "shards"}),
@@ -154,7 +156,9 @@ class Promises:
             return Scored(key=key, tables={})
         results = {
             NumberIdentical: lambda: Numbered(key=key, ordinals=[]),
-            Decide: lambda: Decided(key=key, entries=["", ""], dropped=[], ledger=Ledger(), languages={}),
+            Decide: lambda: Decided(
+                key=key, entries=["", ""], dropped=[], ledger=Ledger(), languages={}, unjudged={}
+            ),
             Deduplicate: lambda: Deduplicated(key=key, dropped=[], dropped_of={}, ledger=Ledger()),
             ChooseVocabulary: lambda: Vocabulary(url="tokenizer.json", facts=_facts(key)),
             Tokenize: lambda: Tokenized(key=key, tasks=(), counts=(), ledger=Ledger()),

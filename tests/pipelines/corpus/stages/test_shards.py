@@ -100,6 +100,7 @@ def build(
             attributes=attributes,
             tokenizer=tokenizer,
             end_of_document=END,
+            special_tokens="text",
             seed=1,
             heldout_fraction=0.2,
             folder=str(folder / "runs"),

@@ -1,5 +1,4 @@
 import json
-import re
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ from pipelines.corpus.reading import ingest
 from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 from pipelines.corpus.text import decontaminate
 from pipelines.corpus.text.settings import DecontaminateConfig
+from tests.helpers.words import split
 
 ITEM = "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May."
 
@@ -38,7 +38,7 @@ def load(folder, records, **settings):
 
 
 def words_of(text):
-    return re.findall(r"\w+", text.lower())
+    return split(text)[0]
 
 
 def reference(documents, passages, n, min_words):
@@ -60,7 +60,8 @@ def reference(documents, passages, n, min_words):
 
 
 texts = st.lists(
-    st.sampled_from(["a", "B", "ß", "Σας", "İx", "中文", "1", "2", ", ", "\n"]), max_size=40
+    st.sampled_from(["a", "B", "ß", "Σας", "İx", "नमस्ते", "中文", "かな", "ไป", "1", "2", ", ", "\n"]),
+    max_size=40,
 ).map(" ".join)
 
 
@@ -79,7 +80,7 @@ def test_finds_what_sets_of_word_tuples_find(tmp_path_factory, documents, passag
     for hit in hits:
         span = documents[hit["row"]].encode()[hit["start"] : hit["end"]].decode()
         assert len(words_of(span)) >= min(n, len(words_of(passages[hit["item"]])))
-        assert re.fullmatch(r"\w(.*\w)?", span.lower().replace("\u0307", ""), re.DOTALL)
+        assert [gaps[0] + gaps[-1] for _, gaps in [split(span)]] == [""]
 
 
 def test_case_punctuation_and_long_documents_do_not_matter(tmp_path):
@@ -112,9 +113,10 @@ def test_slices_and_empty_columns(tmp_path):
     assert len(out) == len(dropped) == hits.num_rows == 0
 
 
-def test_short_passages_must_be_found_whole(tmp_path):
+def test_short_passages_must_be_found_whole(tmp_path, caplog):
     short = "only eight words are in this short passage"
     benchmarks, _ = load(tmp_path, [{"q": short}, {"q": "seven words are too few for this"}])
+    assert "benchmark bench: 1 of 2 items have too few words" in caplog.text
     found = decontaminate.find(column(short, short[:-8], "seven words are too few for this"), benchmarks)
     assert found["row"].to_pylist() == [0] and found["item"].to_pylist() == [0]
 
@@ -133,6 +135,46 @@ def test_fields_are_joined_or_apart(tmp_path):
     (tmp_path / "bad.jsonl").write_text("{}\n{nonsense\n")
     with pytest.raises(UserError, match=r"line 2 of .*bad.jsonl is not JSON"):
         decontaminate.load_benchmarks(config_of(str(tmp_path / "bad.jsonl")))
+
+
+ASIAN = {
+    "Chinese": (
+        "下列关于细胞膜结构和功能的叙述中，错误的是哪一项？",
+        "昨天下午我们几个人去了村子后面的小山，路上下了一阵雨。",
+    ),
+    "Japanese": (
+        "次のうち、明治時代に起きた出来事として正しいものはどれですか。",
+        "夕方になると隣の家の犬が門の前に座っている。",
+    ),
+    "Thai": (
+        "ข้อใดต่อไปนี้เป็นสาเหตุหลักที่ทำให้กรุงศรีอยุธยาเสียแก่พม่าครั้งที่สองในปีพุทธศักราชสองพันสามร้อยสิบ",
+        "เมื่อวานนี้ฉันเดินไปตลาดกับแม่แล้วซื้อผักกับปลากลับมาทำอาหารเย็น",
+    ),
+    "Khmer": (
+        "តើប្រាសាទអង្គរវត្តត្រូវបានសាងសង់ឡើងនៅក្នុងរជ្ជកាលព្រះមហាក្សត្រអង្គណាក្នុងសតវត្សទីដប់ពីរ",
+        "ម្សិលមិញខ្ញុំទៅផ្សារជាមួយម្តាយហើយទិញត្រីនិងបន្លែមកធ្វើម្ហូប",
+    ),
+}
+
+
+@pytest.mark.parametrize(("question", "other"), ASIAN.values(), ids=ASIAN)
+def test_items_in_scripts_without_spaces_are_found(tmp_path, question, other):
+    """With anything around them, and nothing is found where they are not."""
+    benchmarks, _ = load(tmp_path, [{"question": question}])
+    assert benchmarks.items == {"bench": 1}
+    texts = [question, f"{other}{question}{other}", other, f"{other}\n{question[:-1]}, {other}", other * 20]
+    hits = decontaminate.find(column(*texts), benchmarks)
+    assert hits["row"].to_pylist() == [0, 1, 3]
+    whole = hits["ngrams"].to_numpy() / hits["passage_ngrams"].to_numpy()
+    assert whole.min() > 0.7
+
+
+def test_turns_of_phrase_in_kana_are_no_items(tmp_path):
+    benchmarks, _ = load(tmp_path, [{"q": "光合成によって植物は酸素を作ることができるようになりました。"}])
+    text = column(
+        "練習を続けた結果、泳ぐことができるようになりました。", "本を読むことができるようになりましたので"
+    )
+    assert decontaminate.find(text, benchmarks).num_rows == 0
 
 
 def test_boilerplate_of_many_items_is_left_out(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from ftfy.fixes import fix_c1_controls
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,9 +30,13 @@ def clean(*texts: str) -> tuple[list[str], dict[str, list[int]]]:
 
 def reference(text: str) -> str:
     """The rules after mojibake repair, one after the other."""
+    if re.search("[\x80-\x84\x86-\x9f]", text) and not re.search("[\x81\x8d\x8f\x90\x9d]", text):
+        text = fix_c1_controls(text)
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\x85", "\n")
     text = "".join(c for c in text if unicodedata.category(c) != "Cc" or c in "\n\t")
-    text = re.sub("[\u200b\u2060\ufeff]", "", text)
+    letter = "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u1950-\u1aaf\ua9e0-\ua9ff\uaa60-\uaadf]"
+    text = re.sub(f"(?<={letter})([\u2060\ufeff\u200b]*)\u200b(?={letter})", "\ue000", text)
+    text = re.sub("[\u200b\u2060\ufeff]", "", text).replace("\ue000", "\u200b")
     body = text.rstrip(" \t\n")
     text = body + ("\n" if body and "\n" in text[len(body) :] else "")
     text = re.sub(r"\A[ \t\n]*\n", "", text)
@@ -50,6 +55,9 @@ pieces = st.sampled_from(
         "\x7f",
         "\x85",
         "\x9b",
+        "\x9d",
+        "\x92",
+        "\x83",
         "\u200b",
         "\ufeff",
         "\u2060",
@@ -67,6 +75,8 @@ pieces = st.sampled_from(
         "é",
         "你好",
         "𝄞",
+        "ខ្ញុំ",
+        "ก",
         "\u0958",
     ]
 )
@@ -91,12 +101,14 @@ def test_mojibake_around_a_removed_character_is_repaired() -> None:
 def test_each_change_is_counted() -> None:
     _, columns = clean(
         "\n\n  indented\r\nlines\rof\x85text  \n\n",
-        "a\0\0b\x07\x9bc",
+        "a\0\0b\x07\x9dc",
         "\ufeffa\u200bb\ufffd",
         "e\u0301",
-        "plain\n",
+        "it\x92s \x85\x80 5",
     )
     assert {name: values for name, values in columns.items() if any(values)} == {
+        "n_windows_1252": [0, 0, 0, 0, 3],
+        "delta_windows_1252": [0, 0, 0, 0, 3],
         "n_newline": [3, 0, 0, 0, 0],
         "delta_newline": [-2, 0, 0, 0, 0],
         "n_whitespace": [5, 0, 0, 0, 0],
@@ -111,6 +123,28 @@ def test_each_change_is_counted() -> None:
         "n_nfc": [0, 0, 0, 1, 0],
         "delta_nfc": [0, 0, 0, -1, 0],
     }
+
+
+def test_windows_1252_read_as_latin_1_keeps_its_quotes_dashes_and_euro_signs(shared_data: Path) -> None:
+    said = "He said “it’s €5 – or more…”, the naïve façade — and so on"
+    texts = [said.encode("windows-1252").decode("latin-1")]
+    assert clean(*texts)[0] == [said]
+    assert clean("one\x85two")[0] == ["one\ntwo"]  # NEL alone is a line end
+    assert clean("\x93one\x81\x94")[0] == ["one"]  # no Windows-1252
+    field = shared_data / "field" / "c1_quotes.jsonl"
+    for line in field.read_text().splitlines() if field.exists() else []:
+        text = json.loads(line)["text"]
+        assert clean(text)[0] == [text.encode("latin-1").decode("windows-1252").strip()]
+
+
+def test_a_zero_width_space_stays_where_it_divides_words(shared_data: Path) -> None:
+    texts = ["ម្សិលមិញ\u200bខ្ញុំ\u200b\u200bទៅ\u200b", "\u200bไป\u200bตลาด \u200bครับ", "a\u200bb ກ\u200bb"]
+    cleaned, columns = clean(*texts)
+    assert cleaned == ["ម្សិលមិញ\u200bខ្ញុំ\u200bទៅ", "ไป\u200bตลาด ครับ", "ab ກb"]
+    assert columns["n_zero_width"] == [2, 2, 2]
+    field = shared_data / "field" / "asian.jsonl"
+    for line in field.read_text().splitlines() if field.exists() else []:
+        assert clean(json.loads(line)["text"])[0] == [json.loads(line)["text"]]
 
 
 def test_clean_text_is_the_same_array() -> None:

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -46,6 +48,31 @@ NPM = "npm_" + "abcdefghij0123456789"
         ("an a@b c@d.1 @x.com x@ pkg@1.2.3 @decorator.name", None),
         ("email@example.com, me@sub.example.org, root@x.test", None),
         ("a@x.com@y.org", "<E>@y.org"),
+        ("joe@corp.com.Then he went, joe@corp.com.then too", "<E>.Then he went, <E>.then too"),
+        ("joe@corp.it. Joe@corp.museum, joe@corp.notone joe@k8s.io", "<E>. <E>, joe@corp.notone <E>"),
+        (
+            "E<lt>joe@corp.eduE<gt> E<lt>joe@corp.nlE<gt> 7.1@Corp.COME<gt>",
+            "E<lt><E>E<gt> E<lt><E>E<gt> <E>E<gt>",
+        ),
+        ("Joe Doedoe@corp.orgAnn Doe", "Joe <E>Ann Doe"),
+        ("[n=jo@dsl-1-2-3.corp.co.za] [n=em@mail.corp.ph] a@b12.corp.co.yu", "[n=<E>] [n=<E>] <E>"),
+        ("jo@corp.it wrote (ed@corp.fr), an@corp.ie:", "<E> wrote (<E>), <E>:"),
+        ("bob@gmail.com:hunter2 x@163.com joe@360.cn", "<E>:hunter2 <E> <E>"),
+        ("https://x.org/leave?mail=joe@corp.sh", "https://x.org/leave?mail=<E>"),
+        ("xmpp://joe@corp.im", "xmpp://<E>"),
+        ("y = x@w.astype(np.float32) + b; q@k.transpose, z@w.T", None),
+        ("y = x@w.to(device); x@self.weights.id[0]; x@w.to_dense(); z=h@w.real", None),
+        ("y = x@self.name", None),
+        ("return xs@w.is", None),
+        ("this@MainActivity.name, x@w.to.cuda", None),
+        ("git clone git@github.com:org/repo.git && hg clone hg@bitbucket.org:x", None),
+        ("scp a deploy@server.corp.org:/var/www joe@corp.com:src/a.c", None),
+        ("ssh://git@github.com/org/repo git+ssh://dev@svn.corp.net/x", None),
+        ("https://org@dev.azure.com/org/_git/repo", None),
+        ("ftp://user:hunter2@ftp.corp.com/x", "ftp://user:<S>@ftp.corp.com/x"),
+        ("https://cdn.example/npm/chart@latest.min.js https://unpkg.com/x@next.dev/a", None),
+        ("npm i chart@latest.zip; https://cdn.corp.com/npm/chart@bundle.py", None),
+        ("getty@tty1.service user@host.local", None),
         ("ping 93.184.216.34, 9.9.99.99.", "ping <4>, <4>."),
         ("93.184.8.0/24 (1.1.100.1)", "<4>/24 (<4>)"),
         ("section 9.3.3.1, Linux 2.6.15.6", None),
@@ -215,3 +242,14 @@ def test_excerpts_show_no_personal_data_whatever_the_corpus_keeps():
         assert not any(piece in found for piece in ("jane", "corp", "AKIA", PEM_BODY[:8]))
     assert excerpts(column(text), 109, CONFIG).to_pylist() == ["é" * 90 + " <E> <S> -----BEGIN"]
     assert redacted(text, keeps_all) == text
+
+
+def test_code_of_the_field_is_kept(shared_data):
+    texts = [
+        "def project(x, w, b):\n    y = x@w.astype(np.float32) + b\n    return y@w.transpose()\n",
+        "    git clone git@github.com:org/repo.git\n    npm i https://cdn.example/npm/chart@latest.min.js\n",
+    ]
+    field = shared_data / "field" / "code_matmul.jsonl"
+    if field.exists():
+        texts += [json.loads(line)["text"] for line in field.read_text().splitlines()]
+    assert redact(column(*texts), CONFIG)[0].to_pylist() == texts

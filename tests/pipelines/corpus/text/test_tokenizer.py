@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +200,86 @@ def test_added_tokens_overlap_and_normalise() -> None:
         ";a;a",
     ]
     assert_equal(Tokenizer(content, END), texts)
+
+
+SPELLED = [f"a{END}b", "plain", f"{END}{END} c<|padding|>", f"a\u0301{END}\u0338b", "<|endoftext", ""]
+
+
+def test_a_spelled_special_token_is_text_unless_asked_for(neox: Tokenizer, shared_data: Path) -> None:
+    texts = [*SPELLED]
+    field = shared_data / "field" / "endoftext.jsonl"
+    texts += [json.loads(line)["text"] for line in field.read_text().splitlines()] if field.exists() else []
+    assert_equal(neox, texts)
+    end = neox.end_of_document_id
+    assert not any(end in ids for ids in encode(neox, texts))
+    assert [neox.decode(ids) for ids in encode(neox, texts)] == [
+        unicodedata.normalize("NFC", text) for text in texts
+    ]
+    tokens = Tokenizer(
+        Path(shared_data / "tokenizer" / "tokenizer.json").read_bytes(), END, special_tokens="tokens"
+    )
+    assert_equal(tokens, texts)
+    assert [ids.count(end) for ids in encode(tokens, texts)] == [text.count(END) for text in texts]
+    assert [
+        pickle.loads(pickle.dumps(one)).encode(pa.array(texts)) == one.encode(pa.array(texts))
+        for one in (neox, tokens)
+    ] == [True, True]
+    for tokenizer in (neox, tokens):
+        counts = tokenizer.spelled(pa.array(SPELLED, pa.large_string()))
+        assert {token: found.tolist() for token, found in counts.items()} == {
+            END: [1, 0, 2, 1, 0, 0],
+            "<|padding|>": [0, 0, 1, 0, 0, 0],
+        }
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_the_end_of_document_is_text_even_where_its_file_does_not_call_it_special(listed: bool) -> None:
+    content = json.loads(trained())
+    content["added_tokens"][0]["special"] = False
+    content["added_tokens"] = content["added_tokens"] if listed else []
+    tokenizer = Tokenizer(json.dumps(content).encode(), END)
+    assert_equal(tokenizer, SPELLED)
+    assert not any(tokenizer.end_of_document_id in ids for ids in encode(tokenizer, SPELLED))
+
+
+@pytest.mark.parametrize("other", ["|>", "<|", "<|endoftext|> ", "of", "|>x", "x<|"])
+def test_added_tokens_that_overlap_a_special_one(other: str) -> None:
+    content = json.loads(with_added((other, False)))
+    content["added_tokens"][-1]["special"] = False
+    texts = [f"x{END} x", f"a{other}{END}{other}b", "<|endof|> text"]
+    tokenizer = Tokenizer(json.dumps(content).encode(), END)
+    assert encode(tokenizer, texts) == tokenizer.encode_reference(texts)
+
+
+def test_dropout_truncation_and_padding_of_a_file_are_off() -> None:
+    content = json.loads(trained())
+    content["model"]["dropout"] = 0.5
+    content["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    content["padding"] = {
+        **{"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0},
+        **{"pad_type_id": 0, "pad_token": END},
+    }
+    tokenizer = Tokenizer(json.dumps(content).encode(), END)
+    assert_equal(tokenizer, TRAINING)
+    assert encode(tokenizer, TRAINING) == encode(Tokenizer(trained(), END), TRAINING)
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (5, r"tokenizer gives two tokens the id 5: '.' and '<\|x\|>'"),
+        (2**31, "the id 2147483648; the largest is"),
+    ],
+)
+def test_ids_that_are_no_ids_are_refused(number: int, message: str) -> None:
+    content = json.loads(with_added(("<|x|>", False)))
+    content["added_tokens"][-1]["id"] = number
+    with pytest.raises(UserError, match=message):
+        Tokenizer(json.dumps(content).encode(), END)
+    content = json.loads(trained())
+    content["model"]["vocab"]["two words"] = number
+    with pytest.raises(UserError, match=message.replace(r"<\|x\|>", "two words")):
+        Tokenizer(json.dumps(content).encode(), END)
 
 
 def test_bytes_without_an_entry_vanish() -> None:
