@@ -179,10 +179,11 @@ def test_a_damaged_description_stops_nothing_and_what_is_damaged_is_not_kept_in_
     newest = Path(checkpoint.folder(run_url, 6))
     (newest / checkpoint.DESCRIPTION).write_text('{"step": 6')
     assert checkpoint.best(run_url, 3) == [2]
-    check(TrainJob(MODEL, settings(), manifest, run_url))
+    check(TrainJob(MODEL, settings(steps=6), manifest, run_url))
     with pytest.raises(UserError, match="step_00000004 has data.seed = 1234, this run has 5"):
         check(TrainJob(MODEL, settings(seed=5), manifest, run_url))
-    result = run_here(manifest, run_url, steps=5, checkpoint={"every": 1, "keep_last": 1, "keep_best": 1})
+    kept = {"every": 1, "keep_last": 1, "keep_best": 1}
+    result = run_here(manifest, run_url, steps=5, checkpoint=kept, rate_jump="accept")
     assert result.resumed_from == 4 and result.best_checkpoint_url == checkpoint.folder(run_url, 2)
     assert checkpoint.steps(run_url) == [2, 5] and (newest / checkpoint.DAMAGED).exists()
     assert checkpoint.latest(run_url) == checkpoint.folder(run_url, 5)
@@ -315,7 +316,8 @@ def test_what_must_stay_the_same_in_a_run_and_what_may_change(manifest: str, tmp
             check(job(**changes))
     for changes in (
         *({"micro_batch_size": 4}, {"zero_stage": 3}, {"steps": 100}, {"checkpoint": {"every": 2}}),
-        *({"optimizer": {"learning_rate": 1e-3}}, {"guard": {"sigmas": 3}}, {"log_every": 5}),
+        {"optimizer": {"learning_rate": 1e-3}, "rate_jump": "accept"},
+        *({"guard": {"sigmas": 3}}, {"log_every": 5}),
     ):
         check(job(**changes))
     _edit_description(

@@ -355,6 +355,7 @@ def test_settings_that_contradict_each_other_are_named(changes: dict[str, Any], 
 def test_a_shard_damaged_in_the_middle_of_training_stops_or_is_skipped(tmp_path: Path) -> None:
     manifest = write_corpus(tmp_path, SOURCES)
     run: dict[str, Any] = {"run_url": str(tmp_path / "run"), "steps": 12, "checkpoint": {"every": 3}}
+    run["rate_jump"] = "accept"
     run_here(manifest, **{**run, "steps": 6})
     shard = tmp_path / "corpus" / "versions" / "v0001" / "shards" / "a" / "train-00001.arrow"
     content = shard.read_bytes()
