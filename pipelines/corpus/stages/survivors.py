@@ -61,6 +61,8 @@ def document_texts(url: str, rows: np.ndarray) -> Iterator[tuple[slice, pa.Table
     reader = arrow.open_file(url)
     first = 0
     for number in range(reader.num_record_batches):
+        if not len(rows) or rows[-1] < first:
+            return
         batch = reader.get_batch(number)
         low, high = np.searchsorted(rows, [first, first + batch.num_rows])
         if high > low:

@@ -162,33 +162,34 @@ def test_restart_finishes_with_the_same_bytes_on_any_executor(tmp_path, monkeypa
     for name, size in sizes.items():
         module = phases if hasattr(phases, name) else deduplication
         monkeypatch.setattr(module, name, size)
+    # The name of a file of work, and of the folders that it is in, are in its seal.
     entries, urls = write_parts(tmp_path / "in", corpus_of(1, 200), THOROUGH, parts=12)
-    outcome, rows = run(entries, urls, tmp_path / "one", THOROUGH)
-    expected = content(tmp_path / "one")
+    outcome, rows = run(entries, urls, tmp_path / "one" / "work", THOROUGH)
+    expected = content(tmp_path / "one" / "work")
     assert len(expected) > 30 and len(rows) > 50
-    run(entries[::-1], urls, tmp_path / "two", THOROUGH, executor=OnRay(workers=2))
-    assert content(tmp_path / "two") == expected
+    run(entries[::-1], urls, tmp_path / "two" / "work", THOROUGH, executor=OnRay(workers=2))
+    assert content(tmp_path / "two" / "work") == expected
     generator = np.random.default_rng(0)
     for path in sorted(expected):
         if generator.random() < 0.5:
-            (tmp_path / "two" / path).unlink()
+            (tmp_path / "two" / "work" / path).unlink()
     seen = []
     note = lambda *progress: seen.append(progress)  # noqa: E731
     ways: dict[str, Any] = {
-        "work": str(tmp_path / "two"),
+        "work": str(tmp_path / "two" / "work"),
         "config": THOROUGH,
         "executor": HERE,
         "progress": note,
     }
     again = deduplicate(entries, urls, [], **ways)
-    assert content(tmp_path / "two") == expected
-    assert any(0 < done < total for _, done, total in seen)
+    assert content(tmp_path / "two" / "work") == expected
+    assert any(0 < done < total for _, done, total, *_ in seen)
     assert again.counts == outcome.counts and again.cluster_sizes == outcome.cluster_sizes
     seen.clear()
     deduplicate(entries, urls, [], **ways)
     # The sets that edges are made of are gone, and not made again.
-    assert not (tmp_path / "two" / "sets").exists()
-    assert all(done == total for _, done, total in seen) and "dedup sets" in {stage for stage, *_ in seen}
+    assert not (tmp_path / "two" / "work" / "sets").exists()
+    assert all(done == total for _, done, total, *_ in seen) and "dedup sets" in {stage for stage, *_ in seen}
     one_folder, one_rows = run(
         *write_parts(tmp_path / "whole", corpus_of(1, 200), THOROUGH), tmp_path / "w", THOROUGH
     )
@@ -275,7 +276,7 @@ def test_a_compacted_index_finds_what_its_parts_find(tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.corpus.stages.phases.PARTITION_ROWS", 30)
     first, _ = indexed(tmp_path, "v0001", corpus_of(5, 80, 60))
     second, _ = indexed(tmp_path, "v0002", corpus_of(6, 20, 60), [first])
-    both = str(tmp_path / "both")
+    both = str(tmp_path / "both" / "index")
     compact_indexes([first, second], both, executor=HERE)
     new = [{**d, "name": f"again {d['name']}"} for d in corpus_of(5, 30, 60) + corpus_of(6, 20, 60)]
     new += corpus_of(7, 30, 60)
@@ -283,7 +284,7 @@ def test_a_compacted_index_finds_what_its_parts_find(tmp_path, monkeypatch):
     _, apart = run(entries, urls, tmp_path / "apart", THOROUGH, [first, second])
     _, joined = run(entries, urls, tmp_path / "joined", THOROUGH, [both])
     assert joined == apart and {row["kept_version"] for row in joined.values()} >= {"v0001", "v0002"}
-    third = str(tmp_path / "third")
+    third = str(tmp_path / "third" / "index")
     compact_indexes([both], third, executor=HERE)
     assert content(tmp_path / "third") == content(tmp_path / "both")
 
