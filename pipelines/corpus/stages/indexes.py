@@ -50,6 +50,7 @@ def write_index(
         files.remove(work)
     parts = [IndexPart(part.name, part.documents, version) for part in catalog.parts]
     summary = IndexSummary(minhash=config.minhash, bits=bits, parts=parts, groups=catalog.group.tolist())
+    IndexSummary.found_or_aside(files.join(output, INDEX))
     summary.create(files.join(output, INDEX))
 
 
@@ -91,6 +92,7 @@ def compact_indexes(
             groups += [first + group for group in content.groups]
     parts = [IndexPart(part.name, part.documents, str(part.version)) for part in catalog.parts]
     summary = IndexSummary(minhash=contents[0].minhash, bits=bits, parts=parts, groups=groups)
+    IndexSummary.found_or_aside(files.join(output, INDEX))
     summary.create(files.join(output, INDEX))
 
 

@@ -237,7 +237,7 @@ ORIGINS: list[tuple[Change, str]] = [
         ),
         "bytes of text, the manifest says",
     ),
-    (lambda table: table.drop_columns(["bytes"]), "it is not a parquet file of origins"),
+    (lambda table: table.drop_columns(["bytes"]), "parquet file"),
 ]
 """Changes of a table of origins, and the one thing that is wrong then."""
 
