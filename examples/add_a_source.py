@@ -10,7 +10,7 @@ from pathlib import Path
 
 from build_from_python import build, configuration, show
 
-from pipelines.corpus.versions.commands import inputs_of, refresh, summary
+from pipelines.corpus.versions.commands import claimed, inputs_of, refresh, summary
 from pipelines.runtime.executor import InProcess
 
 
@@ -31,7 +31,8 @@ def main(storage: str) -> None:
     before = '{name: modules, urls: ["{storage}/raw/modules/*.jsonl"], kind: code}'
     added = f'{{name: packages, urls: ["{pattern}"], kind: code}}'
     config = configuration(storage, f"sources=[{before}, {added}]")
-    outcome = refresh(config, inputs_of(config), executor=InProcess(), progress=show)
+    with claimed(config, "example") as claim:
+        outcome = refresh(config, inputs_of(config), claim=claim, executor=InProcess(), progress=show)
     print("\n".join(summary(outcome)))
 
 

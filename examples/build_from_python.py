@@ -12,7 +12,7 @@ from pathlib import Path
 
 from base.manifest import Version
 from pipelines.config import Config, load
-from pipelines.corpus.versions.commands import inputs_of, prepare, summary
+from pipelines.corpus.versions.commands import claimed, inputs_of, prepare, summary
 from pipelines.runtime.executor import InProcess
 
 CONFIG = str(Path(__file__).with_name("small.yaml"))
@@ -45,7 +45,8 @@ def build(storage: str) -> Version:
     """Sources to a corpus version: what jobs.prepare does."""
     write_modules(storage)
     config = configuration(storage)
-    outcome = prepare(config, inputs_of(config), executor=InProcess(), progress=show)
+    with claimed(config, "example") as claim:
+        outcome = prepare(config, inputs_of(config), claim=claim, executor=InProcess(), progress=show)
     print("\n".join(summary(outcome)))
     return outcome.version
 
