@@ -4,9 +4,11 @@ A write is visible under its final name only when it is complete and on the disk
 under a temporary name, synced and renamed, any other is spooled to local disk and uploaded as a whole.
 """
 
+import contextlib
 import errno
 import json
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -29,9 +31,12 @@ from base.errors import UserError
 
 TEMPORARY = ".tmp-"
 READ_BYTES = 8 * 2**20
+EXCLUSIVE = frozenset({"file", "local", "memory", "s3", "s3a", "gs", "gcs"})
+"""Protocols of storages that create a file only if there is none of its name."""
 SYNCS = 8
 """Files that are synced at the same time."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 _FORBIDDEN = _FULL | {errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
@@ -286,6 +291,80 @@ def write_bytes(url: str, content: bytes) -> None:
         file.write(content)
 
 
+def creates_exclusively(url: str) -> bool:
+    """Whether the storage of a URL creates a file only if there is none of its name: see `create`."""
+    protocols = split(url)[0].protocol
+    return bool(EXCLUSIVE & {protocols} if isinstance(protocols, str) else EXCLUSIVE & {*protocols})
+
+
+def create(url: str, content: bytes) -> bool:
+    """Create a file that is there whole and on the disk or not at all; whether it has that content now.
+
+    False: one of that name is there with other content, which stays. Of several that create a file at the
+    same moment one does. A storage that cannot do that (creates_exclusively) is asked first instead, and so
+    is a local disk without hard links.
+    """
+    filesystem, path = split(url)
+    try:
+        with _mendable(url, _FORBIDDEN - {errno.EEXIST}):
+            if isinstance(filesystem, LocalFileSystem):
+                _create_local(path, content)
+            elif creates_exclusively(url):
+                filesystem.pipe_file(path, content, mode="create")
+            elif filesystem.exists(path):
+                raise FileExistsError
+            else:
+                filesystem.makedirs(filesystem._parent(path), exist_ok=True)
+                filesystem.pipe_file(path, content)
+    except FileExistsError:  # of another one, or of this one when the answer was lost and it was sent again
+        with contextlib.suppress(FileNotFoundError):
+            return read_bytes(url) == content
+        return False
+    return True
+
+
+def _create_local(path: str, content: bytes) -> None:
+    """Raises FileExistsError if the name is taken, FileNotFoundError if somebody removed what is written."""
+    folder, name = os.path.split(path)
+    make_folder(folder)
+    temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex[:12]}-{name}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if os.path.exists(path):
+                raise FileExistsError from None
+            os.replace(temporary, path)
+        sync(folder)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def sweep(url: str, *, deep: bool) -> None:
+    """Remove what is half written in a local folder: who writes it cannot give it its name any more.
+
+    deep: in the folders below it, too.
+    """
+    local = local_path(url)
+    for folder, folders, names in os.walk(local) if local is not None else ():
+        for name in [name for name in folders if name.startswith(TEMPORARY)]:
+            shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+            folders.remove(name)
+        for name in names:
+            if name.startswith(TEMPORARY):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(folder, name))
+        if not deep:
+            return
+
+
 def read_json(url: str) -> Any:
     """The value of a JSON file."""
     return json.loads(read_bytes(url))
@@ -293,7 +372,12 @@ def read_json(url: str) -> Any:
 
 def write_json(url: str, value: Any) -> None:
     """Write a JSON file atomically, keys in the order given, so that equal values give equal bytes."""
-    write_bytes(url, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    write_bytes(url, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """What write_json writes of a value."""
+    return (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def write_parquet(url: str, table: pa.Table, **options: Any) -> None:

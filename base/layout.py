@@ -14,6 +14,8 @@ LINES = "lines.parquet"
 """Files of a version, below its folder; what was dropped, by stage, is in `dropped`."""
 RESULT = "result.json"
 """Last file of a training run, an evaluation and a batch inference, below its folder."""
+CLAIM = "claim"
+"""Folder of who writes a corpus, a training run, an evaluation or a batch inference, below its folder."""
 
 
 def dropped(stage: str) -> str:

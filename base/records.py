@@ -64,3 +64,11 @@ class Record(BaseModel):
     def write(self, url: str) -> None:
         """Write the record as a JSON file."""
         files.write_json(url, self.to_json())
+
+    def create(self, url: str) -> None:
+        """Write the record as a JSON file that is never replaced, and on the disk when this returns.
+
+        Raises UserError if there is one with other content.
+        """
+        if not files.create(url, files.json_bytes(self.to_json())):
+            raise UserError(f"{url} is there already, and is another one: it was not replaced")

@@ -72,9 +72,10 @@ def build(data: Path, folder: Path, syncs: Syncs) -> float:
     ]
     config = load(str(ROOT / "configs" / "pile.yaml"), changes)
     os.sync()  # of the build before
-    with mock.patch.object(os, "fsync", syncs):
+    with mock.patch.object(os, "fsync", syncs), commands.claimed(config, "benchmark") as claim:
         begin = time.perf_counter()
-        commands.prepare(config, commands.inputs_of(config), executor=InProcess(), progress=silent)
+        inputs = commands.inputs_of(config)
+        commands.prepare(config, inputs, claim=claim, executor=InProcess(), progress=silent)
         seconds = time.perf_counter() - begin
     shutil.rmtree(folder)
     return seconds

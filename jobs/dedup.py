@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.session import ConfigOption, SetOption, VerboseOption, run, session
+from jobs.session import ConfigOption, SetOption, VerboseOption, run, session, tell
 
 if TYPE_CHECKING:
     from jobs.checks import Listing
@@ -57,11 +57,12 @@ def _list_phases(settings: "Config", listing: "Listing", until: str, verbose: bo
     from dedup import runs
     from pipelines.corpus.versions import commands
 
-    inputs = commands.inputs_of(settings, listing)
-    with session(settings, verbose=verbose, builds=True) as work:
-        folder = commands.deduplicated(
-            settings, inputs, until=until, executor=work.executor, progress=work.progress
-        )
+    with commands.claimed(settings, "jobs.dedup", tell) as claim:
+        inputs = commands.inputs_of(settings, listing)
+        with session(settings, verbose=verbose, builds=True) as work:
+            folder = commands.deduplicated(
+                settings, inputs, until=until, claim=claim, executor=work.executor, progress=work.progress
+            )
     phases: dict[str, list[str]] = {}
     for url in files.list_files(folder):
         phases.setdefault(layout.name_of(layout.parent_of(url)), []).append(url)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.session import ConfigOption, SetOption, VerboseOption, run, session
+from jobs.session import ConfigOption, SetOption, VerboseOption, run, session, tell
 
 
 def main(
@@ -41,7 +41,7 @@ def main(
     from pipelines.inference.evaluate import evaluate
 
     with session(settings, verbose=verbose) as work:
-        result, new = evaluate(settings, version, chosen, work.progress, executor=work.executor)
+        result, new = evaluate(settings, version, chosen, work.progress, executor=work.executor, tell=tell)
     for name, values in [*result.sources.items(), ("all", result.all)]:
         print(
             f"  {name:<24} {values.documents:>6} documents  loss {values.loss:.4f}"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.session import ConfigOption, SetOption, VerboseOption, run, session
+from jobs.session import ConfigOption, SetOption, VerboseOption, run, session, tell
 
 
 def main(
@@ -37,7 +37,7 @@ def main(
 
     read_prompts(prompts)
     with session(settings, verbose=verbose) as work:
-        result, new = infer(settings, chosen, prompts, work.progress, executor=work.executor)
+        result, new = infer(settings, chosen, prompts, work.progress, executor=work.executor, tell=tell)
     print(f"{result.rows} rows, {result.errors} with an error, {result.new_tokens} tokens generated")
     print(f"results {result.url}" + ("" if new else " (already finished)"))
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.session import ConfigOption, SetOption, VerboseOption, run, session
+from jobs.session import ConfigOption, SetOption, VerboseOption, run, session, tell
 
 
 def main(
@@ -32,11 +32,13 @@ def main(
     check("merge", settings)
     from pipelines.corpus.versions import commands, merge
 
-    parent, other = commands.merge_plan(settings, with_)
-    with session(
-        settings, verbose=verbose, builds=True, needs_cluster=merge.find(parent, other) is None
-    ) as work:
-        outcome = commands.merge(settings, parent, other, executor=work.executor, progress=work.progress)
+    with commands.claimed(settings, "jobs.merge", tell) as claim:
+        parent, other = commands.merge_plan(settings, with_)
+        found = merge.find(parent, other)
+        with session(settings, verbose=verbose, builds=True, needs_cluster=found is None) as work:
+            outcome = commands.merge(
+                settings, parent, other, claim=claim, executor=work.executor, progress=work.progress
+            )
     if not outcome.new:
         print(f"nothing to merge: {outcome.version.name} holds every document of {other.url}")
     print("\n".join(commands.summary(outcome)))

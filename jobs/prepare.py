@@ -1,6 +1,6 @@
 """Sources to a corpus version: read, clean, dedupe, tokenize, shard."""
 
-from jobs.session import ConfigOption, SetOption, VerboseOption, run, session
+from jobs.session import ConfigOption, SetOption, VerboseOption, run, session, tell
 
 
 def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = False) -> None:
@@ -21,9 +21,12 @@ def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = 
     listing = check("prepare", settings)
     from pipelines.corpus.versions import commands
 
-    inputs = commands.inputs_of(settings, listing)
-    with session(settings, verbose=verbose, builds=True) as work:
-        outcome = commands.prepare(settings, inputs, executor=work.executor, progress=work.progress)
+    with commands.claimed(settings, "jobs.prepare", tell) as claim:
+        inputs = commands.inputs_of(settings, listing)
+        with session(settings, verbose=verbose, builds=True) as work:
+            outcome = commands.prepare(
+                settings, inputs, claim=claim, executor=work.executor, progress=work.progress
+            )
     print("\n".join(commands.summary(outcome)))
 
 

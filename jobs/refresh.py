@@ -1,6 +1,6 @@
 """New and changed source files to the next corpus version."""
 
-from jobs.session import ConfigOption, SetOption, VerboseOption, run, session
+from jobs.session import ConfigOption, SetOption, VerboseOption, run, session, tell
 
 
 def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = False) -> None:
@@ -20,11 +20,14 @@ def main(config: ConfigOption, set_: SetOption = None, verbose: VerboseOption = 
     listing = check("refresh", settings)
     from pipelines.corpus.versions import commands
 
-    inputs = commands.inputs_of(settings, listing)
-    _, fresh = commands.refresh_plan(settings, inputs)
-    print(f"{len(fresh)} new or changed files of {len(inputs)}")
-    with session(settings, verbose=verbose, builds=True, needs_cluster=bool(fresh)) as work:
-        outcome = commands.refresh(settings, inputs, executor=work.executor, progress=work.progress)
+    with commands.claimed(settings, "jobs.refresh", tell) as claim:
+        inputs = commands.inputs_of(settings, listing)
+        _, fresh = commands.refresh_plan(settings, inputs)
+        print(f"{len(fresh)} new or changed files of {len(inputs)}")
+        with session(settings, verbose=verbose, builds=True, needs_cluster=bool(fresh)) as work:
+            outcome = commands.refresh(
+                settings, inputs, claim=claim, executor=work.executor, progress=work.progress
+            )
     print("\n".join(commands.summary(outcome)))
 
 

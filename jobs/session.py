@@ -78,6 +78,11 @@ def session(
         progress.close()
 
 
+def tell(sentence: str) -> None:
+    """Say whom the command waits for."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
 def run(command: Callable[..., None], program: str | None = None, arguments: list[str] | None = None) -> None:
     """Run one command function as the program and exit with its code.
 

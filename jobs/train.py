@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.session import ConfigOption, SetOption, VerboseOption, run, session
+from jobs.session import ConfigOption, SetOption, VerboseOption, run, session, tell
 
 
 def main(
@@ -36,12 +36,13 @@ def main(
     check("train", settings)
     version = manifest.require(settings.storage, corpus)
     from jobs.progress import TrainingProgress
-    from pipelines.training.run import check_fits, run_name, train
+    from pipelines.training.run import check_fits, claimed, run_name, train
 
     chosen = name or run_name(settings, version)
     check_fits(settings, version, chosen)
-    with session(settings, verbose=verbose):
-        result, new = train(settings, version, chosen, TrainingProgress(settings.train.steps))
+    with claimed(settings, chosen, tell) as claim, session(settings, verbose=verbose):
+        progress = TrainingProgress(settings.train.steps)
+        result, new = train(settings, version, chosen, progress, claim=claim)
     speed, before = result.tokens_per_second, result.resumed_from
     print(
         f"run {chosen}: {result.step} steps, {result.tokens:,} tokens; loss {result.first_loss:.4f} "

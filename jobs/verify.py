@@ -1,11 +1,12 @@
 """Corpus versions against their manifests."""
 
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 
 from base.errors import UserError
-from jobs.session import DAMAGED, ConfigOption, SetOption, VerboseOption, run, session
+from jobs.session import DAMAGED, ConfigOption, SetOption, VerboseOption, run, session, tell
 
 
 def main(
@@ -38,18 +39,22 @@ def main(
         raise UserError(f"{Layout(settings.storage).corpus} holds no {wanted}; run jobs.prepare first")
     if rebuild:
         check("verify --rebuild", settings)
+    from pipelines.corpus.versions import commands
     from pipelines.corpus.versions.rebuild import repair
     from pipelines.corpus.versions.verify import open_versions, verify
 
     versions, damage = open_versions(urls)
-    with session(settings, verbose=verbose) as work:
+    claimed = commands.claimed(settings, "jobs.verify --rebuild", tell) if rebuild else nullcontext()
+    with claimed as claim, session(settings, verbose=verbose) as work:
         damage += verify(versions, executor=work.executor, progress=work.progress)
         work.progress.close()
         for item in damage:
             print(f"damaged: {item.path}: {item.problem}")
-        if rebuild and damage:
+        if claim is not None and damage:
             damaged = damage
-            damage = repair(settings, versions, damaged, executor=work.executor, progress=work.progress)
+            damage = repair(
+                settings, versions, damaged, claim=claim, executor=work.executor, progress=work.progress
+            )
             work.progress.close()
             left = {item.path for item in damage}
             for path in sorted({item.path for item in damaged} - left):

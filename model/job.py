@@ -8,6 +8,7 @@ import logging
 from dataclasses import dataclass, field
 
 from base import files
+from base.claims import Claim
 from base.errors import UserError
 from model import batches, checkpoint
 from model.checkpoint import Identity
@@ -32,6 +33,13 @@ class TrainJob:
     """Folder of the run: journal, checkpoints, summary."""
     mixture: dict[str, float] = field(default_factory=dict)
     """Weights of the sources; by tokens when empty."""
+    claim: Claim | None = None
+    """Who may write the run; None where nobody else can."""
+
+    def check_claim(self) -> None:
+        """Raise UserError if another command trains the run now."""
+        if self.claim is not None:
+            self.claim.check()
 
     def samples(self, step: int, stop: int) -> tuple[int, int]:
         """First sample of 0-based `step`, and of `stop`."""

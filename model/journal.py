@@ -8,6 +8,7 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from base import files
@@ -76,8 +77,12 @@ class StepRecord(Record):
 class Journal:
     """Appends lines to <run>/journal.jsonl, never two for one step."""
 
-    def __init__(self, run_url: str) -> None:
-        """Open the journal, drop a line that a kill cut short, and find the last step in it."""
+    def __init__(self, run_url: str, check: Callable[[], None] = lambda: None) -> None:
+        """Open the journal, drop a line that a kill cut short, and find the last step in it.
+
+        check: called before what others see is written; raises UserError if another command trains the run.
+        """
+        self._check = check
         self.url = files.join(run_url, NAME)
         path = files.local_path(self.url)
         self._remote = path is None
@@ -86,11 +91,10 @@ class Journal:
             if files.exists(self.url):
                 Path(path).write_bytes(files.read_bytes(self.url))
         self._path = path
-        files.make_folder(os.path.dirname(self._path))
-        self._file = open(self._path, "ab+")  # noqa: SIM115 - open for the life of the run
-        self._file.seek(0)
-        content = self._file.read()
-        self._file.truncate(content.rfind(b"\n") + 1)
+        content = files.read_bytes(path) if os.path.exists(path) else b""
+        # Another file: what a former process that trains the run has opened is no journal any more.
+        files.write_bytes(path, content[: content.rfind(b"\n") + 1])
+        self._file = open(path, "ab")  # noqa: SIM115 - open for the life of the run
         self.last_step = max((record.step for record in parse(content, self.url)), default=0)
         """The last step that has a line; 0 when there is none."""
         self._synced = time.monotonic()
@@ -99,12 +103,16 @@ class Journal:
         """Write a line, unless its step has one; says whether it was written."""
         if record.step <= self.last_step:
             return False
+        if not self._remote:
+            self._check()
         self._file.write((json.dumps(record.to_json()) + "\n").encode())
         self._file.flush()
         self.last_step = record.step
         if time.monotonic() - self._synced > SYNC_SECONDS:
             try:
                 self.sync()
+            except UserError:
+                raise
             except Exception as error:  # the next checkpoint syncs too, and stops training if it cannot
                 logger.warning("the journal at %s waits: %s", self.url, error)
         return True
@@ -113,6 +121,7 @@ class Journal:
         """Bring the journal to where a power cut or the end of this machine does not take it away."""
         self._synced = time.monotonic()
         if self._remote:
+            self._check()
             files.write_bytes(self.url, Path(self._path).read_bytes())
         else:
             files.sync(self._path)

@@ -63,10 +63,11 @@ def spans_of(streams: Streams, source: int, window: int) -> list[Span]:
 def windows_of(streams: Streams, shard: int, row: int) -> tuple[int, list[int]] | None:
     """The source of a document, and the windows that stand for those that hold tokens of it.
 
-    shard: position in the manifest; row: of the document in it. None for shards that are not trained on.
+    shard: position in the manifest; row: of the document in it. None for shards that are not trained on,
+    damaged ones that are skipped among them.
     """
     places = np.flatnonzero(streams.numbers == shard)
-    if not len(places):
+    if not len(places) or streams.left_out(int(places[0])):
         return None
     index = int(places[0])
     source = int(np.searchsorted(streams.first_shard, index, side="right")) - 1

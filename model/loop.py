@@ -71,11 +71,11 @@ class Loop:
         rank, self.world = ranks.rank(), ranks.world()
         # Workers that share layers train on the same samples; they have consecutive ranks.
         self.share, self.shares = rank // job.train.tensor_parallel, self.world // job.train.tensor_parallel
-        self.journal = Journal(job.run_url) if rank == 0 else None
+        self.journal = Journal(job.run_url, job.check_claim) if rank == 0 else None
         self.sampler = sampler(job, loader.corpus) if rank == 0 else None
         self.threads = ThreadPoolExecutor(1, "loader")
         planned = planned_bytes(job, identity.model["vocab_size"], identity.model["precision"])
-        self.saver = Saver(engine, job.run_url, job.train.checkpoint, planned)
+        self.saver = Saver(engine, job.run_url, job.train.checkpoint, planned, job.check_claim)
         self.stalls: list[float] = []
         """Seconds for which each checkpoint stopped the loop."""
         self.evaluation: dict[str, dict[str, float]] = {}

@@ -1,11 +1,13 @@
 """Writing the checkpoints of a run while it goes on."""
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
 import tempfile
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,8 +40,19 @@ class Saver:
     `save` and `wait` raise UserError when the run has no checkpoint and too many could not be written.
     """
 
-    def __init__(self, engine: Any, run_url: str, config: CheckpointConfig, planned: int) -> None:
-        """`engine` is one of model.engine, which saves into host memory; planned: bytes of a checkpoint."""
+    def __init__(
+        self,
+        engine: Any,
+        run_url: str,
+        config: CheckpointConfig,
+        planned: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`engine` is one of model.engine, which saves into host memory; planned: bytes of a checkpoint.
+
+        check: called before a checkpoint gets its name; raises UserError if another command trains the run.
+        """
+        self._check = check
         self.engine, self.run_url, self.config, self.planned = engine, run_url, config, planned
         self.rank, self.world = ranks.rank(), ranks.world()
         self.saved: int | None = None
@@ -179,12 +192,21 @@ class Saver:
         stored = {name: file for part in reports for name, file in part.files.items()}
         description = description.model_copy(update={"files": dict(sorted(stored.items()))})
         if place == target:
-            description.write(files.join(target, DESCRIPTION))
+            self._check()
+            description.create(files.join(target, DESCRIPTION))
         else:
             local = str(files.local_path(target))
             description.write(os.path.join(place, DESCRIPTION))
-            shutil.rmtree(local, ignore_errors=True)
-            os.rename(place, local)
+            self._check()
+            try:
+                os.rename(place, local)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                if os.path.exists(os.path.join(local, DESCRIPTION)):
+                    raise UserError(f"{local} is there already") from None
+                shutil.rmtree(local)  # what is left of a damaged one
+                os.rename(place, local)
             files.sync(os.path.dirname(local))
         self.saved = description.step
         self._failures.clear()

@@ -110,11 +110,16 @@ class Streams:
             return []
         return [w for w in sorted(others | {window}) if self.replace(source, w) == window]
 
+    def left_out(self, index: int) -> bool:
+        """Whether a shard (an index into `numbers`) is damaged, so that no window holds a token of it."""
+        if self.skip_damaged and self._addresses[index] == 0 and not self._damaged[index]:
+            self._open(index)
+        return bool(self._damaged[index])
+
     def _inspect(self, source: int) -> None:
         """Find every damaged shard of a source."""
         for index in range(int(self.first_shard[source]), int(self.first_shard[source + 1])):
-            if self._addresses[index] == 0 and not self._damaged[index]:
-                self._open(index)
+            self.left_out(index)
 
     def _open(self, index: int) -> None:
         """Open a shard; note that it is damaged, or raise the error.

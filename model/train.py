@@ -29,6 +29,7 @@ def train(
     that has no room for the first checkpoint.
     """
     rank, world = initialize_distributed()
+    job.check_claim()
     config = job.train
     problem = config.misfit(world)
     if problem is not None:
@@ -84,6 +85,7 @@ def _summarize(loop: Loop, first: int, seconds: float) -> Summary | None:
     if loop.journal is None:
         return None
     loop.journal.sync()
+    loop.job.check_claim()
     job, saved, step = loop.job, loop.saver.saved, max(first, loop.job.train.steps)
     best = checkpoint.best(job.run_url)
     records = journal.read(job.run_url)
@@ -107,6 +109,7 @@ def _summarize(loop: Loop, first: int, seconds: float) -> Summary | None:
         checkpoint_stalls=loop.stalls,
         hf_url=_export(job, loop.loader.corpus, step) if saved == step else None,
     )
+    job.check_claim()
     summary.write(files.join(job.run_url, SUMMARY))
     return summary
 

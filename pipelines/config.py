@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from base import files
+from base.claims import ClaimsConfig
 from base.credentials import hidden
 from base.errors import UserError
 from base.mixture import check_shares
@@ -81,6 +82,8 @@ class Config(Section):
     """MLflow."""
     ray: RayConfig = RayConfig()
     """Ray."""
+    claims: ClaimsConfig = ClaimsConfig()
+    """Two commands that write the same corpus, training run or output."""
 
     @model_validator(mode="after")
     def _unique_sources(self) -> "Config":

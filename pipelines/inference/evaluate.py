@@ -1,12 +1,16 @@
 """jobs.evaluate below the command line: held-out loss, perplexity and bits per byte of every source."""
 
+import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from base import arrow, files
+from base import arrow, claims, files
+from base.claims import Claim
 from base.errors import UserError
 from base.layout import RESULT, Layout
 from base.manifest import Version
@@ -16,9 +20,10 @@ from pipelines.inference import models
 from pipelines.inference.models import ModelFolder
 from pipelines.runtime import tracking
 from pipelines.runtime.executor import Executor
-from pipelines.runtime.progress import Progress, counter
+from pipelines.runtime.progress import Progress, counter, watched
 
 UNIT_DOCUMENTS = 32
+log = logging.getLogger("piledriver.evaluate")
 DOCUMENTS = pa.schema(
     [
         ("source", pa.string()),
@@ -110,22 +115,47 @@ class Scorer:
 
 
 def evaluate(
-    config: Config, version: Version, model: ModelFolder, progress: Progress, *, executor: Executor
+    config: Config,
+    version: Version,
+    model: ModelFolder,
+    progress: Progress,
+    *,
+    executor: Executor,
+    tell: Callable[[str], None] = log.warning,
 ) -> tuple[EvaluationResult, bool]:
     """Score the held-out documents of every source and record the result.
 
     Returns it, and whether it was found now. The model must know the corpus' tokens (models.check_tokenizer).
-    Raises UserError if nothing is held out.
+    tell: gets a sentence about whom this command waits for. Raises UserError if nothing is held out, or
+    another command evaluates the same.
     """
     settings = config.evaluate
     key = files.key_of(version.hash, models.model_key(model), settings.model_dump(mode="json"))
     url = Layout(config.storage).evaluation(f"{model.name}-{version.name}-{key[:8]}")
     done = files.join(url, RESULT)
-    if files.exists(done):
-        return EvaluationResult.read(done), False
     units = _units(version, settings.max_documents, url)
     if not units:
         raise UserError(f"corpus {version.name} has no held-out documents; raise shard.heldout_fraction")
+    with claims.held(url, "jobs.evaluate", config.claims, tell=tell) as claim:
+        if files.exists(done):
+            return EvaluationResult.read(done), False
+        progress = watched(progress, claim.check, config.claims.stale_seconds / claims.BEATS)
+        return _evaluate(config, version, model, units, key, url, claim, progress, executor), True
+
+
+def _evaluate(
+    config: Config,
+    version: Version,
+    model: ModelFolder,
+    units: list[Unit],
+    key: str,
+    url: str,
+    claim: Claim,
+    progress: Progress,
+    executor: Executor,
+) -> EvaluationResult:
+    """Score the units into the folder `url`."""
+    settings = config.evaluate
     place = tracking.Tracking.of(config)
     tags = {"corpus": version.hash, "version": version.name, "model": model.name}
     tags |= tracking.upstream(place, "train", training_run=model.name)
@@ -141,17 +171,19 @@ def evaluate(
         executor.map_actors(Scorer, arguments, missing, count)
         table = pa.concat_tables([files.read_parquet(unit.output) for unit in units])
         documents = files.join(url, "documents.parquet")
-        files.write_parquet(documents, table)
+        with claim.writer(documents) as file:
+            pq.write_table(table, file, compression="zstd")
         result = _result(table, url)
         picture = files.join(url, "evaluation.png")
-        files.write_bytes(picture, _picture(result, f"{model.name} on {version.name}"))
+        claim.write(picture, _picture(result, f"{model.name} on {version.name}"))
         for name, measures in [*result.sources.items(), ("all", result.all)]:
             run.metrics({f"{field}/{name}": value for field, value in measures.to_json().items()})
         run.artifact(picture)
         run.artifact(documents)
-        result.write(done)
+        done = files.join(url, RESULT)
+        claim.publish(done, result)
         run.artifact(done)
-    return result, True
+    return result
 
 
 def _result(table: pa.Table, url: str) -> EvaluationResult:

@@ -5,12 +5,15 @@ A block of rows is one file; a finished block is never generated again. A row th
 """
 
 import json
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyarrow.parquet as pq
 
-from base import files
+from base import claims, files
+from base.claims import Claim
 from base.errors import UserError
 from base.layout import RESULT, TOKENIZER, Layout
 from base.records import Record
@@ -20,9 +23,11 @@ from pipelines.inference.models import CONFIG, ModelFolder
 from pipelines.inference.settings import InferConfig
 from pipelines.runtime import tracking
 from pipelines.runtime.executor import Executor
-from pipelines.runtime.progress import Progress, counter
+from pipelines.runtime.progress import Progress, counter, watched
 
 BLOCK_ROWS = 64
+
+log = logging.getLogger("piledriver.infer")
 
 
 class Row(Record):
@@ -179,9 +184,19 @@ def row_seed(seed: int, key: str) -> int:
 
 
 def infer(
-    config: Config, model: ModelFolder, prompts: str, progress: Progress, *, executor: Executor
+    config: Config,
+    model: ModelFolder,
+    prompts: str,
+    progress: Progress,
+    *,
+    executor: Executor,
+    tell: Callable[[str], None] = log.warning,
 ) -> tuple[InferenceResult, bool]:
-    """Complete every prompt and record the run; returns its result, and whether it was made now."""
+    """Complete every prompt and record the run; returns its result, and whether it was made now.
+
+    tell: gets a sentence about whom this command waits for. Raises UserError if another command writes the
+    same folder, or what is there is of other prompts.
+    """
     settings = config.infer
     rows = read_prompts(prompts)
     key = files.key_of(
@@ -190,11 +205,41 @@ def infer(
         settings.model_dump(mode="json", exclude={"workers", "output", "prompts"}),
     )
     url = files.absolute(settings.output or Layout(config.storage).inference(f"{model.name}-{key[:8]}"))
-    done = files.join(url, RESULT)
-    if files.exists(done):
-        found = InferenceResult.read(done)
-        if found.key == key:
+    with claims.held(url, "jobs.infer", config.claims, tell=tell) as claim:
+        found = _finished(url, key)
+        if found is not None:
             return found, False
+        progress = watched(progress, claim.check, config.claims.stale_seconds / claims.BEATS)
+        return _complete(config, model, prompts, rows, key, url, claim, progress, executor), True
+
+
+def _finished(url: str, key: str) -> InferenceResult | None:
+    """The result in a folder, if there is one. Raises UserError if it is of other work."""
+    done = files.join(url, RESULT)
+    if not files.exists(done):
+        return None
+    found = InferenceResult.read(done)
+    if found.key != key:
+        raise UserError(
+            f"{done} is of other prompts, another model or other settings: give another folder as "
+            "infer.output, or remove that one"
+        )
+    return found
+
+
+def _complete(
+    config: Config,
+    model: ModelFolder,
+    prompts: str,
+    rows: list[Row],
+    key: str,
+    url: str,
+    claim: Claim,
+    progress: Progress,
+    executor: Executor,
+) -> InferenceResult:
+    """Complete every prompt into the folder `url`."""
+    settings = config.infer
     blocks = [
         Block(
             rows=rows[start : start + BLOCK_ROWS],
@@ -213,7 +258,7 @@ def infer(
         executor.map_actors(Generator, arguments, missing, count, workers=settings.workers)
         content = b"".join(files.read_bytes(block.output) for block in blocks)
         results = files.join(url, "results.jsonl")
-        files.write_bytes(results, content)
+        claim.write(results, content)
         written = [Row.from_json(json.loads(line), results) for line in content.splitlines()]
         result = InferenceResult(
             key=key,
@@ -224,5 +269,5 @@ def infer(
         )
         run.metrics({"rows": result.rows, "errors": result.errors, "new_tokens": result.new_tokens})
         run.artifact(results)
-        result.write(done)
-    return result, True
+        claim.publish(files.join(url, RESULT), result)
+    return result

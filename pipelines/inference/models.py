@@ -119,8 +119,13 @@ def _tokens(tokenizer: dict[str, Any]) -> dict[int, str]:
 
 
 def model_key(model: ModelFolder) -> str:
-    """A name of the model's content for outputs that depend on it: its weights' sizes and configuration."""
-    entries = [(layout.name_of(url), files.size(url)) for url in model.weights()]
+    """A name of the model's content for outputs that depend on it: its weights and configuration.
+
+    The weights of a run are those of its result; of another folder all bytes are read, since weights that
+    were replaced have the same sizes.
+    """
+    content = files.size if model.result else files.digest
+    entries = [(layout.name_of(url), content(url)) for url in model.weights()]
     result = model.result.to_json() if model.result else {}
     return files.key_of(model.url, entries, result, model.config())
 

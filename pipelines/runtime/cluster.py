@@ -20,7 +20,7 @@ import tenacity
 
 from base import NUMBA_LOCATORS
 from base.errors import UserError, mistake
-from pipelines.runtime import kernels
+from pipelines.runtime import kernels, nodes
 from pipelines.runtime.progress import Work, noted
 from pipelines.runtime.settings import RayConfig
 
@@ -137,6 +137,7 @@ def _quiet() -> None:
     """Only errors from Ray's own loggers, and nothing from its C++ core, in this process."""
     import ray.data  # noqa: F401 (adds the handlers that are silenced here)
 
+    nodes.say_shortly()
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for name in ("ray", "ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -4,7 +4,7 @@ import contextlib
 import contextvars
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 WINDOW_SECONDS = 60.0
@@ -70,6 +70,20 @@ class Progress(Protocol):
 
 def silent(stage: str, done: int, total: int, documents: int = 0, size: int = 0, /) -> None:
     """The progress that shows nothing."""
+
+
+def watched(progress: Progress, check: Callable[[], None], every: float) -> Progress:
+    """A progress that passes on to `progress`, and calls `check` when it is called, so many seconds apart."""
+    last = time.monotonic()
+
+    def note(*counts: Any) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every:
+            check()
+            last = time.monotonic()
+        progress(*counts)
+
+    return note
 
 
 class Counter:

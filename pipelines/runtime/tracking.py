@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from base import files
+from base.claims import TakenOverError
 from base.credentials import hide
 from base.errors import UserError
 from base.layout import name_of
@@ -159,7 +160,7 @@ class TrackedRun:
         kind = "local" if protocol == "file" else protocol
         url = hide(url)
         source = json.dumps({"uri": url if "://" in url else f"file://{url}"})
-        dataset = Dataset(name, digest, kind, source, schema=None, profile=json.dumps(profile))
+        dataset = Dataset(name, digest, kind, source, schema=None, profile=hide(json.dumps(profile)))
         entry = DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
         self._try("log_inputs", datasets=[entry])
 
@@ -193,7 +194,7 @@ def _register(
     versions = list(client.search_model_versions(f"name = '{name}'"))
     if all(version.run_id != run_id for version in versions):
         tags = {PREFIX + "url": hide(url)} | ({} if bits_per_byte is None else {tag: str(bits_per_byte)})
-        source = url
+        source = hide(url)
         if remote and files.local_path(url) is not None:
             client.log_dict(run_id, {"url": url, "host": socket.gethostname()}, f"{MODEL}/model.json")
             source = f"{client.get_run(run_id).info.artifact_uri}/{MODEL}"
@@ -238,9 +239,24 @@ def client_of(tracking: Tracking) -> Any:
     from mlflow import MlflowClient
 
     store = _store_file(tracking)
-    if store is not None:
+    if store is not None and not store.exists():
         store.parent.mkdir(parents=True, exist_ok=True)
+        _make_store(store)
     return MlflowClient(tracking.uri)
+
+
+def _make_store(path: Path) -> None:
+    """Put an empty store at a path where there is none.
+
+    MLflow would make it there, step by step, and not ask whether another command does the same: both would
+    fail, and so would all later ones where a kill comes in between.
+    """
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory(prefix="piledriver-store-") as folder:
+        made = Path(folder, "mlflow.db")
+        MlflowClient(f"sqlite:///{made}").search_experiments(max_results=1)
+        files.create(str(path), made.read_bytes())
 
 
 def _store_file(tracking: Tracking) -> Path | None:
@@ -261,6 +277,8 @@ def run(
     opened = _open(tracking, command, key, tags, again)
     try:
         yield opened
+    except TakenOverError:  # the run is that of the command that has taken over, if it does the same work
+        raise
     except BaseException:
         opened._try("set_terminated", "FAILED")
         raise
@@ -276,11 +294,7 @@ def run(
 def _open(tracking: Tracking, command: str, key: str, tags: dict[str, str], again: bool) -> TrackedRun:
     try:
         client = client_of(tracking)
-        experiment = client.get_experiment_by_name(tracking.experiment)
-        if experiment:
-            experiment_id = experiment.experiment_id
-        else:
-            experiment_id = client.create_experiment(tracking.experiment, tracking.artifacts)
+        experiment_id = _experiment(client, tracking)
         found = find(tracking, command, key=key)
         if found and (again or found.info.status != "FINISHED"):
             client.update_run(found.info.run_id, status="RUNNING")
@@ -301,6 +315,21 @@ def _open(tracking: Tracking, command: str, key: str, tags: dict[str, str], agai
         return TrackedRun(None, None)
     opened.tags(tags)
     return opened
+
+
+def _experiment(client: Any, tracking: Tracking) -> str:
+    """The id of the experiment, which is made if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(tracking.experiment)
+    if found is None:
+        try:
+            return str(client.create_experiment(tracking.experiment, tracking.artifacts))
+        except MlflowException:  # another command was first
+            found = client.get_experiment_by_name(tracking.experiment)
+            if found is None:
+                raise
+    return str(found.experiment_id)
 
 
 def find(tracking: Tracking, command: str, **tags: str) -> Any | None:

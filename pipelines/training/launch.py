@@ -13,9 +13,12 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from base import files
+from base.claims import Claim
 from base.errors import UserError
+from model import checkpoint
 from model.config import TrainConfig
 from model.job import TrainJob, check
 from model.journal import NAME, StepRecord
@@ -39,6 +42,7 @@ def launch(
     run_url: str,
     on_start: OnStart | None = None,
     on_line: OnLine | None = None,
+    claim: Claim | None = None,
 ) -> Summary:
     """Train on the corpus version `manifest_url` into the folder `run_url`, continuing what is there.
 
@@ -46,14 +50,16 @@ def launch(
     settings that do not fit the corpus, an earlier part of the run or the cluster.
     """
     train = config.train
-    job = TrainJob(config.model, train, manifest_url, run_url, config.mixture)
+    job = TrainJob(config.model, train, manifest_url, run_url, config.mixture, claim)
     check(job)
     available = ray.cluster_resources()
     least = train.min_workers or train.workers
     use_gpu = train.use_gpu == "yes" or (train.use_gpu == "auto" and available.get("GPU", 0) >= least)
     _check_resources(config, available, use_gpu)
     per_worker = {"CPU": float(train.cpus_per_worker), **({"GPU": 1.0} if use_gpu else {})}
-    messages = Queue(actor_options={"num_cpus": 0})
+    # On this machine, so that it is there as long as whoever listens.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     settings = {"job": job, "on_start": on_start, "threads": train.cpus_per_worker, "messages": messages}
     trainer = TorchTrainer(
         _worker,
@@ -73,7 +79,7 @@ def launch(
             name="ray",
             **_storage(run_url),
             failure_config=FailureConfig(max_failures=train.max_failures),
-            callbacks=[_Mistakes()],
+            callbacks=[_Failures(messages)],
             worker_runtime_env={"env_vars": _environment(use_gpu)},
         ),
     )
@@ -143,8 +149,12 @@ def _check_resources(config: Config, available: dict[str, float], use_gpu: bool)
             )
 
 
-class _Mistakes(UserCallback):  # type: ignore[misc]
-    """Ends a run at the first UserError of a worker: what a person must mend is not tried again."""
+class _Failures(UserCallback):  # type: ignore[misc]
+    """Says which workers failed, and ends a run at the first UserError: that is not tried again."""
+
+    def __init__(self, messages: Queue) -> None:
+        """`messages` is what the driver listens to."""
+        self.messages = messages
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Raise the UserError among the exceptions of workers, if there is one; Ray ends the run then."""
@@ -152,6 +162,12 @@ class _Mistakes(UserCallback):  # type: ignore[misc]
             mistake = _user_error(error)
             if mistake is not None:
                 raise UserError(str(mistake))
+        ranks = ", ".join(map(str, sorted(worker_exceptions)))
+        # The first line: Ray adds its logs, and a traceback is of no use where the worker is gone.
+        why = str(next(iter(worker_exceptions.values()), "")).strip().partition("\n")[0]
+        self.messages.put_nowait(
+            f"training lost the workers of rank {ranks} ({why}) and waits for others, or goes on without"
+        )
 
 
 def _user_error(error: BaseException) -> UserError | None:
@@ -169,13 +185,21 @@ def _user_error(error: BaseException) -> UserError | None:
 
 @contextlib.contextmanager
 def _listen(messages: Queue, on_line: OnLine | None) -> Iterator[None]:
-    """Pass on what workers send during the block: journal lines to `on_line`, warnings to the log."""
+    """Pass on what workers send during the block: journal lines to `on_line`, warnings to the log.
+
+    A pair is a start of the workers: the step of the checkpoint, and how many they are.
+    """
     heard: set[str] = set()
 
     def work() -> None:
+        starts = 0
         with contextlib.suppress(ray.exceptions.RayError):  # the cluster is gone, and training says so
             while (message := messages.get()) is not None:
-                if isinstance(message, str):
+                if isinstance(message, tuple):
+                    starts += 1
+                    if starts > 1:
+                        logger.warning("training goes on from step %d with %d workers", *message)
+                elif isinstance(message, str):
                     if message not in heard:  # ranks may say the same
                         heard.add(message)
                         logger.warning("%s", message)
@@ -218,7 +242,11 @@ def _worker(settings: dict[str, Any]) -> None:
     logging.getLogger("piledriver").addHandler(_Warnings(messages))
     if not torch.cuda.is_available():
         torch.set_num_threads(settings["threads"])
-    leads = ray.train.get_context().get_world_rank() == 0
+    context = ray.train.get_context()
+    leads = context.get_world_rank() == 0
+    if leads:
+        step = max(checkpoint.steps(job.run_url), default=0)
+        ray.get(messages.actor.put_nowait.remote((step, context.get_world_size())))
     journal_url = files.join(job.run_url, NAME)
 
     def tell(record: StepRecord) -> None:

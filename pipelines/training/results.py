@@ -1,6 +1,7 @@
 """What a training run leaves when it has finished: its result, and a pointer to the newest."""
 
 from base import files
+from base.claims import Claim
 from base.errors import UserError
 from base.layout import Layout
 from base.records import Record
@@ -26,10 +27,10 @@ class LatestRun(Record):
     run: str
 
 
-def record(storage: str, run: str, result: RunResult) -> None:
+def record(storage: str, run: str, result: RunResult, claim: Claim) -> None:
     """Note that a run has finished: its result, and that it is the newest."""
     layout = Layout(storage)
-    result.write(layout.result(run))
+    claim.publish(layout.result(run), result)
     LatestRun(run=run).write(layout.latest_run)
 
 

@@ -1,14 +1,17 @@
 """jobs.train below the command line: name the run, launch it, export the model, record all in MLflow."""
 
+import contextlib
 import functools
 import hashlib
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from base import files
+from base import claims, files
+from base.claims import Claim
 from base.credentials import hide
 from base.errors import UserError
 from base.layout import Layout
@@ -35,6 +38,9 @@ CURVE_FIELDS = {
     "deepspeed",
 }
 """The training settings that decide the curve; others may change when a run is continued."""
+
+
+log = logging.getLogger("piledriver.training")
 
 
 def run_name(config: Config, version: Version) -> str:
@@ -98,8 +104,24 @@ def _check_tokenizer(config: Config, version: Version) -> None:
             )
 
 
+@contextlib.contextmanager
+def claimed(config: Config, run: str, tell: Callable[[str], None] = log.warning) -> Iterator[Claim]:
+    """Claim a run while the block lasts; whether it has finished is looked at within.
+
+    tell: gets a sentence about whom the command waits for. Raises UserError if another command trains it.
+    """
+    url, fenced = Layout(config.storage).run(run), ("checkpoints", "hf")
+    with claims.held(url, "jobs.train", config.claims, fenced=fenced, tell=tell) as claim:
+        yield claim
+
+
 def train(
-    config: Config, version: Version, run: str, on_line: Callable[[dict[str, Any]], None] | None = None
+    config: Config,
+    version: Version,
+    run: str,
+    on_line: Callable[[dict[str, Any]], None] | None = None,
+    *,
+    claim: Claim,
 ) -> tuple[RunResult, bool]:
     """Train to the last step, or find the finished run; on_line gets each line of the journal.
 
@@ -125,7 +147,7 @@ def train(
         ship = functools.partial(shipping.ship_journal, place, opened.id) if opened.id else None
         weights = mixture(config, version)
         settled = config.model_copy(update={"mixture": weights, "mixture_epochs": {}})
-        summary = launch(settled, version.manifest_url, url, ship, on_line)
+        summary = launch(settled, version.manifest_url, url, ship, on_line, claim)
         if summary.hf_url is None:
             raise UserError(
                 f"run {run} is at its last step, but the checkpoint there could not be written below {url}; "
@@ -138,7 +160,7 @@ def train(
             model=summary.hf_url,
             unigram_entropy=unigram_entropy(version, weights),
         )
-        results.record(config.storage, run, result)
+        results.record(config.storage, run, result, claim)
         _record(opened, place, config, version, run, result)
     return result, True
 

@@ -7,9 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import xxhash
 
 from base import files
 from base.errors import UserError
@@ -90,6 +94,7 @@ def test_a_killed_write_is_invisible(tmp_path: Path) -> None:
     url = tmp_path / "folder" / "big"
     code = f"""
 import time
+from concurrent.futures import ThreadPoolExecutor
 from base import files
 from base.errors import UserError
 with files.atomic_writer({str(url)!r}) as stream:
@@ -207,3 +212,126 @@ def test_object_stores_get_files_written_together_at_once() -> None:
     with files.together():
         files.write_bytes("memory://together/x", b"content")
         assert files.read_bytes("memory://together/x") == b"content"
+
+
+@pytest.mark.parametrize("root", ["{tmp}", "memory://created"])
+def test_a_file_is_created_once(root: str, tmp_path: Path) -> None:
+    url = files.join(root.format(tmp=tmp_path), "new/folder", "x")
+    assert files.create(url, b"one")
+    assert files.create(url, b"one")  # an answer that was lost
+    assert not files.create(url, b"two")
+    assert files.read_bytes(url) == b"one"
+    assert len(files.list_files(root.format(tmp=tmp_path))) == 1
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) in (0, 1)
+
+
+def test_of_threads_that_create_a_file_one_does(tmp_path: Path) -> None:
+    for turn in range(20):
+        url = str(tmp_path / str(turn))
+        with ThreadPoolExecutor(8) as pool:
+            created = list(pool.map(lambda number, url=url: files.create(url, b"%d" % number), range(8)))
+        assert sum(created) == 1
+        assert files.read_bytes(url) == b"%d" % created.index(True)
+
+
+def test_a_created_file_is_on_the_disk_and_so_is_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, str]] = []
+    sync, link = os.fsync, os.link
+
+    def synced(descriptor: int) -> None:
+        calls.append(("sync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        sync(descriptor)
+
+    def linked(source: str, target: str) -> None:
+        calls.append(("link", Path(target).name))
+        link(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "link", linked)
+    assert files.create(str(tmp_path / "x"), b"content")
+    assert [what for what, _ in calls] == ["sync", "link", "sync"]
+    assert calls[0][1].endswith("-x") and calls[1:] == [("link", "x"), ("sync", tmp_path.name)]
+
+
+def test_a_disk_without_hard_links_is_asked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: str) -> None:
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    url = str(tmp_path / "x")
+    assert files.create(url, b"one") and not files.create(url, b"two")
+    assert files.read_bytes(url) == b"one"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_half_written_is_swept(tmp_path: Path) -> None:
+    (tmp_path / "a" / ".tmp-step").mkdir(parents=True)
+    for name in ("a/.tmp-step/x", "a/.tmp-1-y", "a/y"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(FileNotFoundError), files.atomic_writer(str(tmp_path / "z")):
+        files.sweep(str(tmp_path), deep=False)
+    assert (tmp_path / "a" / ".tmp-1-y").exists()
+    files.sweep(str(tmp_path), deep=True)
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["a", "y"]
+    files.sweep("memory://nothing", deep=True)
+
+
+def test_a_local_path_is_absolute_and_a_url_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/anna")
+    assert files.absolute("~/runs") == "/home/anna/runs"
+    assert files.absolute("runs/../x") == os.path.join(os.getcwd(), "x")
+    assert files.absolute("/data//x") == "/data/x"
+    assert files.absolute("s3://bucket/~/../x") == "s3://bucket/~/../x"
+
+
+def test_files_are_listed_in_order_and_without_those_that_are_being_written(tmp_path: Path) -> None:
+    for name in ("b/1", "a/2", "c", "a/1", "b/.tmp-0123-2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert files.list_files(str(tmp_path)) == [f"{tmp_path}/{name}" for name in ("a/1", "a/2", "b/1", "c")]
+    assert files.list_files(f"{tmp_path}/*/[12]") == [f"{tmp_path}/{name}" for name in ("a/1", "a/2", "b/1")]
+    for name in ("b", "a/c"):
+        files.write_bytes(f"memory://order/{name}", b"")
+    assert files.list_files("memory://order") == ["memory:///order/a/c", "memory:///order/b"]
+    assert files.list_files(str(tmp_path / "nothing")) == files.list_files(f"{tmp_path}/x*") == []
+
+
+def test_a_digest_is_of_all_bytes_of_a_large_file(tmp_path: Path) -> None:
+    content = bytes(files.READ_BYTES) + b"the last bytes"
+    url = str(tmp_path / "large")
+    files.write_bytes(url, content)
+    assert files.digest(url) == xxhash.xxh3_128_hexdigest(content)
+    assert files.size(url) == len(content)
+
+
+def test_json_keeps_the_order_of_keys_and_every_letter(tmp_path: Path) -> None:
+    url = str(tmp_path / "x.json")
+    files.write_json(url, {"ü": [1], "a": None})
+    assert Path(url).read_text() == '{\n "ü": [\n  1\n ],\n "a": null\n}\n'
+
+
+def test_parquet_is_compressed_unless_it_is_said_how(tmp_path: Path) -> None:
+    url, table = str(tmp_path / "x.parquet"), pa.table({"a": [1], "b": [2]})
+    for options, codec in (({}, "ZSTD"), ({"compression": "none"}, "UNCOMPRESSED")):
+        files.write_parquet(url, table, **options)
+        assert pq.read_metadata(url).row_group(0).column(0).compression == codec
+    assert files.read_parquet(url, ["b"]) == pa.table({"b": [2]})
+    assert files.read_parquet(url) == table
+
+
+def test_what_others_write_is_seen_at_once() -> None:
+    """fsspec's file systems of the web and of object stores remember listings unless they are told not to."""
+    filesystem, _ = files.split("http://127.0.0.1/folder/")
+    filesystem.dircache["/folder"] = []
+    assert "/folder" not in filesystem.dircache
+
+
+def test_a_key_has_nothing_of_credentials_and_everything_else() -> None:
+    def key(password: str, name: str) -> str:
+        return files.key_of({"urls": [f"https://anna:{password}@host/{name}"]}, 1)
+
+    assert key("one", "x") == key("two", "x") != key("one", "y")
+    assert files.key_of(["a", "b"]) != files.key_of(["b", "a"]) != files.key_of("a", "b")
+    assert files.key_of({"a": {"b": 1, "c": 2}}) == files.key_of({"a": {"c": 2, "b": 1}})

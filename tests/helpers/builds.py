@@ -10,6 +10,8 @@ from base import files, manifest
 from pipelines.config import Config, load
 from pipelines.corpus.inputs import Input
 from pipelines.corpus.versions import commands
+from pipelines.corpus.versions.rebuild import repair
+from pipelines.corpus.versions.verify import Damage
 from pipelines.runtime import tracking
 from pipelines.runtime.executor import Executor, InProcess
 from pipelines.runtime.progress import Progress, silent
@@ -73,8 +75,7 @@ def put_store(settings: Config) -> None:
     folder = files.local_path(settings.storage)
     if settings.tracking.uri or folder is None or Path(folder, "mlflow.db").exists():
         return
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    Path(folder, "mlflow.db").write_bytes(empty_store())
+    files.create(f"{folder}/mlflow.db", empty_store())
 
 
 def run(
@@ -86,13 +87,40 @@ def run(
     """Build a version from all sources, in this process unless an executor is given."""
     listed = commands.inputs_of(settings) if inputs is None else inputs
     put_store(settings)
-    return commands.prepare(settings, listed, executor=executor or InProcess(), progress=progress)
+    with commands.claimed(settings, "prepare") as claim:
+        return commands.prepare(
+            settings, listed, claim=claim, executor=executor or InProcess(), progress=progress
+        )
 
 
 def refresh(settings: Config, executor: Executor | None = None) -> commands.Outcome:
     """Build the next version from new and changed files, in this process unless an executor is given."""
-    inputs = commands.inputs_of(settings)
-    return commands.refresh(settings, inputs, executor=executor or InProcess(), progress=silent)
+    with commands.claimed(settings, "refresh") as claim:
+        inputs = commands.inputs_of(settings)
+        return commands.refresh(
+            settings, inputs, claim=claim, executor=executor or InProcess(), progress=silent
+        )
+
+
+def merge(
+    settings: Config, other: str, executor: Executor | None = None, progress: Progress = silent
+) -> commands.Outcome:
+    """Join the corpus of another storage, in this process unless an executor is given."""
+    with commands.claimed(settings, "merge") as claim:
+        parent, joined = commands.merge_plan(settings, other)
+        return commands.merge(
+            settings, parent, joined, claim=claim, executor=executor or InProcess(), progress=progress
+        )
+
+
+def mended(
+    settings: Config, versions: list[manifest.Version], damage: list[Damage], executor: Executor | None = None
+) -> list[Damage]:
+    """Make damaged files again, in this process unless an executor is given; those that could not be."""
+    with commands.claimed(settings, "verify --rebuild") as claim:
+        return repair(
+            settings, versions, damage, claim=claim, executor=executor or InProcess(), progress=silent
+        )
 
 
 def version_bytes(version: manifest.Version) -> dict[str, bytes]:

@@ -57,12 +57,14 @@ def run_here(
     run_url: str,
     overflows: tuple[int, ...] = (),
     spikes: tuple[int, ...] = (),
+    mixture: dict[str, float] | None = None,
     **changes: Any,
 ) -> Summary:
     """One run in this process; its summary, on rank 0.
 
-    The loss is made infinite in the 0-based steps `overflows`, and its gradient 1000 times as large in
-    `spikes`. One thread, as in the processes of `start`: sums are rounded otherwise with two.
+    mixture: weights of the sources, by tokens if there are none. The loss is made infinite in the 0-based
+    steps `overflows`, and its gradient 1000 times as large in `spikes`. One thread, as in the processes of
+    `start`: sums are rounded otherwise with two.
     """
     import torch
 
@@ -70,7 +72,7 @@ def run_here(
     from model.train import train
 
     torch.set_num_threads(1)
-    job = TrainJob(MODEL, settings(**changes), manifest_url, run_url)
+    job = TrainJob(MODEL, settings(**changes), manifest_url, run_url, mixture or {})
     factors = dict.fromkeys(spikes, 1000.0) | dict.fromkeys(overflows, math.inf)
     summary = train(job, transform_loss=lambda step, loss: loss * factors.get(step, 1.0))
     return cast(Summary, summary)

@@ -50,6 +50,8 @@ MISTAKES: list[tuple[str, list[str], tuple[str, ...]]] = [
     ),
     ("score.model=nothing", ["score.model = 'nothing'", "neither a finished run"], BUILDS),
     ("score.fasttext=/nowhere/f.bin", ["score.fasttext = '/nowhere/f.bin' does not exist"], BUILDS),
+    ("plugins.filters=[nothing:here]", ["nothing:here"], BUILDS),
+    ("plugins.edits=[nothing:here]", ["nothing:here"], BUILDS),
     ("infer.prompts=null", ["infer.prompts is missing"], ("infer",)),
 ]
 SCRIPT = """
@@ -106,6 +108,24 @@ def test_every_mistake_by_every_command_that_needs_to_know(path: Path) -> None:
     for (command, override, words), (sentence, seconds, heavy) in zip(cases, found, strict=True):
         assert all(word in sentence for word in words), (command, override, sentence)
         assert seconds < 2 and heavy == [], (command, override, seconds, heavy)
+
+
+@pytest.mark.parametrize("command", [*ALL, "dedup --against", "verify --rebuild"])
+def test_storage_is_tried_by_every_command_that_writes_there(command: str, path: Path) -> None:
+    with pytest.raises(UserError, match="storage = '/proc/none' cannot be written"):
+        checks.check(command, load(str(path), ["storage=/proc/none"]))
+
+
+def test_nothing_is_left_of_trying_the_storage(path: Path) -> None:
+    before = sorted(path.parent.rglob("*"))
+    checks.storage(load(str(path)))
+    assert sorted(path.parent.rglob("*")) == before
+
+
+def test_a_check_gives_the_files_of_the_sources(path: Path) -> None:
+    raw = str(path.parent / "raw" / "a.jsonl")
+    assert checks.check("prepare", load(str(path))) == {("a", raw)}
+    assert checks.check("train", load(str(path))) == set()
 
 
 def test_a_refresh_builds_on_a_version(path: Path) -> None:

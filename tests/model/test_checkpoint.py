@@ -286,6 +286,43 @@ def test_another_model_or_corpus_is_refused_by_name(manifest: str, tmp_path: Pat
         run_here(other, run_url)
 
 
+def test_what_must_stay_the_same_in_a_run_and_what_may_change(manifest: str, tmp_path: Path) -> None:
+    run_url = str(tmp_path / "run")
+    run_here(manifest, run_url, steps=1)
+
+    def job(
+        mixture: dict[str, float] | None = None, model: dict[str, Any] | None = None, **train: Any
+    ) -> TrainJob:
+        return TrainJob(
+            MODEL.model_copy(update=model or {}), settings(**train), manifest, run_url, mixture or {}
+        )
+
+    refused: list[tuple[str, dict[str, Any]]] = [
+        ("data.seed", {"seed": 5}),
+        ("data.global_batch_size", {"global_batch_size": 16}),
+        ("data.batch_warmup", {"batch_warmup": {"start": 4, "increment": 4, "steps": 5}}),
+        ("data.weights", {"mixture": {"a": 1.0, "b": 1.0}}),
+        ("model.max_sequence_length", {"model": {"max_sequence_length": 16}}),
+        ("model.num_layers", {"model": {"num_layers": 3}}),
+        ("model.attention_reset", {"model": {"attention_reset": True}}),
+        ("model.rotary_base", {"model": {"rotary_base": 500.0}}),
+        ("model.precision", {"precision": "bf16"}),
+    ]
+    for name, changes in refused:
+        with pytest.raises(UserError, match=f"step_00000001 has {name} = .*; continue with the former value"):
+            check(job(**changes))
+    for changes in (
+        *({"micro_batch_size": 4}, {"zero_stage": 3}, {"steps": 100}, {"checkpoint": {"every": 2}}),
+        *({"optimizer": {"learning_rate": 1e-3}}, {"guard": {"sigmas": 3}}, {"log_every": 5}),
+    ):
+        check(job(**changes))
+    _edit_description(
+        run_url, 1, model={**checkpoint.read_description(checkpoint.folder(run_url, 1)).model, "new": 1}
+    )
+    with pytest.raises(UserError, match="has model.new = 1, this run has None"):
+        check(job())
+
+
 def test_a_precision_that_the_workers_choose_is_not_checked_before(manifest: str, tmp_path: Path) -> None:
     run_url = str(tmp_path / "run")
     run_here(manifest, run_url, steps=2, precision="fp16")  # as workers with GPUs would
@@ -503,6 +540,9 @@ def test_files_that_are_no_checkpoints_are_named(tmp_path: Path) -> None:
     for name in ("../../x", "/x", ".."):
         torch.save({"param_shapes": [{name: torch.Size([1])}]}, path)
         with pytest.raises(UserError, match=f"x.pt is no file of .* a parameter named '{name}'"):
+            pickles.load(path)
+        torch.save({"optimizer": ([{"state": {name: 1}}],)}, path)
+        with pytest.raises(UserError, match="a parameter named"):
             pickles.load(path)
     torch.save({"a": torch.zeros(3)}, path)
     whole = path.read_bytes()

@@ -87,5 +87,8 @@ def test_prompts_that_cannot_be_continued_are_named(model):
         generate(model, [[1], []], 5)
     with pytest.raises(UserError, match="prompt 0 has 60 tokens; with 5 new ones"):
         generate(model, [[1] * 60], 5)
-    with pytest.raises(ValueError, match="one seed per prompt"):
-        generate(model, [[1]], 5, temperature=1.0)
+    assert len(generate(model, [[1] * 59], 5)[0]) == 5
+    for seeds in (None, [1, 2]):
+        with pytest.raises(ValueError, match="one seed per prompt"):
+            generate(model, [[1]], 5, temperature=1.0, seeds=seeds)
+    assert generate(model, [[1], [2]], 0) == [[], []]

@@ -54,6 +54,46 @@ def test_a_flat_curve_has_no_spikes() -> None:
     assert guard.judge(2.1, 1.05) is None and guard.judge(2.2, 1.0) is not None
 
 
+def test_a_guard_judges_from_half_a_window_on_and_only_what_is_above() -> None:
+    guard = Guard(GuardConfig(window=8))
+    for number in range(8):
+        sane = number < 4
+        assert (guard.judge(50.0, 5.0) is None) == sane and (guard.judge(3.0, 90.0) is None) == sane
+        assert guard.judge(0.1, 0.1) is None
+        guard.accept(3.0, 5.0 + number % 2)
+    assert Guard(GuardConfig(window=8, sigmas=0), guard.state()).judge(1e9, 1e9) is None
+    # The floor of the deviation is a share of the mean, whatever the mean is.
+    for mean in (1e-3, 1e3):
+        flat = Guard(GuardConfig(window=4), GuardState(losses=[mean] * 4, norms=[mean] * 4))
+        assert flat.judge(1.059 * mean, mean) is None and flat.judge(1.061 * mean, mean) is not None
+
+
+def test_only_bad_steps_in_a_row_lead_back() -> None:
+    guard = Guard(GuardConfig(rollback_after=3, max_rollbacks=2))
+    assert [guard.refuse() for _ in range(2)] == [False, False]
+    guard.accept(3.0, 1.0)
+    assert [guard.refuse() for _ in range(4)] == [False, False, True, False]
+    state = GuardState(losses=[1.0], norms=[2.0], streak=0)
+    again = Guard(GuardConfig(), guard.state())
+    assert (again.losses, again.norms, again.streak) == ([3.0], [1.0], 4)
+    for _ in range(2):
+        assert guard.roll_back(5, state, "") == 5 and guard.state() == state
+        guard.accept(9.0, 9.0)
+    assert guard.roll_back(7, state, "") == 7
+    with pytest.raises(UserError, match="steps 3, after 2 returns to the checkpoint of step 5"):
+        guard.roll_back(5, state, "steps 3")
+
+
+def test_an_overflow_at_a_static_loss_scale_is_a_bad_step(manifest: str, tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"precision": "fp16", "loss_scale": {"static": 8.0}, "steps": 8}
+    shared |= {"guard": {"rollback_after": 2}, "checkpoint": {"every": 3}}
+    result = run_here(manifest, str(tmp_path / "run"), (4, 5), **shared)
+    lines = journal.read(result.run_url)
+    assert {line.loss_scale for line in lines} == {8.0} and result.rollbacks == 1
+    assert lines[4].reason == "overflow at the loss scale 8" and lines[4].rollback is None
+    assert lines[5].rollback == Rollback(step=3, samples=[24, 48])
+
+
 def _same_weights(first: Summary, second: Summary) -> bool:
     from model import restore
 

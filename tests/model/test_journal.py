@@ -69,3 +69,33 @@ def test_a_local_journal_is_on_the_disk_after_a_sync(tmp_path: Path, monkeypatch
     kept.append(step_record(2))
     kept.close()
     assert synced[2:] == [(str(path), 2), (str(path.parent), 2)]
+
+
+def test_a_former_trainer_of_a_run_adds_no_line(tmp_path: Path) -> None:
+    former = journal.Journal(str(tmp_path))
+    former.append(step_record(1))
+    now = journal.Journal(str(tmp_path))
+    former.append(step_record(2, loss=9.0))  # it had looked whether it is the one just before
+    now.append(step_record(2))
+    now.append(step_record(3))
+    assert journal.read(str(tmp_path)) == [step_record(1), step_record(2), step_record(3)]
+
+
+@pytest.mark.parametrize("root", ["{tmp}", "memory://journal/claimed"])
+def test_a_trainer_that_was_taken_over_stops(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "SYNC_SECONDS", 0)
+    taken: list[str] = []
+
+    def check() -> None:
+        if taken:
+            raise UserError(taken[0])
+
+    url = root.format(tmp=tmp_path)
+    kept = journal.Journal(url, check)
+    assert kept.append(step_record(1))
+    taken.append("this command was taken to be gone")
+    with pytest.raises(UserError, match="was taken to be gone"):
+        kept.append(step_record(2))
+    assert journal.read(url) == [step_record(1)]

@@ -1,9 +1,12 @@
 import json
+import os
 import time
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -224,6 +227,100 @@ def test_heldout_documents_in_shard_order(tmp_path: Path) -> None:
     for tokens, documents in ((1, 1), (40, 1), (41, 2), (43, 2), (44, 3), (999, 3)):
         assert corpus.heldout("alpha", max_tokens=tokens).document_ids == every.document_ids[:documents]
     assert len(corpus.heldout("unknown").input_ids) == 0
+
+
+def _rewrite(manifest: str, number: int, **changes: Any) -> None:
+    """Change what a manifest says of a shard."""
+    content = json.loads(Path(manifest).read_text())
+    content["shards"][number] |= changes
+    Path(manifest).write_text(json.dumps(content))
+
+
+def test_heldout_documents_of_several_shards(tmp_path: Path) -> None:
+    url = write_corpus(tmp_path, {"a": [[40, 3]], "b": [[9]]}, heldout=2)
+    content = json.loads(Path(url).read_text())
+    twin = {**content["shards"][1], "path": content["shards"][1]["path"].replace("00000", "00001")}
+    shards = Path(url).parents[1]
+    (shards / twin["path"]).write_bytes((shards / content["shards"][1]["path"]).read_bytes())
+    Path(url).write_text(json.dumps({**content, "shards": [*content["shards"], twin]}))
+    corpus = Corpus.open(url)
+    lengths = [40, 3, 40, 3]
+    every = corpus.heldout("a")
+    assert np.diff(every.offsets).tolist() == lengths and len(every.input_ids) == sum(lengths)
+    assert every.document_ids == 2 * every.document_ids[:2]
+    for count in range(5):
+        some = corpus.heldout("a", max_documents=count)
+        assert np.diff(some.offsets).tolist() == lengths[:count]
+        assert np.array_equal(some.input_ids, every.input_ids[: sum(lengths[:count])])
+    for tokens, count in ((40, 1), (43, 2), (44, 3), (83, 3), (84, 4)):
+        assert np.diff(corpus.heldout("a", max_tokens=tokens).offsets).tolist() == lengths[:count]
+
+
+def test_shards_that_are_not_what_the_manifest_says_are_named(tmp_path: Path) -> None:
+    url = write_corpus(tmp_path, {"a": [[40, 3], [70]]})
+    samples = np.arange(3)
+    before = Path(url).read_text()
+    for changes, message in [
+        ({"tokens": 44}, "holds 43 uint16 tokens, the manifest says 44 uint16"),
+        ({"tokens": 42}, "holds 43 uint16 tokens, the manifest says 42 uint16"),
+    ]:
+        _rewrite(url, 0, **changes)
+        with pytest.raises(UserError, match=f"a/train-00000.arrow is damaged: it {message}"):
+            Loader(Corpus.open(url), 16, seed=0).tokens(samples)
+    content = json.loads(before)
+    content["tokenizer"]["dtype"] = "uint32"
+    Path(url).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"holds \d+ uint16 tokens, the manifest says \d+ uint32"):
+        Loader(Corpus.open(url), 16, seed=0).tokens(samples)
+    content["tokenizer"]["dtype"] = "float64"
+    Path(url).write_text(json.dumps(content))
+    with pytest.raises(UserError, match="tokenizer.dtype"):
+        Corpus.open(url)
+    Path(url).write_text(before)
+    path = Path(url).parents[1] / content["shards"][0]["path"]
+    batch = pa.ipc.open_file(path).get_batch(0)
+    with pa.ipc.new_file(str(path), batch.schema) as writer:
+        writer.write_batch(batch)
+        writer.write_batch(batch)
+    with pytest.raises(UserError, match="a/train-00000.arrow is damaged: 2 record batches instead of 1"):
+        Loader(Corpus.open(url), 16, seed=0).tokens(samples)
+
+
+def test_empty_shards_and_sources_are_no_part_of_a_stream(tmp_path: Path) -> None:
+    url = write_corpus(tmp_path, {"a": [[40], [], [70]], "none": [[]]}, heldout=0)
+    corpus = Corpus.open(url)
+    assert corpus.sources() == ["a"] and corpus.sources("heldout") == []
+    loader = Loader(corpus, 16, seed=0)
+    stream, windows = _stream(corpus, "a"), loader.locate(np.arange(12))[1]
+    assert len(stream) == 110 and loader.windows.tolist() == [6]
+    rows = loader.tokens(np.arange(12))
+    for row, window in zip(rows, windows.tolist(), strict=True):
+        assert np.array_equal(row, stream[16 * window : 16 * window + 17])
+    with pytest.raises(UserError, match="holds 6 windows of 16 tokens, fewer than one batch of 7"):
+        Loader(corpus, 16, seed=0, global_batch_size=7)
+    Loader(corpus, 16, seed=0, global_batch_size=6, vocab_size=128)
+
+
+def test_the_cache_forgets_what_was_read_longest_ago_and_never_gives_other_content(tmp_path: Path) -> None:
+    remote = fsspec.filesystem("memory")
+    for name in "abcd":
+        remote.pipe(f"/lru/{name}", name.encode() * 1000)
+    cache = ShardCache(str(tmp_path), 3000)
+
+    def read(name: str, digest: str = "1") -> str:
+        return Path(cache.fetch(f"memory://lru/{name}", digest)).read_text()[:2]
+
+    for moment, name in enumerate("abc"):
+        os.utime(cache.fetch(f"memory://lru/{name}", "1"), (moment, moment))
+    assert len(os.listdir(tmp_path)) == 3 and read("a") == "aa"
+    assert read("d") == "dd"
+    remote.rm("/lru/a")
+    remote.rm("/lru/c")
+    assert read("a") == "aa" and read("c") == "cc"  # b has gone, which was read longest ago
+    remote.pipe("/lru/c", b"x" * 1000)
+    assert read("c", "2") == "xx" and len(os.listdir(tmp_path)) == 3
+    remote.pipe("/lru/large", b"y" * 9000)
+    assert read("large") == "yy" and len(os.listdir(tmp_path)) == 1
 
 
 def test_remote_shards_go_through_a_bounded_cache(tmp_path: Path) -> None:

@@ -8,7 +8,16 @@ import pytest
 from model.config import ModelConfig, TrainConfig
 from model.parameters import flops_per_token, owned_parameters
 from model.plan import plan
-from model.roofline import ATTENTION_SHARE, BANDWIDTH_SHARE, EAGER, GPUS, MATRIX_SHARE, Step, step
+from model.roofline import (
+    ATTENTION_SHARE,
+    BANDWIDTH_SHARE,
+    EAGER,
+    GPUS,
+    MATRIX_SHARE,
+    UPDATE_SHARE,
+    Step,
+    step,
+)
 
 MODEL = ModelConfig(hidden_size=4096, num_layers=16, num_heads=32, max_sequence_length=4096)
 VOCAB = 50277
@@ -48,6 +57,55 @@ def test_steps_measured_on_an_h200_are_given(layers):
     }
     seconds = predict(model=model, **settings).total
     assert seconds == pytest.approx(8 * 4096 / measured["tokens_per_second"], rel=0.01)
+
+
+def test_communication_by_hand():
+    hidden, layers, tokens, width = 4096, 16, 64 * 4096, 2
+    link, across = 450e9 * BANDWIDTH_SHARE, 50e9 * BANDWIDTH_SHARE
+    split = predict(2, workers=2, tensor_parallel=2)
+    owned = owned_parameters(MODEL, VOCAB, 2)
+    reduced_sums = 2 * 2 * (1 / 2) * tokens * layers * hidden * width / link
+    assert split.communication == pytest.approx(reduced_sums)
+    again = predict(2, workers=2, tensor_parallel=2, activation_checkpointing=True)
+    assert again.communication == pytest.approx(1.5 * reduced_sums)
+    wide = predict(16, workers=16, tensor_parallel=16)
+    assert wide.communication == pytest.approx(2 * 2 * (15 / 16) * tokens * layers * hidden * width / across)
+    # What a data-parallel step sends once: of 8 replicas within a machine, of 16 between two.
+    owned = owned_parameters(MODEL, VOCAB, 1)
+    once, far = owned * width * (7 / 8) / link, owned * width * (15 / 16) / across
+    assert predict(8, zero_stage=1).communication == pytest.approx(once)
+    found = predict(16, zero_stage=1)
+    behind = (found.matrices + found.attention) * 2 / 3
+    assert found.communication == pytest.approx(far + max(0.0, far - behind))
+    slow = replace(GPU, network_gigabytes_per_second=1)
+    far *= 50
+    for stage, reduced, gathered in ((0, 1, 1), (1, 1, 1), (2, 4, 1)):
+        found = predict(16, gpu=slow, zero_stage=stage, micro_batch_size=1)
+        behind = (found.matrices + found.attention) * 2 / 3
+        assert found.communication == pytest.approx(reduced * far - behind + gathered * far), stage
+    found = predict(16, gpu=slow, zero_stage=3, micro_batch_size=1)
+    behind = found.matrices + found.attention
+    assert found.communication == pytest.approx(4 * far + 2 * 4 * far - behind)
+
+
+def test_parts_of_a_step_by_setting():
+    plain, count = predict(zero_stage=0), owned_parameters(MODEL, VOCAB, 1)
+    assert plain.optimizer == pytest.approx(count * (10 * 2 + 4 + 8 + 28 + 2) / (4.8e12 * UPDATE_SHARE))
+    assert predict(8, zero_stage=1).optimizer == pytest.approx(plain.optimizer / 8)
+    fused = predict(compile=True)
+    assert fused.elementwise * EAGER == pytest.approx(plain.elementwise)
+    assert predict(8).elementwise == pytest.approx(plain.elementwise / 8)
+    assert plain.total == sum(
+        (plain.matrices, plain.attention, plain.elementwise, plain.optimizer, plain.communication)
+    )
+    again = predict(activation_checkpointing=True)
+    assert again.attention == pytest.approx(plain.attention * 4 / 3)
+    output = 64 * 4096 * 3 * 2 * 4096 * MODEL.padded_vocab_size(VOCAB) / (989e12 * MATRIX_SHARE)
+    assert again.matrices - output == pytest.approx((plain.matrices - output) * 4 / 3)
+    single = predict(precision="fp32")
+    assert single.attention == pytest.approx(2 * plain.attention)
+    loss = 64 * 4096 * MODEL.padded_vocab_size(VOCAB) * EAGER / (4.8e12 * BANDWIDTH_SHARE)
+    assert single.elementwise - loss * 28 == pytest.approx(2 * (plain.elementwise - loss * 22))
 
 
 def test_what_costs_more():

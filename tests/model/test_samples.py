@@ -17,6 +17,7 @@ from tests.helpers.values import known
 if RUNNING:
     import torch
 
+    from model.generate import generate
     from model.neox import NeoX
     from model.samples import sampler
 
@@ -57,6 +58,46 @@ def test_prompts_of_the_configuration_are_continued(manifest: str) -> None:
     (first,), (second,) = found.sample(model), found.sample(model)
     assert first == second and first.prompt == "7" and 0 < len(first.text.split()) <= 5
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def _texts(rows: list[list[int]]) -> list[str]:
+    return [" ".join(f"w{token}" for token in row) for row in rows]
+
+
+@pytest.mark.parametrize("prompts", [[], ["w7", " ".join(f"w{token}" for token in range(1, 41))]])
+def test_a_sample_is_drawn_with_a_seed_of_its_own_as_generate_draws(
+    tmp_path: Path, prompts: list[str]
+) -> None:
+    url = write_corpus(tmp_path, {name: [[20 + place]] for place, name in enumerate("abcdef")})
+    corpus = Corpus.open(url)
+    train = settings(evaluate_batches=1, seed=77, samples={"prompts": prompts, "tokens": 12})
+    given = sampler(TrainJob(MODEL, train, url, ""), corpus)
+    assert given is not None
+    if prompts:  # cut at the left, so that 12 tokens fit into 32 positions
+        wanted = [[7], list(range(21, 41))]
+    else:  # 16 tokens of the first held-out document of four sources
+        wanted = [corpus.heldout(source).input_ids[:16].tolist() for source in "abcd"]
+    model = NeoX(MODEL, 128)
+    with torch.no_grad():
+        model.embed_out.weight.mul_(8)
+    seeds = [77 + row for row in range(len(wanted))]
+    drawn = generate(model, wanted, 12, temperature=0.8, top_p=0.95, seeds=seeds, end_id=0)
+    found = given.sample(model)
+    assert [sample.prompt for sample in found] == _texts(wanted)
+    assert [sample.text for sample in found] == _texts(drawn)
+
+
+def test_no_more_tokens_than_half_of_the_positions(manifest: str) -> None:
+    corpus = Corpus.open(manifest)
+    job = TrainJob(
+        MODEL, settings(evaluate_batches=1, samples={"prompts": ["7"], "tokens": 99}), manifest, ""
+    )
+    found = sampler(job, corpus)
+    assert found is not None and found.tokens == 16
+    for changes in ({"evaluate_batches": 0}, {"evaluate_batches": 1, "samples": {"tokens": 0}}):
+        assert sampler(TrainJob(MODEL, settings(**changes), manifest, ""), corpus) is None
+    split = settings(evaluate_batches=1, tensor_parallel=2, workers=2)
+    assert sampler(TrainJob(MODEL, split, manifest, ""), corpus) is None
 
 
 def test_no_samples_with_a_message(manifest: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,8 +4,10 @@ import math
 import operator
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import fsspec
 import pytest
 
 from base.errors import UserError
@@ -21,8 +23,13 @@ from tests.helpers.values import known
 if RUNNING:
     import torch
 
-    from model import restore
+    from model import checkpoint, restore
     from model.convert import export_hf, import_hf
+    from model.deepspeed_settings import deepspeed_config
+    from model.engine import build_engine, initialize_distributed
+    from model.meter import Meter
+    from model.neox import NeoX
+    from model.train import train
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +180,150 @@ def test_evaluation_reports_loss_and_bits_per_byte_by_source(manifest: str, tmp_
         assert values["bits_per_byte"] == pytest.approx(expected)
 
 
+CONSTANT = {"learning_rate": 1e-2, "schedule": "constant", "warmup_steps": 2}
+
+
+def test_journal_and_summary_tell_what_was_trained(
+    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, counted = Meter.read, list[int]()
+
+    def count(meter: Meter, tokens: int) -> dict[str, float]:
+        counted.append(tokens)
+        return {**read(meter, tokens), "mfu": len(counted) / 8}
+
+    def clock(seconds: float) -> None:
+        """Let training take so long."""
+        moments = iter([7.0, 7.0 + seconds])
+        monkeypatch.setattr("model.train.time", SimpleNamespace(perf_counter=lambda: next(moments)))
+
+    monkeypatch.setattr(Meter, "read", count)
+    clock(4.0)
+    run: dict[str, Any] = {"run_url": str(tmp_path / "run"), "optimizer": CONSTANT, "log_every": 3}
+    run |= {"global_batch_size": 16, "batch_warmup": {"start": 4, "increment": 4, "steps": 3}}
+    run |= {"evaluate_batches": 1, "evaluate_every": 4, "checkpoint": {"every": 3, "keep_last": 9}}
+    summary = run_here(manifest, **run, steps=7, overflows=(4,))
+    ends = [0, 4, 12, 24, 40, 56, 72, 88, 104, 120]
+    """The first sample after each step."""
+    lines = journal.read(summary.run_url)
+    assert [line.step for line in lines] == [1, 3, 4, 5, 6, 7]
+    assert [line.tokens for line in lines] == [32 * ends[line.step] for line in lines]
+    assert counted == [32 * (ends[b] - ends[a]) for a, b in itertools.pairwise([0, 1, 3, 4, 5, 6, 7])]
+    assert all(line.loader_wait > 0 for line in lines)
+    assert [line.samples for line in lines] == [None, None, None, [40, 56], None, None]
+    assert [line.step for line in lines if line.evaluation is not None] == [4, 7]
+    assert summary.evaluation == lines[-1].evaluation != lines[2].evaluation
+    assert (summary.step, summary.tokens, summary.resumed_from) == (7, 32 * 88, 0)
+    assert (summary.first_loss, summary.last_loss) == (lines[0].loss, lines[-1].loss)
+    assert (summary.skipped_steps, summary.rollbacks, summary.mfu) == (1, 0, 6 / 8)
+    assert summary.tokens_per_second == 32 * 88 / 4
+    assert len(summary.checkpoint_stalls) == 3 and min(summary.checkpoint_stalls) > 0
+    assert summary.checkpoint_url == checkpoint.folder(summary.run_url, 7)
+    described = [checkpoint.read_description(checkpoint.folder(summary.run_url, step)) for step in (3, 6, 7)]
+    assert [(one.step, one.sample) for one in described] == [(3, 24), (6, 72), (7, 88)]
+    held = known(lines[-1].evaluation)
+    mean = sum(values["loss"] for values in held.values()) / len(held)
+    assert [one.evaluation_loss for one in described] == [None, None, pytest.approx(mean)]
+    assert summary.best_checkpoint_url == summary.checkpoint_url
+    # Again, with nothing left to do.
+    clock(4.0)
+    again = run_here(manifest, **run, steps=7)
+    nothing = {"tokens_per_second": None, "checkpoint_stalls": [], "resumed_from": 7}
+    assert again == summary.model_copy(update=nothing)
+    # Two steps more are the work of two steps.
+    clock(2.0)
+    more = run_here(manifest, **run, steps=9)
+    assert (more.tokens, more.tokens_per_second, more.resumed_from) == (32 * 120, 32 * 32 / 2, 7)
+    assert more.first_loss == summary.first_loss and more.skipped_steps == 1
+
+
+def test_lines_are_told_as_they_are_written_and_a_remote_journal_is_there_with_a_checkpoint(
+    manifest: str,
+) -> None:
+    run_url, told, there = "memory://training/told", list[journal.StepRecord](), list[int]()
+
+    def tell(record: journal.StepRecord) -> None:
+        told.append(record)
+        there.append(len(journal.read(run_url)))
+
+    train(TrainJob(MODEL, settings(steps=5, checkpoint={"every": 2}), manifest, run_url), on_metrics=tell)
+    assert told == journal.read(run_url) and there == [0, 0, 2, 2, 4]
+
+
+def test_settings_reach_the_model_and_its_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[NeoX] = []
+    monkeypatch.setattr(NeoX, "compile_parts", lambda model: compiled.append(model))
+    initialize_distributed()
+    given = settings(activation_checkpointing=True, loss_chunk=7, compile=True, seed=3, zero_stage=0)
+    model = build_engine(MODEL, given, 128, 5, 1).module
+    assert compiled == [model] and model.embed_out.chunk == 7
+    assert model.activation_checkpointing and model.end_of_document_id == 5
+    wanted = NeoX(MODEL, 128, seed=3).state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in model.state_dict().items())
+    plain = build_engine(MODEL, settings(), 128, 5, 1).module
+    assert len(compiled) == 1 and not plain.activation_checkpointing
+
+
+def test_settings_reach_deepspeed() -> None:
+    rule = {"static": 8.0, "initial_power": 3, "window": 5, "hysteresis": 7, "minimum": 2.0}
+    changes: dict[str, Any] = {"loss_scale": rule, "precision": "fp16", "zero_stage": 2}
+    changes |= {"optimizer": {"gradient_clipping": 0.7}, "deepspeed": {"prescale_gradients": True}}
+    found = deepspeed_config(settings(**changes, offload_optimizer=True), 2, 10**6)
+    sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    assert [found[name] for name in sizes] == [8, 2, 2]
+    assert found["gradient_clipping"] == 0.7 and found["prescale_gradients"] is True
+    assert found["fp16"] == {
+        "enabled": True,
+        "loss_scale": 8.0,
+        "initial_scale_power": 3,
+        "loss_scale_window": 5,
+        "hysteresis": 7,
+        "min_loss_scale": 2.0,
+    }
+    assert found["zero_optimization"]["stage"] == 2
+    assert found["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+    assert found["bf16"]["enabled"] is False and "tensor_parallel" not in found
+    split = deepspeed_config(settings(precision="bf16", tensor_parallel=2, workers=4), 4, 10**6)
+    assert split["bf16"] == {"enabled": True, "check_grad_overflow": True}
+    assert split["gradient_accumulation_steps"] == 2 and split["fp16"]["enabled"] is False
+    assert "offload_optimizer" not in split["zero_optimization"]
+    assert split["tensor_parallel"]["autotp_size"] == 2
+    kinds = {
+        pattern: spec["partition_type"]
+        for spec in split["tensor_parallel"]["partition_config"]["layer_specs"]
+        for pattern in spec["patterns"]
+    }
+    assert list(kinds.values()) == ["column", "column", "row", "row"]
+    assert ["query_key" in pattern or "_h_to_4h" in pattern for pattern in kinds] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_a_warm_up_that_the_run_ends_in_is_a_warning(
+    manifest: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for warmup, told in ((8, False), (9, True)):
+        check(TrainJob(MODEL, settings(optimizer={"warmup_steps": warmup}), manifest, str(tmp_path / "run")))
+        assert ("the run ends in its warm-up" in caplog.text) == told
+
+
+def test_remote_shards_are_copied_to_the_folder_and_in_the_room_that_are_given(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "here", {"a": [[400] * 5] * 6})
+    fsspec.filesystem("memory").put(str(tmp_path / "here"), "/cached", recursive=True)
+    sizes = []
+    for name, room in (("small", 1.5e-5), ("large", 1.0)):
+        cache = {"cache_folder": str(tmp_path / name), "cache_gib": room}
+        url = "memory://cached/corpus/versions/v0001/manifest.json"
+        loader = check(TrainJob(MODEL, settings(**cache), url, str(tmp_path / "run")))
+        for sample in range(60):
+            loader.sample(sample)
+        sizes.append(sum(file.stat().st_size for file in (tmp_path / name).iterdir()))
+    assert 0 < sizes[0] <= 1.5e-5 * 2**30 < sizes[1]
+
+
 def test_bad_settings_are_named_before_training(manifest: str, tmp_path: Path) -> None:
     job = TrainJob(MODEL, settings(global_batch_size=1000), manifest, str(tmp_path / "run"))
     with pytest.raises(UserError, match="fewer than one batch of 1000"):
@@ -266,12 +417,10 @@ def test_unknown_deepspeed_keys_are_named(
 
 
 def test_deepspeed_keys_reach_the_engine(manifest: str, tmp_path: Path) -> None:
-    from model.deepspeed_settings import deepspeed_config
-
-    train = settings(deepspeed={"zero_optimization": {"sub_group_size": 1000}}, zero_stage=3)
-    assert deepspeed_config(train, 1, 10**6)["zero_optimization"]["sub_group_size"] == 1000
+    given = settings(deepspeed={"zero_optimization": {"sub_group_size": 1000}}, zero_stage=3)
+    assert deepspeed_config(given, 1, 10**6)["zero_optimization"]["sub_group_size"] == 1000
     expected = _losses(run_here(manifest, str(tmp_path / "plain")).run_url)
-    changes = train.model_dump(include={"deepspeed", "zero_stage"})
+    changes = given.model_dump(include={"deepspeed", "zero_stage"})
     assert _losses(run_here(manifest, str(tmp_path / "keys"), **changes).run_url) == pytest.approx(
         expected, abs=1e-5
     )

@@ -44,6 +44,7 @@ def _refresh(raw: Path, storage: Path) -> None:
 
 def _train(raw: Path, storage: Path, run: str = RUN) -> None:
     from base import manifest
+    from base.claims import ClaimsConfig, held
     from base.layout import Layout
     from pipelines.training import results
     from tests.helpers.training import run_here
@@ -53,15 +54,16 @@ def _train(raw: Path, storage: Path, run: str = RUN) -> None:
     version = manifest.require(str(storage))
     every = {"every": 2, "keep_last": 2}
     url = Layout(str(storage)).run(run)
-    summary = run_here(version.manifest_url, url, steps=STEPS, checkpoint=every)
-    result = results.RunResult(
-        **summary.model_dump(),
-        version=version.name,
-        manifest_hash=version.hash,
-        model=summary.hf_url or "",
-        unigram_entropy=1.0,
-    )
-    results.record(str(storage), run, result)
+    with held(url, "train", ClaimsConfig()) as claim:
+        summary = run_here(version.manifest_url, url, steps=STEPS, checkpoint=every)
+        result = results.RunResult(
+            **summary.model_dump(),
+            version=version.name,
+            manifest_hash=version.hash,
+            model=summary.hf_url or "",
+            unigram_entropy=1.0,
+        )
+        results.record(str(storage), run, result, claim)
 
 
 def _model(raw: Path, storage: Path) -> None:
@@ -121,6 +123,8 @@ def look(storage: Path) -> Seen:
     for path in sorted(storage.rglob("*")):
         name = str(path.relative_to(storage))
         if not path.is_file() or ".tmp-" in name or name.startswith("mlflow.db") or "/stacks/" in name:
+            continue
+        if path.parent.name == "claim":  # its removal may be lost, and it is taken over
             continue
         content = path.read_bytes()
         if name.startswith("mlartifacts"):

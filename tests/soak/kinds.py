@@ -24,7 +24,7 @@ class Draws:
 
 _ALL = {
     "cuts": Draws(glimpse=range(2, 3), shorter=range(1000, 1010), full=range(200)),
-    "rivals": Draws(glimpse=range(2), shorter=range(5000, 5020), full=range(1000)),
+    "rivals": Draws(glimpse=range(3, 5), shorter=range(5000, 5020), full=range(1000)),
     "mutations": Draws(glimpse=range(20), shorter=range(20_000, 20_500), full=range(10_000)),
 }
 KINDS = {name: draws for name, draws in _ALL.items() if Path(__file__).with_name(f"{name}.py").exists()}

@@ -63,6 +63,7 @@ def write_report(
     tables: Tables,
     url: str,
     thresholds: dict[str, list[quality.Limit]] | None = None,
+    write: Callable[[str, bytes], None] = files.write_bytes,
 ) -> None:
     """Write the report of a corpus version to `url`, which lies in the version's folder.
 
@@ -88,7 +89,7 @@ def write_report(
         shards=shards.section(manifest.shards),
         configuration=configuration.section(manifest),
     )
-    files.write_bytes(url, page.encode(errors="replace"))
+    write(url, page.encode(errors="replace"))
 
 
 def _rendered(**sections: Any) -> str:

@@ -50,7 +50,7 @@ def write_index(
         files.remove(work)
     parts = [IndexPart(part.name, part.documents, version) for part in catalog.parts]
     summary = IndexSummary(minhash=config.minhash, bits=bits, parts=parts, groups=catalog.group.tolist())
-    summary.write(files.join(output, INDEX))
+    summary.create(files.join(output, INDEX))
 
 
 def compact_indexes(
@@ -91,7 +91,7 @@ def compact_indexes(
             groups += [first + group for group in content.groups]
     parts = [IndexPart(part.name, part.documents, str(part.version)) for part in catalog.parts]
     summary = IndexSummary(minhash=contents[0].minhash, bits=bits, parts=parts, groups=groups)
-    summary.write(files.join(output, INDEX))
+    summary.create(files.join(output, INDEX))
 
 
 def entries_of_indexes(

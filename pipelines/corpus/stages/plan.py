@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from base import files
+from base.claims import Claim
 from base.layout import Layout
 from base.manifest import Version, WrittenShard
 from base.mixture import check_names
@@ -48,8 +49,9 @@ class Runs(Protocol[Result]):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Runs stages one after the other on an executor."""
+    """Runs stages one after the other on an executor, for whoever holds the claim of the corpus."""
 
+    claim: Claim
     executor: Executor
     progress: Progress
 
@@ -229,6 +231,7 @@ def write_shards(
             settings=only(plan.config.shard, "target_tokens"),
             verify_documents=plan.config.tokenize.verify_documents,
             folder=folder,
+            claim=run.claim,
             facts=facts,
             only=paths,
         )

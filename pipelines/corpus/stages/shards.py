@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from base import arrow, files
+from base.claims import Claim
 from base.layout import Layout
 from base.manifest import WrittenShard
 from dedup import hashing
@@ -44,6 +46,8 @@ class Output:
     number: int
     folder: str
     facts: str
+    claim: Claim
+    """Who may write below the folder."""
 
     @property
     def path(self) -> str:
@@ -70,10 +74,11 @@ class Output:
         """Write the shard (of one chunk) and its origins."""
         url, origins_url = files.join(self.folder, self.path), files.join(self.folder, self.origins)
         with files.together():
-            with files.atomic_writer(url) as stream, pa.ipc.new_file(stream, shard.schema) as writer:
+            with self.claim.writer(url) as stream, pa.ipc.new_file(stream, shard.schema) as writer:
                 if shard.num_rows:
                     writer.write_batch(shard.to_batches()[0])
-            files.write_parquet(origins_url, origins)
+            with self.claim.writer(origins_url) as stream:
+                pq.write_table(origins, stream, compression="zstd")
         return WrittenShard(
             path=self.path,
             source=self.source,
@@ -183,6 +188,8 @@ class WriteShards(Stage):
     """Documents of each shard whose ids are compared with those of `tokenizers`."""
     folder: str = unkeyed()
     """The folder of the version."""
+    claim: Claim = unkeyed()
+    """Who may write there."""
     facts: str | None = unkeyed(default=None)
     """Folder for what is written of each shard; None: one that its content names."""
     only: frozenset[str] | None = unkeyed(default=None)
@@ -229,6 +236,7 @@ class WriteShards(Stage):
             number=number,
             folder=self.folder,
             facts=self.facts or self.layout.work(self.name, self.key),
+            claim=self.claim,
             count=count,
             runs=runs,
             tokenizer=self.vocabulary.url,

@@ -362,8 +362,8 @@ class _Runs:
             self.end()
 
     def end(self) -> None:
-        """Write a run of what has come."""
-        if self._pending:
+        """Write a run of what has come; the edits may have left nothing of it."""
+        if any(table.num_rows for table in self._pending):
             self.ranges.append(self._write(pa.concat_tables(self._pending)))
         self._pending, self._tokens = [], 0
 

@@ -22,7 +22,7 @@ from pipelines.corpus.stages.plan import (
 from pipelines.corpus.stages.tokenize import Tokenized
 from pipelines.corpus.stages.vocabulary import Vocabulary
 from pipelines.corpus.text import language, quality
-from pipelines.corpus.versions.commit import Join, common_manifest, digests, join_tables
+from pipelines.corpus.versions.commit import Join, check_shards, common_manifest, digests, join_tables
 from pipelines.corpus.versions.indexes import add_index
 from pipelines.runtime.progress import counter
 
@@ -68,7 +68,8 @@ def build(plan: Plan, name: str, run: Run) -> Version:
         ledger=ledger,
     )
     manifest = write_files(plan, folder, common, selected, vocabulary, tokenized, run)
-    manifest.write(plan.layout.manifest(name))
+    check_shards(folder, shards)
+    run.claim.publish(plan.layout.manifest(name), manifest)
     return manifests.open_version(folder)
 
 
@@ -99,7 +100,7 @@ def write_files(
     """Write the version's files besides shards and manifest into `folder`; returns the whole manifest."""
     from pipelines.corpus.report import page  # matplotlib takes half a second
 
-    files.write_bytes(files.join(folder, TOKENIZER), files.read_bytes(vocabulary.url))
+    run.claim.write(files.join(folder, TOKENIZER), files.read_bytes(vocabulary.url))
     tables = _join_tables(folder, selected, tokenized, run)
     own_lines = [f"versions/{common.version}/{layout.LINES}"] if selected.repeated.lines else []
     manifest = common.model_copy(
@@ -125,6 +126,7 @@ def write_files(
         quality.thresholds(_kinds(config), config.quality)
         | language.thresholds(config.language)
         | score.thresholds(config.score),
+        run.claim.write,
     )
     return manifest.model_copy(update={"files": digests(folder, [TOKENIZER, *tables, REPORT])})
 
@@ -139,7 +141,7 @@ def _join_tables(folder: str, selected: Selected, tokenized: Tokenized, run: Run
         layout.CONTAMINATION: tokenized.urls("hits"),
         layout.LINES: selected.repeated.lines,
     }
-    tasks = [Join(files.join(folder, path), urls) for path, urls in parts.items()]
+    tasks = [Join(files.join(folder, path), urls, run.claim) for path, urls in parts.items()]
     urls = run.executor.run_tasks(join_tables, tasks, counter(run.progress, "tables", 0, len(tasks)))
     return dict(zip(parts, urls, strict=True))
 

@@ -1,11 +1,13 @@
 """jobs.prepare, jobs.refresh and jobs.merge below the command line: inputs, build, record in MLflow."""
 
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
-from base import files
+from base import claims, files
 from base import manifest as manifests
+from base.claims import Claim
 from base.errors import UserError
 from base.layout import REPORT, Layout
 from base.manifest import Version
@@ -19,7 +21,9 @@ from pipelines.corpus.versions import merge as merging
 from pipelines.corpus.versions.build import build, find_build, new_inputs
 from pipelines.runtime import tracking
 from pipelines.runtime.executor import Executor
-from pipelines.runtime.progress import Progress
+from pipelines.runtime.progress import Progress, watched
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,17 @@ class Outcome:
 
     version: Version
     new: bool
+
+
+@contextlib.contextmanager
+def claimed(config: Config, command: str, tell: Callable[[str], None] = log.warning) -> Iterator[Claim]:
+    """Claim the corpus of a project while the block lasts; what is in it is looked at within.
+
+    tell: gets a sentence about whom the command waits for. Raises UserError if another command writes it.
+    """
+    corpus = Layout(config.storage).corpus
+    with claims.held(corpus, command, config.claims, fenced=("versions",), tell=tell) as claim:
+        yield claim
 
 
 def inputs_of(config: Config, found: set[tuple[str, str]] | None = None) -> list[Input]:
@@ -41,19 +56,21 @@ def inputs_of(config: Config, found: set[tuple[str, str]] | None = None) -> list
     return list_inputs(config.sources, cache, config.ingest.split_bytes, found)
 
 
-def prepare(config: Config, inputs: list[Input], *, executor: Executor, progress: Progress) -> Outcome:
+def prepare(
+    config: Config, inputs: list[Input], *, claim: Claim, executor: Executor, progress: Progress
+) -> Outcome:
     """Build a corpus version from all sources, or find the version that holds just that."""
     version = find_build(config, inputs)
     if version:
         return Outcome(version, False)
-    return _build(config, inputs, None, "prepare", executor, progress)
+    return _build(config, inputs, None, "prepare", Run(claim=claim, executor=executor, progress=progress))
 
 
 def deduplicated(
-    config: Config, inputs: list[Input], *, until: str, executor: Executor, progress: Progress
+    config: Config, inputs: list[Input], *, until: str, claim: Claim, executor: Executor, progress: Progress
 ) -> str:
     """Run what a build of all sources does up to a phase of deduplication; the folder of the phases."""
-    run = Run(executor=executor, progress=progress)
+    run = Run(claim=claim, executor=executor, progress=_watched(progress, claim, config))
     plan = Plan(config=config, layout=Layout(config.storage), inputs=tuple(inputs), parent=None)
     measured = run(plan.measure())
     _, decided = plan.decide(measured, run)
@@ -85,12 +102,14 @@ def _check_unchanged(config: Config, parent: Version, what: str) -> None:
         )
 
 
-def refresh(config: Config, inputs: list[Input], *, executor: Executor, progress: Progress) -> Outcome:
+def refresh(
+    config: Config, inputs: list[Input], *, claim: Claim, executor: Executor, progress: Progress
+) -> Outcome:
     """Make the next corpus version from new and changed files alone."""
     parent, fresh = refresh_plan(config, inputs)
     if not fresh:
         return Outcome(parent, False)
-    return _build(config, fresh, parent, "refresh", executor, progress)
+    return _build(config, fresh, parent, "refresh", Run(claim=claim, executor=executor, progress=progress))
 
 
 def merge_plan(config: Config, storage: str) -> tuple[Version, Version]:
@@ -105,7 +124,13 @@ def merge_plan(config: Config, storage: str) -> tuple[Version, Version]:
 
 
 def merge(
-    config: Config, parent: Version, other: Version, *, executor: Executor, progress: Progress
+    config: Config,
+    parent: Version,
+    other: Version,
+    *,
+    claim: Claim,
+    executor: Executor,
+    progress: Progress,
 ) -> Outcome:
     """Make the next corpus version from `parent` and the documents of `other` that it does not hold."""
     merged = merging.find(parent, other)
@@ -123,7 +148,8 @@ def merge(
         key=key,
         tags={"merged_corpus": other.hash, "merged_url": other.url},
     )
-    return _recorded(work, lambda run: merging.merge(compare, name, run), executor, progress)
+    run = Run(claim=claim, executor=executor, progress=progress)
+    return _recorded(work, lambda run: merging.merge(compare, name, run), run)
 
 
 def _build(
@@ -131,14 +157,13 @@ def _build(
     inputs: list[Input],
     parent: Version | None,
     command: str,
-    executor: Executor,
-    progress: Progress,
+    run: Run,
 ) -> Outcome:
     name = manifests.next_name(config.storage)
     plan = Plan(config=config, layout=Layout(config.storage), inputs=tuple(inputs), parent=parent)
     key = files.key_of(build_configuration(config), [item.part for item in inputs], name)
     work = _Work(config=config, name=name, parent=parent, command=command, key=key, tags={})
-    return _recorded(work, lambda run: build(plan, name, run), executor, progress)
+    return _recorded(work, lambda run: build(plan, name, run), run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +179,7 @@ class _Work:
     tags: dict[str, str]
 
 
-def _recorded(work: _Work, make: Callable[[Run], Version], executor: Executor, progress: Progress) -> Outcome:
+def _recorded(work: _Work, make: Callable[[Run], Version], run: Run) -> Outcome:
     """Make a version with an MLflow run around it."""
     place = tracking.Tracking.of(work.config)
     tags = {"version": work.name, "storage": work.config.storage, **work.tags}
@@ -163,8 +188,8 @@ def _recorded(work: _Work, make: Callable[[Run], Version], executor: Executor, p
         tags |= tracking.upstream(place, parent_command(work.parent), corpus=work.parent.hash)
     with tracking.run(place, work.command, work.key, tags) as opened:
         opened.params(build_configuration(work.config))
-        with tracking.ship_progress(opened, progress) as shipped:
-            version = make(Run(executor=executor, progress=shipped))
+        with tracking.ship_progress(opened, _watched(run.progress, run.claim, work.config)) as shipped:
+            version = make(replace(run, progress=shipped))
         if version == work.parent:
             return Outcome(version, False)
         opened.tags({"corpus": version.hash})
@@ -172,6 +197,11 @@ def _recorded(work: _Work, make: Callable[[Run], Version], executor: Executor, p
         opened.artifact(version.file(REPORT))
         opened.artifact(version.manifest_url)
     return Outcome(version, True)
+
+
+def _watched(progress: Progress, claim: Claim, config: Config) -> Progress:
+    """A progress that stops the command soon after another one has taken over."""
+    return watched(progress, claim.check, config.claims.stale_seconds / claims.BEATS)
 
 
 def parent_command(version: Version) -> str:

@@ -8,7 +8,17 @@ import pyarrow.parquet as pq
 
 from base import files
 from base import manifest as manifests
-from base.manifest import InputEntry, Manifest, ShardEntry, SourceTotals, TokenizerFacts, Version
+from base.claims import Claim
+from base.errors import UserError
+from base.manifest import (
+    InputEntry,
+    Manifest,
+    ShardEntry,
+    SourceTotals,
+    TokenizerFacts,
+    Version,
+    WrittenShard,
+)
 from pipelines.config import Config, build_configuration
 from pipelines.corpus.ledger import Ledger
 
@@ -22,6 +32,8 @@ class Join:
 
     url: str
     parts: list[str]
+    claim: Claim
+    """Who may write it."""
 
 
 def join_tables(task: Join) -> str:
@@ -29,7 +41,7 @@ def join_tables(task: Join) -> str:
 
     Some tables are in memory at a time; a file without columns is written of none.
     """
-    with files.atomic_writer(task.url) as file, ThreadPoolExecutor(TABLES_AT_ONCE) as readers:
+    with task.claim.writer(task.url) as file, ThreadPoolExecutor(TABLES_AT_ONCE) as readers:
         writer = None
         for first in range(0, len(task.parts), TABLES_AT_ONCE):
             batch = task.parts[first : first + TABLES_AT_ONCE]
@@ -55,6 +67,22 @@ def _read_plain(url: str) -> pa.Table:
 def digests(folder: str, paths: list[str]) -> dict[str, str]:
     """The digest of files by their paths below the folder of a version."""
     return {path: files.digest(files.join(folder, path)) for path in paths}
+
+
+def check_shards(folder: str, shards: list[WrittenShard]) -> None:
+    """Raise UserError if shards of a version do not have the size that they were written with.
+
+    Somebody else has written there, whom no claim has kept away.
+    """
+    filesystem, path = files.split(folder)
+    sizes = filesystem.find(path, detail=True) if shards else {}
+    root = filesystem._strip_protocol(path)
+    for shard in shards:
+        if sizes.get(files.join(root, shard.path), {}).get("size") != shard.bytes:
+            raise UserError(
+                f"{files.join(folder, shard.path)} is not what this command has written: another one writes "
+                "there; run the same command again when that one is done"
+            )
 
 
 def common_manifest(

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from base import files
 from base import layout as paths
 from base import manifest as manifests
+from base.claims import Claim
 from base.errors import UserError
 from base.layout import REPORT, Layout
 from base.manifest import InputEntry, Manifest, MergedFrom, ShardEntry, Version, WrittenShard
@@ -27,7 +28,7 @@ from pipelines.corpus.stages.indexes import entries_of_indexes
 from pipelines.corpus.stages.order import shuffle_keys
 from pipelines.corpus.stages.plan import Run, check_mixture
 from pipelines.corpus.stages.shards import Output
-from pipelines.corpus.versions.commit import Join, common_manifest, digests, join_tables
+from pipelines.corpus.versions.commit import Join, check_shards, common_manifest, digests, join_tables
 from pipelines.corpus.versions.indexes import add_index
 from pipelines.corpus.versions.verify import read_origins, read_shard
 from pipelines.runtime.executor import Executor
@@ -146,6 +147,8 @@ class FilterShards:
     other: Version
     folder: str
     """The folder of the version."""
+    claim: Claim
+    """Who may write there."""
     facts: str | None = None
     """Folder for what is written of each shard; None: below the work of the merge."""
     only: frozenset[str] | None = None
@@ -196,6 +199,7 @@ class FilterShards:
                     number=counts[group],
                     folder=self.folder,
                     facts=self.facts or files.join(self.compared.work, "shards"),
+                    claim=self.claim,
                     versions=self.other.versions_url,
                     shard=shard,
                     names=self.compared.names,
@@ -214,14 +218,15 @@ def merge(compare: Compare, name: str, run: Run) -> Version:
     """
     folder = compare.layout.version(name)
     compared = run(compare)
-    filtered = run(FilterShards(compared=compared, other=compare.other, folder=folder))
+    filtered = run(FilterShards(compared=compared, other=compare.other, folder=folder, claim=run.claim))
     filtered.ledger.check()
     if not filtered.shards:
         return compare.parent
     manifest = write_files(
-        compare, name, folder, compared, filtered, index_documents(compare, name, compared, run)
+        compare, name, folder, compared, filtered, index_documents(compare, name, compared, run), run.claim
     )
-    manifest.write(compare.layout.manifest(name))
+    check_shards(folder, filtered.shards)
+    run.claim.publish(compare.layout.manifest(name), manifest)
     return manifests.open_version(folder)
 
 
@@ -241,17 +246,23 @@ def index_documents(compare: Compare, name: str, compared: Compared, run: Run) -
 
 
 def write_files(
-    compare: Compare, name: str, folder: str, compared: Compared, filtered: Filtered, indexes: list[str]
+    compare: Compare,
+    name: str,
+    folder: str,
+    compared: Compared,
+    filtered: Filtered,
+    indexes: list[str],
+    claim: Claim,
 ) -> Manifest:
     """Write the version's files besides shards and manifest into `folder`; returns the whole manifest."""
     from pipelines.corpus.report import page  # matplotlib takes half a second
 
     parent, other = compare.parent, compare.other
     tokenizer = parent.manifest.tokenizer
-    files.write_bytes(files.join(folder, tokenizer.file), files.read_bytes(parent.tokenizer_url))
+    claim.write(files.join(folder, tokenizer.file), files.read_bytes(parent.tokenizer_url))
     table = paths.dropped("duplicates")
     dropped = files.join(folder, table)
-    join_tables(Join(dropped, filtered.dropped))
+    join_tables(Join(dropped, filtered.dropped, claim))
     known = {item.part for item in parent.manifest.inputs}
     inputs: list[InputEntry] = []
     for item in other.manifest.inputs:
@@ -280,7 +291,7 @@ def write_files(
         contamination=None,
         documents=compared.documents,
     )
-    page.write_report(manifest, tables, files.join(folder, REPORT))
+    page.write_report(manifest, tables, files.join(folder, REPORT), write=claim.write)
     return manifest.model_copy(update={"files": digests(folder, [tokenizer.file, table, REPORT])})
 
 

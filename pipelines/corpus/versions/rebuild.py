@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from base import files
 from base import manifest as manifests
+from base.claims import Claim
 from base.credentials import restored
 from base.errors import UserError
 from base.layout import MANIFEST, Layout, name_of
@@ -25,7 +26,13 @@ from pipelines.runtime.progress import Progress
 
 
 def repair(
-    config: Config, versions: list[Version], damage: list[Damage], *, executor: Executor, progress: Progress
+    config: Config,
+    versions: list[Version],
+    damage: list[Damage],
+    *,
+    claim: Claim,
+    executor: Executor,
+    progress: Progress,
 ) -> list[Damage]:
     """Make damaged files of versions of one corpus again; returns those that could not be, with the reason.
 
@@ -33,7 +40,7 @@ def repair(
 
     Raises UserError if a source file is needed and is no longer what it was.
     """
-    run = Run(executor=executor, progress=progress)
+    run = Run(claim=claim, executor=executor, progress=progress)
     paths = {item.path for item in damage if name_of(item.path) != MANIFEST}
     left = [item for item in damage if item.path not in paths]
     # A version's tokenizer is that of its parent, so the oldest come first.
@@ -69,7 +76,7 @@ def _rebuild(config: Config, version: Version, damaged: frozenset[str], run: Run
             problem = f"the file made again has digest {digest}, the manifest says {expected.get(path)}"
             failed.append(Damage(f"{version.name}/{path}", f"{problem}: it was not replaced"))
         else:
-            files.write_bytes(version.file(path), files.read_bytes(made))
+            run.claim.write(version.file(path), files.read_bytes(made))
     files.remove(folder)
     return failed
 
@@ -148,13 +155,14 @@ def _merge_again(
             compared=compared,
             other=other,
             folder=folder,
+            claim=run.claim,
             facts=files.join(folder, "facts"),
             only=None if tables else damaged,
         )
     )
     if tables:
         indexes = merge.index_documents(compare, version.name, compared, run)
-        merge.write_files(compare, version.name, folder, compared, filtered, indexes)
+        merge.write_files(compare, version.name, folder, compared, filtered, indexes, run.claim)
 
 
 def _measure_lost(plan: Plan, version: Version) -> Plan:

@@ -120,9 +120,10 @@ def _shard_problems(table: pa.Table, entry: ShardEntry, tokenizer: TokenizerFact
         if held != said:
             problems.append(f"it holds {held} {unit}, the manifest says {said}")
     for chunk in table["input_ids"].chunks:
-        ends = chunk.offsets.to_numpy()[1:] - 1
-        last = chunk.values.to_numpy()[ends]
-        if (last != tokenizer.end_of_document_id).any():
+        offsets = chunk.offsets.to_numpy()
+        empty = offsets[1:] == offsets[:-1]
+        last = chunk.values.to_numpy()[offsets[1:][~empty] - 1]
+        if empty.any() or (last != tokenizer.end_of_document_id).any():
             problems.append(f"a document does not end in token {tokenizer.end_of_document_id}")
     return problems
 
@@ -132,7 +133,7 @@ def _origins_problems(origins: pa.Table, entry: ShardEntry, identifiers: pa.Chun
     if origins.num_rows != entry.documents:
         return [f"it holds {origins.num_rows} documents, the manifest says {entry.documents}"]
     problems = []
-    if identifiers is not None:
+    if identifiers is not None and len(identifiers) == origins.num_rows:
         same = pc.equal(origins["document_id"].cast(pa.binary()), identifiers.cast(pa.binary()))
         if pc.all(same).as_py() not in (True, None):
             problems.append("its documents are not those of the shard")

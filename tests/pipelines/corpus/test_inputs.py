@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import fsspec
 import pytest
+import xxhash
 import zstandard
+from fsspec.implementations.memory import MemoryFileSystem
 
 from base import files
 from base.errors import UserError
@@ -21,11 +25,11 @@ from pipelines.config import Config
 from pipelines.corpus.inputs import check_sources, list_inputs
 from pipelines.corpus.reading.settings import SourceConfig
 from pipelines.corpus.versions import commands as prepare
-from pipelines.corpus.versions.rebuild import repair
 from pipelines.corpus.versions.verify import verify
 from pipelines.corpus.views import explain
 from pipelines.runtime.executor import InProcess
 from pipelines.runtime.progress import silent
+from tests.helpers import builds
 from tests.helpers.builds import refresh, run
 
 TOKENS = ("tok3n-of-monday", "tok3n-of-tuesday")
@@ -167,8 +171,6 @@ def test_names_that_begin_like_no_data(tmp_path: Path) -> None:
 
 def test_what_differs_in_a_hidden_part_only_is_read_apart(tmp_path: Path) -> None:
     """`key` may choose a file instead of opening it."""
-    from fsspec.implementations.memory import MemoryFileSystem
-
     for name, text in (("one", "first"), ("two", "other")):
         with MemoryFileSystem().open(f"/x.jsonl?key={name}", "w") as file:
             file.write(json.dumps({"text": text}))
@@ -177,6 +179,115 @@ def test_what_differs_in_a_hidden_part_only_is_read_apart(tmp_path: Path) -> Non
     for _ in range(2):
         found = list_inputs([source], str(tmp_path / "inputs.json"), SPLIT)
         assert len({item.part for item in found}) == len({item.digest for item in found}) == 2
+
+
+def test_a_file_that_is_written_anew_with_the_same_size_is_read_again(tmp_path: Path) -> None:
+    file, cache = tmp_path / "a.jsonl", str(tmp_path / "inputs.json")
+    source = SourceConfig(name="s", urls=[str(file)])
+
+    def listed(content: bytes, seconds: int) -> tuple[str, str]:
+        file.write_bytes(content)
+        os.utime(file, (seconds, seconds))
+        (item,) = list_inputs([source], cache, SPLIT)
+        return item.digest, item.part
+
+    first = listed(b'{"text": "one"}', 1000)
+    again = listed(b'{"text": "two"}', 1001)
+    assert first[0] == xxhash.xxh3_128_hexdigest(b'{"text": "one"}')
+    assert again[0] == xxhash.xxh3_128_hexdigest(b'{"text": "two"}')
+    assert first[1] != again[1]
+    assert listed(b'{"text": "one"}', 1000) == first
+    # What says that it is the same is not read again; a longer one of the same time is.
+    assert listed(b'{"text": "six"}', 1000) == first
+    assert listed(b'{"text": "three"}', 1000) != first
+
+
+class Told(MemoryFileSystem):
+    """Files that tell more than their size, as object stores do."""
+
+    protocol = "told"
+    store: dict[str, Any] = {}
+    more: dict[str, Any] = {}
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        """Size and what a test says."""
+        found = super().info(path)
+        return {name: found[name] for name in ("name", "size", "type")} | self.more
+
+
+@pytest.mark.parametrize("name", ["ETag", "md5Hash", "etag", "blob_id"])
+def test_a_checksum_that_the_storage_tells_is_the_digest(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec.register_implementation("told", Told, clobber=True)
+    files.write_bytes("told://a.jsonl", b'{"text": "one"}')
+    source, cache = SourceConfig(name="s", urls=["told://a.jsonl"]), str(tmp_path / "inputs.json")
+    monkeypatch.setattr(files, "digest", None)  # nothing is read
+    found = []
+    for tag in ("one", "two"):
+        monkeypatch.setattr(Told, "more", {name: tag, "LastModified": "always the same"})
+        (item,) = list_inputs([source], cache, SPLIT)
+        assert item.digest == tag
+        found.append(item.part)
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("name", ["mtime", "LastModified", "Last-Modified", "created"])
+def test_a_time_that_the_storage_tells_says_whether_to_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec.register_implementation("told", Told, clobber=True)
+    source, cache = SourceConfig(name="s", urls=["told://b.jsonl"]), str(tmp_path / "inputs.json")
+    read: list[str] = []
+    original = files.digest
+
+    def digest(url: str) -> str:
+        read.append(url)
+        return original(url)
+
+    monkeypatch.setattr(files, "digest", digest)
+    for time, times in ((1, 1), (1, 1), (2, 2), (None, 3), (None, 4)):
+        monkeypatch.setattr(Told, "more", {} if time is None else {name: time})
+        files.write_bytes("told://b.jsonl", b'{"text": "one"}')
+        list_inputs([source], cache, SPLIT)
+        assert len(read) == times, time
+
+
+def test_what_names_the_outputs_of_a_part(tmp_path: Path) -> None:
+    """Two inputs share their outputs only if nothing of them differs."""
+    names = ("a/x.jsonl", "b/x.jsonl", "b/y.jsonl")
+    for name, text in zip(names, ("one", "one", "two"), strict=True):
+        files.write_bytes(str(tmp_path / name), f'{{"text": "{text}"}}\n'.encode() * 200)
+    cache = str(tmp_path / "inputs.json")
+    sources = [SourceConfig(name=name, urls=[f"{tmp_path}/*/*.jsonl"]) for name in ("s", "t")]
+    whole = list_inputs(sources, cache, SPLIT)
+    ranges = list_inputs(sources, cache, 1024)
+    others = list_inputs(sources, cache, 1500)
+    assert len(whole) == 6 and len(ranges) > 12
+    places = {
+        (item.source, item.file, item.start, item.stop): item.part for item in (*whole, *ranges, *others)
+    }
+    assert len(set(places.values())) == len(places)
+    assert ranges == sorted(ranges, key=lambda item: (item.source, item.name, item.start))
+    for before, after in zip(ranges, ranges[1:], strict=False):
+        assert after.start in (0, before.stop)
+    assert list_inputs(sources[::-1], cache, SPLIT) == whole
+    assert [item.entry.file for item in whole] == [item.file for item in whole]
+
+
+def test_what_lies_beside_the_data_of_a_saved_dataset_is_none(tmp_path: Path) -> None:
+    for name in (
+        "dataset_dict.json",
+        "train/state.json",
+        "train/dataset_info.json",
+        "train/data-0.arrow",
+        "other/state.json",
+        "other/dataset_dict.json",
+    ):
+        files.write_bytes(str(tmp_path / "saved" / name), b"{}")
+    source = SourceConfig(name="s", urls=[f"{tmp_path}/saved"])
+    found = {file.removeprefix(f"{tmp_path}/saved/") for _, file in check_sources([source])}
+    assert found == {"train/data-0.arrow", "other/state.json", "other/dataset_dict.json"}
 
 
 def test_nothing_that_a_build_writes_shows_credentials(
@@ -197,7 +308,7 @@ def test_nothing_that_a_build_writes_shows_credentials(
     content = shard.read_bytes()
     shard.unlink()
     damage = verify([version], executor=InProcess(), progress=silent)
-    assert repair(rotated, [version], damage, executor=InProcess(), progress=silent) == []
+    assert builds.mended(rotated, [version], damage) == []
     assert shard.read_bytes() == content
     written = [path for path in storage.rglob("*") if path.is_file()]
     assert len(written) > 30 and any(path.name == "mlflow.db" for path in written)

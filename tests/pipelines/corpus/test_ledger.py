@@ -75,3 +75,51 @@ def test_changed_bytes_are_accounted_for() -> None:
     stage.change("whitespace", -3)
     stage.change("nfc", 1)
     ledger.check()
+
+
+@pytest.mark.parametrize("unit", ["documents", "bytes"])
+@pytest.mark.parametrize("more", [1, -1])
+@pytest.mark.parametrize("stages", [("read", "normalise", "quality"), ("read", "exact", "tokenize")])
+@pytest.mark.parametrize("place", [1, 2])
+def test_stages_that_each_balance_and_disagree_are_found(
+    unit: str, more: int, stages: tuple[str, ...], place: int
+) -> None:
+    ledger = Ledger()
+    for number, name in enumerate(stages):
+        stage = ledger.stage("books", name)
+        documents, size = (9 + more * (number >= place) * (one == unit) for one in ("documents", "bytes"))
+        stage.documents_in = stage.documents_out = documents
+        stage.bytes_in = stage.bytes_out = size
+    before, after = stages[place - 1], stages[place]
+    with pytest.raises(LedgerError, match=f"source books: {before} let out 9 .* but {after} took in"):
+        ledger.check()
+
+
+def test_every_source_is_checked() -> None:
+    ledger = ledger_of({"a": [{}], "b": [{}], "c": [{}]}, 2)
+    ledger.check()
+    ledger.stage("c", "read").documents_out += 1
+    with pytest.raises(LedgerError, match="source c, stage read: 2 documents in, 3 out and 0 dropped"):
+        ledger.check()
+
+
+def test_what_is_written_is_in_order_and_has_no_reason_for_nothing() -> None:
+    ledger = Ledger()
+    for source in ("b", "a"):
+        for name in ("quality", "read"):
+            stage = ledger.stage(source, name)
+            for reason in ("y", "x", "y"):
+                stage.drop(reason, 1, 5)
+                stage.change(reason, 3)
+            stage.drop("never", 0, 0)
+            stage.change("never", 0)
+    written = ledger.to_json()
+    assert list(written) == ["a", "b"]
+    assert [stage["stage"] for stage in written["a"]] == ["read", "quality"]
+    dropped = {"x": {"documents": 1, "bytes": 5}, "y": {"documents": 2, "bytes": 10}}
+    assert list(written["a"][0]["dropped"].items()) == list(dropped.items())
+    assert list(written["a"][0]["bytes_delta"].items()) == [("x", 3), ("y", 6)]
+    stage = ledger.stage("a", "read")
+    assert (stage.documents_dropped, stage.bytes_dropped) == (3, 15)
+    ledger.add(ledger)
+    assert (stage.documents_dropped, stage.bytes_dropped, stage.bytes_delta["y"]) == (6, 30, 12)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -69,10 +71,15 @@ def _nats(model: NeoX, document: list[int]) -> float:
     return nats
 
 
-def test_losses_equal_a_direct_computation(made: tuple[NeoX, ModelFolder, Version], tmp_path: Path) -> None:
+def test_losses_equal_a_direct_computation(
+    made: tuple[NeoX, ModelFolder, Version], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, folder, version = made
     place = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.chdir(tmp_path)  # where a store of one's own puts artifacts
     config, told, asked = _config(tmp_path, tracking={"uri": place}), Told(), Asked()
+    with tracking.run(tracking.Tracking.of(config), "train", "key", {"training_run": "tiny"}) as trained:
+        pass
     result, new = evaluate(config, version, folder, told, executor=asked)
     assert new and told.counts == [(done, 3) for done in range(4)] and asked.calls == [(3, None)]
     table = files.read_parquet(f"{result.url}/documents.parquet")
@@ -99,6 +106,14 @@ def test_losses_equal_a_direct_computation(made: tuple[NeoX, ModelFolder, Versio
     run = tracking.find(tracking.Tracking.of(config), "evaluate", corpus=version.hash)
     assert run is not None and run.data.metrics["loss/wiki.arrow"] == result.sources["wiki.arrow"].loss
     assert run.data.metrics["perplexity/all"] == result.all.perplexity
+    assert run.data.params == {"micro_batch_size": "3", "max_documents": str(CHOSEN)}
+    assert {name: run.data.tags[f"piledriver.{name}"] for name in ("model", "version", "upstream")} == {
+        "model": "tiny",
+        "version": "v0001",
+        "upstream": trained.id,
+    }
+    artifacts = tracking.client_of(tracking.Tracking.of(config)).list_artifacts(run.info.run_id)
+    assert {item.path for item in artifacts} == {"documents.parquet", "evaluation.png", "result.json"}
     assert evaluate(config, version, folder, Told(stop_after=0), executor=asked) == (result, False)
     assert len(asked.calls) == 1
 
@@ -140,3 +155,77 @@ def test_a_version_without_held_out_documents_is_named(
     version = manifest.open_version(write_corpus(tmp_path, {"a": [[4, 5]]}, vocab_size=VOCAB, heldout=0))
     with pytest.raises(UserError, match="v0001 has no held-out documents; raise shard.heldout_fraction"):
         evaluate(_config(tmp_path), version, made[1], Told(), executor=Asked())
+
+
+def test_another_corpus_model_or_setting_is_another_evaluation(
+    made: tuple[NeoX, ModelFolder, Version], tmp_path: Path
+) -> None:
+    _, folder, version = made
+    other = write_corpus(tmp_path / "other", SOURCES, vocab_size=VOCAB, heldout=len(LENGTHS), seed=3)
+    config = _config(tmp_path)
+    first, _ = evaluate(config, version, folder, Told(), executor=Asked())
+    urls = {first.url}
+    for chosen, corpus, model in (
+        (config, manifest.open_version(other), folder),
+        (config, version, replace(folder, url=folder.url + "/.")),
+        (config, version, replace(folder, name="huge")),
+        (config_of(tmp_path, evaluate={"max_documents": CHOSEN}), version, folder),
+    ):
+        result, new = evaluate(chosen, corpus, model, Told(), executor=Asked())
+        assert new
+        urls.add(result.url)
+    assert len(urls) == 5
+
+
+def test_the_documents_of_a_source_are_the_first_of_all_its_shards(
+    made: tuple[NeoX, ModelFolder, Version], tmp_path: Path
+) -> None:
+    model, folder, _ = made
+    url = Path(write_corpus(tmp_path, {"a": [[9, 4, 7]], "b": [[5, 6]]}, vocab_size=VOCAB, heldout=3))
+    content = json.loads(url.read_text())
+    (shard,) = [entry for entry in content["shards"] if (entry["source"], entry["split"]) == ("a", "heldout")]
+    for number in (1, 2):
+        twin = shard["path"].replace("00000", f"0000{number}")
+        for kind, suffix in (("shards", "arrow"), ("origins", "parquet")):
+            place = url.parents[1] / twin.replace("shards", kind)
+            place.with_suffix(f".{suffix}").write_bytes(
+                place.with_name("heldout-00000").with_suffix(f".{suffix}").read_bytes()
+            )
+        content["shards"].append({**shard, "path": twin})
+    url.write_text(json.dumps(content))
+    remote = fsspec.filesystem("memory")
+    remote.put(str(tmp_path / "corpus"), "/evaluated/corpus", recursive=True)
+    for place in (str(url), "memory://evaluated/corpus/versions/v0001/manifest.json"):
+        version = manifest.open_version(place)
+        config = config_of(tmp_path / place[:6], evaluate={"max_documents": 5})
+        result, _ = evaluate(config, version, folder, Told(), executor=Asked())
+        table = files.read_parquet(f"{result.url}/documents.parquet").to_pylist()
+        expected = [9, 4, 7, 9, 4, 5, 6]
+        assert sorted(row["tokens"] for row in table) == sorted(expected)
+        assert {source: found.documents for source, found in result.sources.items()} == {"a": 5, "b": 2}
+        assert result.all.bytes == 5 * sum(expected)
+
+
+def test_the_picture_and_the_batches_are_those_of_the_settings(
+    made: tuple[NeoX, ModelFolder, Version], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from model import score
+    from pipelines.runtime import charts
+
+    _, folder, version = made
+    drawn, sizes, nats = [], set(), score.document_nats
+
+    def draw(*arguments: Any) -> bytes:
+        drawn.append(arguments)
+        return b""
+
+    def spy(*arguments: Any) -> Any:
+        sizes.add(arguments[-1])
+        return nats(*arguments)
+
+    monkeypatch.setattr(charts, "evaluation", draw)
+    monkeypatch.setattr(score, "document_nats", spy)
+    result, _ = evaluate(_config(tmp_path), version, folder, Told(), executor=Asked())
+    density = {name: found.bits_per_byte for name, found in result.sources.items()}
+    perplexity = {name: found.perplexity for name, found in result.sources.items()}
+    assert drawn == [(density, perplexity, "tiny on v0001")] and sizes == {3}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from base.claims import ClaimsConfig, held
 from base.errors import UserError
 from pipelines.config import Config
 from pipelines.inference.infer import BLOCK_ROWS, InferenceResult, infer, read_prompts
 from pipelines.inference.models import ModelFolder
+from pipelines.runtime import tracking
 from tests.helpers.late import RUNNING
 from tests.helpers.models import LENGTH, VOCAB, Asked, StoppedError, Told, config_of, write_model
 
@@ -180,3 +184,130 @@ def test_prompts_of_every_format(tmp_path: Path) -> None:
         read_prompts(str(tmp_path / "other.parquet"))
     with pytest.raises(UserError, match="missing.jsonl does not exist"):
         read_prompts(str(tmp_path / "missing.jsonl"))
+
+
+def test_other_prompts_into_the_same_folder_are_refused(
+    made: tuple[NeoX, ModelFolder], tmp_path: Path
+) -> None:
+    config = _config(tmp_path, output=str(tmp_path / "out"))
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    result, new = infer(config, made[1], _prompts(first, 3), Told(), executor=Asked())
+    before = sorted(path for path in (tmp_path / "out").rglob("*") if "blocks" not in path.parts)
+    assert new and [path.name for path in before] == ["result.json", "results.jsonl"]
+    with pytest.raises(UserError, match="result.json is of other prompts, another model or other settings"):
+        infer(config, made[1], _prompts(second, 4), Told(), executor=Asked())
+    assert infer(config, made[1], _prompts(second, 3), Told(), executor=Asked()) == (result, False)
+
+
+def test_two_inferences_into_the_same_folder_exclude_each_other(
+    made: tuple[NeoX, ModelFolder], tmp_path: Path
+) -> None:
+    config = _config(tmp_path, output=str(tmp_path / "out"))
+    prompts = _prompts(tmp_path, 3)
+    sentence = "out is being written by infer of"
+    with held(f"{tmp_path}/out", "infer", ClaimsConfig()), pytest.raises(UserError, match=sentence):
+        infer(config, made[1], prompts, Told(), executor=Asked())
+    assert infer(config, made[1], prompts, Told(), executor=Asked())[1]
+
+
+def test_whatever_decides_the_completions_makes_them_anew(
+    made: tuple[NeoX, ModelFolder], tmp_path: Path
+) -> None:
+    folder, prompts = made[1], _prompts(tmp_path, 3)
+    usual: dict[str, Any] = {"temperature": 0.9, "top_p": 0.9}
+
+    def run(url: str = prompts, model: ModelFolder = folder, **settings: Any) -> tuple[InferenceResult, bool]:
+        return infer(_config(tmp_path, **{**usual, **settings}), model, url, Told(), executor=Asked())
+
+    first, new = run()
+    assert new
+    copied = shutil.copy(prompts, tmp_path / "copied.jsonl")
+    for same in ({}, {"workers": 2}, {"url": str(copied)}):
+        assert run(**same) == (first, False)
+    (tmp_path / "longer").mkdir()
+    longer = _prompts(tmp_path / "longer", 4)
+    keys = {first.key}
+    for changes in (
+        *({"temperature": 0.8}, {"top_p": 0.5}, {"seed": 3}, {"max_new_tokens": 5}, {"batch_size": 2}),
+        *({"url": longer}, {"model": replace(folder, url=folder.url + "/.")}),
+    ):
+        result, new = run(**changes)
+        assert new and result.url != first.url, changes
+        assert result.rows == (4 if "url" in changes else 3) == len(_rows(result))
+        keys.add(result.key)
+        assert run(**changes) == (result, False)
+    assert len(keys) == 8
+
+
+def test_a_tiny_nucleus_is_greedy_whatever_the_temperature(
+    made: tuple[NeoX, ModelFolder], tmp_path: Path
+) -> None:
+    prompts = _prompts(tmp_path, 12)
+    rows = []
+    for name, settings in (("greedy", {}), ("nucleus", {"temperature": 2.0, "top_p": 1e-6})):
+        config = _config(tmp_path / name, **settings)
+        rows.append(_rows(infer(config, made[1], prompts, Told(), executor=Asked())[0]))
+    assert rows[0] == rows[1]
+    hot = _config(tmp_path, temperature=2.0, top_p=1.0)
+    assert _rows(infer(hot, made[1], prompts, Told(), executor=Asked())[0]) != rows[0]
+
+
+def test_texts_are_written_as_they_are(made: tuple[NeoX, ModelFolder], tmp_path: Path) -> None:
+    folder, model = tmp_path / "hf", made[0]
+    wanted = {token: _greedy(model, [token]) for token in range(1, 50)}
+    marked, other, *_ = sorted({token for tokens in wanted.values() for token in tokens})
+    words = {f"w{marked}": "<|mark|>", f"w{other}": "straße"}
+    shutil.copytree(made[1].url, folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {words.get(word, word): number for word, number in vocabulary.items()}
+    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": marked, "content": "<|mark|>"})
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False))
+    path = tmp_path / "prompts.jsonl"
+    prompts = [token for token in wanted if f"w{token}" not in words]
+    path.write_text("\n".join(json.dumps({"prompt": f"w{token}"}) for token in prompts))
+    model_folder = replace(made[1], url=str(folder))
+    result, _ = infer(_config(tmp_path), model_folder, str(path), Told(), executor=Asked())
+    for token, row in zip(prompts, _rows(result), strict=True):
+        expected = [words.get(word, word) for word in _text(wanted[token]).split()]
+        assert row["completion"].split() == expected
+    content = Path(result.url).read_text()
+    assert "<|mark|>" in content and "straße" in content
+
+
+def test_an_inference_is_in_mlflow(
+    made: tuple[NeoX, ModelFolder], tmp_path: Path, mlflow_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(mlflow_store, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    config = config_of(
+        tmp_path, tracking={"uri": f"sqlite:///{tmp_path}/mlflow.db"}, infer={"max_new_tokens": 3, "seed": 4}
+    )
+    place = tracking.Tracking.of(config)
+    with tracking.run(place, "train", "key", {"training_run": "tiny"}) as trained:
+        pass
+    prompts = _prompts(tmp_path, 5)
+    with open(prompts, "a") as file:
+        file.write("[]\n")
+    result, _ = infer(config, made[1], prompts, Told(), executor=Asked())
+    found = tracking.find(place, "infer", key=result.key)
+    assert found is not None and found.info.status == "FINISHED"
+    assert found.data.metrics == {"rows": 6, "errors": 1, "new_tokens": result.new_tokens}
+    assert {name: found.data.params[name] for name in ("max_new_tokens", "seed", "top_p")} == {
+        "max_new_tokens": "3",
+        "seed": "4",
+        "top_p": "0.95",
+    }
+    tags = {name: found.data.tags[f"piledriver.{name}"] for name in ("model", "prompts", "upstream")}
+    assert tags == {"model": "tiny", "prompts": prompts, "upstream": trained.id}
+    client = tracking.client_of(place)
+    assert [item.path for item in client.list_artifacts(found.info.run_id)] == ["results.jsonl"]
+
+
+def test_the_key_of_a_row_is_its_id_its_key_or_its_number(tmp_path: Path) -> None:
+    rows = [{"id": 5, "key": "k"}, {"key": "k"}, {"id": 0, "key": "k"}, {}]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("\n".join(json.dumps({**row, "prompt": "p"}) for row in rows))
+    assert [row.key for row in read_prompts(str(path))] == ["5", "k", "0", "3"]

@@ -1,13 +1,20 @@
+"""The cluster that commands run on, and how maps over files are dealt out."""
+
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from base.errors import UserError
 from pipelines.runtime import cluster
 from pipelines.runtime.progress import counter, tick
 from pipelines.runtime.settings import RayConfig
@@ -39,6 +46,73 @@ def test_a_map_is_run_again_where_ray_data_itself_failed(monkeypatch: pytest.Mon
         cluster.map_files(lambda number: number, list(range(9)), [1] * 9, 2, seen.append)
 
 
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=60), st.integers(1, 7))
+def test_every_file_is_dealt_once_and_the_large_ones_first(sizes: list[int], workers: int) -> None:
+    blocks = cluster._blocks(sizes, workers)
+    assert sorted(index for block in blocks for index in block) == list(range(len(sizes)))
+    assert all(blocks) and len(blocks) <= cluster.ROUNDS * workers
+    smallest_of_first = min(sizes[block[0]] for block in blocks[: min(workers, len(sizes))])
+    assert sum(size > smallest_of_first for size in sizes) < workers
+    if len(sizes) >= workers:
+        # A round has half of what is left, or one file a worker: nobody gets over what is fair and a file.
+        loads = [sum(sizes[index] for index in block) for block in blocks[:workers]]
+        assert max(loads) <= (sum(sizes) / 2 + max(sizes)) / workers + max(sizes)
+
+
+def test_rounds_become_smaller() -> None:
+    blocks = cluster._blocks([100] * 64, 2)
+    assert [len(block) for block in blocks] == [16, 16, 8, 8, 4, 4, 2, 2, 1, 1, 1, 1]
+
+
+def test_what_workers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/kernels")
+    told = cluster.worker_environment()
+    assert told["NUMBA_CACHE_DIR"] == "/kernels" and told["TOKENIZERS_PARALLELISM"] == "false"
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    monkeypatch.setenv("HOME", "/home/anna")
+    assert cluster.worker_environment()["NUMBA_CACHE_DIR"] == "/home/anna/.cache/piledriver/numba"
+
+
+def test_which_cluster_a_command_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configured one, else that of the environment, else the one that runs here, else one of its own."""
+    asked: list[str] = []
+    told: list[dict[str, str]] = []
+
+    def init(address: str, runtime_env: dict[str, Any], **_: Any) -> None:
+        asked.append(address)
+        told.append(runtime_env["env_vars"])
+        if address == "ray://gone":
+            raise ConnectionError("nobody")
+
+    def took(address: str | None) -> str:
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+            cluster.start(RayConfig(address=address), verbose=True)
+        return asked.pop()
+
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert took(None) == "local"
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        running = f"127.0.0.1:{head.getsockname()[1]}"
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(f"{running}\n")
+        assert took(None) == running
+        monkeypatch.setenv("RAY_ADDRESS", "auto")
+        assert took(None) == "auto"
+        assert took(f"ray://{running}") == f"ray://{running}"
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert took(None) == "local"  # the note is of a cluster that is gone
+    assert told[-1] == cluster.worker_environment()
+    given = {"runtime_env": {"env_vars": {"NUMBA_CACHE_DIR": "/elsewhere"}}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(given))
+    took(None)  # the job says where kernels are
+    assert told[-1].keys() == cluster.worker_environment().keys() - {"NUMBA_CACHE_DIR"}
+    for address in (running, f"ray://{running}", "ray://gone"):
+        with pytest.raises(UserError, match=rf"ray.address = '{address}': no Ray cluster answers there"):
+            took(address)
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_long_task_over_a_file_tells_how_far_it_is() -> None:
     def task(number: int) -> dict[str, int]:
@@ -48,7 +122,7 @@ def test_a_long_task_over_a_file_tells_how_far_it_is() -> None:
             time.sleep(0.1)
         return {"documents": 8, "bytes": 800}
 
-    seen: list[tuple[object, ...]] = []
+    seen: list[tuple[Any, ...]] = []
     count = counter(lambda *values: seen.append(values), "measure", 0, 2)
     cluster.map_files(task, [0, 1], [1, 1], 1, count, count.within)
     assert seen[0] == ("measure", 0, 2, 0, 0) and seen[-1] == ("measure", 2, 2, 16, 1600)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.runtime.progress import Pace, counter
+from pipelines.runtime.progress import Pace, counter, watched
 
 
 @pytest.fixture
@@ -67,3 +67,14 @@ def test_a_counter_adds_what_results_tell() -> None:
         ("stage", 3, 4, 10, 100),
         ("stage", 4, 4, 10, 100),
     ]
+
+
+def test_a_progress_that_is_watched_checks_now_and_then(clock: list[float]) -> None:
+    checked: list[float] = []
+    told: list[tuple[object, ...]] = []
+    note = watched(lambda *counts: told.append(counts), lambda: checked.append(clock[0]), 10.0)
+    for seconds in (1, 9, 10, 19, 25):
+        clock[0] = 1000.0 + seconds
+        note("measure", 1, 2, 3, 4)
+    assert checked == [1010.0, 1025.0]
+    assert told == [("measure", 1, 2, 3, 4)] * 5

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -12,7 +13,9 @@ import sys
 import threading
 import time
 import urllib.request
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +27,8 @@ from tests.helpers.late import RUNNING
 
 if RUNNING:
     from mlflow import MlflowClient
+
+SPAWN = multiprocessing.get_context("spawn")
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +65,31 @@ def test_a_run_records_and_is_continued_until_it_finishes(place: tracking.Tracki
     assert tracking.upstream(place, "prepare", corpus="none") == {}
 
 
+def first(folder: str, key: str, start: Barrier) -> None:
+    """What a first command does with a new store, when all are about to."""
+    place = tracking.Tracking(f"sqlite:///{folder}/new/mlflow.db", "test", f"file://{folder}/artifacts")
+    start.wait()
+    with tracking.run(place, "prepare", key, {}) as run:
+        run.metrics({"x": 1.0})
+        assert run.id is not None and not run.warned
+
+
+@pytest.mark.slow
+def test_every_one_of_the_first_commands_has_its_run(tmp_path: Path) -> None:
+    start = SPAWN.Barrier(3)
+    commands = [SPAWN.Process(target=first, args=(str(tmp_path), f"k{number}", start)) for number in range(3)]
+    for command in commands:
+        command.start()
+    for command in commands:
+        command.join()
+    assert [command.exitcode for command in commands] == [0, 0, 0]
+    client = MlflowClient(f"sqlite:///{tmp_path}/new/mlflow.db")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "test"]
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.data.tags["piledriver.key"] for run in runs) == ["k0", "k1", "k2"]
+    assert all(run.info.status == "FINISHED" and run.data.metrics == {"x": 1.0} for run in runs)
+
+
 def test_artifacts_are_on_the_disk_before_a_run_is_finished_and_then_that_it_is(
     place: tracking.Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,6 +109,116 @@ def test_artifacts_are_on_the_disk_before_a_run_is_finished_and_then_that_it_is(
     assert sorted(told[:-1]) == sorted(f"{name} RUNNING" for name in ["report.html", *folders])
     assert told[-1] == f"{Path(place.uri).parent.name} FINISHED"
     assert told.index("report.html RUNNING") < told.index(f"{run.id} RUNNING")
+
+
+URL = "https://anna:pa55word@host/x?token=t0k3n"
+HIDDEN = "https://***@host/x?token=***"
+
+
+def test_no_call_of_mlflow_has_credentials(place: tracking.Tracking, tmp_path: Path) -> None:
+    with tracking.run(place, "prepare", "k9", {"version": "v0001", "storage": URL}) as run:
+        run.tags({"merged_url": f"merged from {URL}"})
+        run.params({"storage": URL, "sources": [{"urls": [URL]}], "nested": {"url": URL}})
+        run.params({"storage": f"{URL}&part=2", "nested": {"url": f"{URL}&part=2"}})
+        run.dataset("secret", "1" * 32, URL, {"files": [URL]}, "training")
+        run.model("secret", URL, 1.0)
+    client = MlflowClient(place.uri)
+    found = client.get_run(str(run.id))
+    tags, params = found.data.tags, found.data.params
+    assert tags["piledriver.storage"] == HIDDEN
+    assert tags["piledriver.merged_url"] == f"merged from {HIDDEN}"
+    assert params["storage"] == params["nested.url"] == HIDDEN and HIDDEN in params["sources"]
+    assert tags["piledriver.now.storage"] == tags["piledriver.now.nested.url"] == f"{HIDDEN}&part=2"
+    (dataset,) = (entry.dataset for entry in found.inputs.dataset_inputs)
+    assert (json.loads(dataset.source), json.loads(dataset.profile)) == ({"uri": HIDDEN}, {"files": [HIDDEN]})
+    assert client.get_model_version_by_alias("secret", "latest").source == HIDDEN
+    for path in Path(place.uri.removeprefix("sqlite:///")).parent.rglob("*"):
+        if path.is_file():
+            assert b"pa55word" not in path.read_bytes() and b"t0k3n" not in path.read_bytes(), path
+
+
+class Failing:
+    """A client whose every call fails with the address, as MLflow's do."""
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*_: object, **__: object) -> None:
+            raise ConnectionError(f"API request to {URL} failed")
+
+        return call
+
+
+def test_no_message_of_mlflow_has_credentials(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "piledriver.tracking")
+    run = tracking.TrackedRun(Failing(), "0" * 32)
+    calls = [
+        lambda: run.tags({"a": "b"}),
+        lambda: run.params({"a": "b"}),
+        lambda: run.metrics({"a": 1.0}),
+        lambda: run.artifact(__file__),
+        lambda: run.dataset("corpus", "0" * 32, URL, {}, "training"),
+        lambda: run.model("pile", URL, None),
+        lambda: tracking.find(tracking.Tracking(URL, "test", None), "prepare"),
+        lambda: tracking.run(tracking.Tracking(URL, "test", None), "prepare", "k", {}).__enter__(),
+    ]
+    monkeypatch.setattr(tracking, "client_of", lambda _: Failing())
+    for call in calls:
+        caplog.clear()
+        run.warned.clear()
+        call()
+        assert f"API request to {HIDDEN} failed" in caplog.text
+        assert "pa55word" not in caplog.text and "t0k3n" not in caplog.text
+
+
+def test_a_call_that_fails_again_is_no_second_warning(caplog: pytest.LogCaptureFixture) -> None:
+    run = tracking.TrackedRun(Failing(), "0" * 32)
+    for _ in range(3):
+        run.metrics({"a": 1.0})
+    run.artifact(__file__)
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        "MLflow did not record log_batch",
+        "MLflow did not record log_artifact",
+    ]
+
+
+def test_the_state_of_a_run_and_which_one_is_found(place: tracking.Tracking) -> None:
+    client = MlflowClient(place.uri)
+
+    def status(run: tracking.TrackedRun) -> str:
+        found: str = client.get_run(str(run.id)).info.status
+        return found
+
+    with pytest.raises(KeyError), tracking.run(place, "infer", "a", {"corpus": "c1"}) as failed:
+        assert status(failed) == "RUNNING"
+        raise KeyError
+    assert status(failed) == "FAILED"
+    with tracking.run(place, "infer", "a", {}) as same:
+        assert same.id == failed.id and status(same) == "RUNNING"
+    assert status(same) == "FINISHED"
+    with tracking.run(place, "infer", "a", {}, again=True) as reopened:
+        assert reopened.id == same.id
+    with tracking.run(place, "infer", "b", {"version": "v0007", "corpus": "c1"}) as newer:
+        assert newer.id != same.id
+    with tracking.run(place, "evaluate", "a", {"corpus": "c1"}) as other:
+        assert other.id not in (same.id, newer.id)
+    assert client.get_run(str(newer.id)).info.run_name == "infer v0007"
+    assert tracking.upstream(place, "infer", corpus="c1") == {"upstream": newer.id}
+    assert tracking.upstream(place, "infer", corpus="c1", key="a") == {"upstream": same.id}
+    assert tracking.upstream(place, "evaluate", corpus="c1") == {"upstream": other.id}
+
+
+def test_what_changed_in_a_continued_run_is_a_tag(place: tracking.Tracking) -> None:
+    values = {f"field{number:03}": number for number in range(230)}
+    with tracking.run(place, "prepare", "k10", {}) as run:
+        run.params({"a": {"b": 1, "c": "x" * 600}, "d": None})
+        run.params({"a": {"b": 2, "c": "x" * 600}, **values})
+    data = MlflowClient(place.uri).get_run(str(run.id)).data
+    expected = {"a.b": "1", "a.c": "x" * 500, "d": "None"}
+    assert data.params == expected | {name: str(value) for name, value in values.items()}
+    assert {name: value for name, value in data.tags.items() if ".now." in name} == {
+        "piledriver.now.a.b": "2"
+    }
 
 
 def test_an_unreachable_store_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -122,12 +262,13 @@ def test_progress_becomes_metrics_of_each_stage(place: tracking.Tracking) -> Non
     ):
         progress("measure", 0, 2)
         progress("measure", 1, 2, 500, 1_000_000)
-        time.sleep(0.3)
+        client = MlflowClient(place.uri)
+        while "measure/documents" not in client.get_run(run.id).data.metrics:
+            time.sleep(0.05)
         progress("measure", 2, 2, 900, 2_000_000)
         progress("dedup edges", 3, 3)
     assert seen[1] == ("measure", 1, 2, 500, 1_000_000)
     assert len(seen) == 4
-    client = MlflowClient(place.uri)
     values = client.get_run(run.id).data.metrics
     assert (values["measure/documents"], values["measure/bytes"], values["measure/tasks"]) == (900, 2e6, 2)
     assert 900 / values["measure/documents_per_second"] == pytest.approx(values["measure/seconds"])
@@ -244,5 +385,8 @@ def test_remote_storage_needs_a_tracking_uri(tmp_path: Path) -> None:
     file.write_text("name: x\nstorage: memory://x\nsources: [{name: a, urls: [b]}]\n")
     with pytest.raises(UserError, match=r"tracking\.uri"):
         tracking.Tracking.of(load(str(file)))
-    uri = tracking.Tracking.of(load(str(file), ["tracking.uri=http://mlflow:5000"])).uri
-    assert uri == "http://mlflow:5000"
+    remote = tracking.Tracking.of(load(str(file), ["tracking.uri=http://mlflow:5000"]))
+    assert remote == tracking.Tracking("http://mlflow:5000", "x", None)
+    local = tracking.Tracking.of(load(str(file), [f"storage={tmp_path}/s", "tracking.experiment=y"]))
+    folder = f"{tmp_path}/s"
+    assert local == tracking.Tracking(f"sqlite:///{folder}/mlflow.db", "y", f"file://{folder}/mlartifacts")

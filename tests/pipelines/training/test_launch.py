@@ -7,6 +7,7 @@ import pytest
 
 from base.errors import UserError
 from model import journal
+from model.run import RUN, RunDescription
 from pipelines.config import Config
 from pipelines.runtime import tracking
 from pipelines.training import shipping
@@ -25,12 +26,13 @@ if RUNNING:
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def _config(folder: Path, **train: object) -> Config:
+def _config(folder: Path, mixture: dict[str, float] | None = None, **train: object) -> Config:
     return Config.model_validate(
         {
             "name": "tiny",
             "storage": str(folder),
-            "sources": [{"name": "a", "urls": ["unused"]}],
+            "sources": [{"name": "a", "urls": ["unused"]}, {"name": "b", "urls": ["unused"]}],
+            "mixture": mixture or {},
             "model": MODEL.model_dump(),
             "train": settings(**{"workers": 2, **train}).model_dump(),
         }
@@ -89,11 +91,13 @@ def test_fewer_workers_train_on_a_smaller_cluster_and_their_warnings_are_heard_o
     manifest = write_corpus(tmp_path, SOURCES)
     next((tmp_path / "corpus").rglob("train-00001.arrow")).write_bytes(b"nonsense")
     same: dict[str, Any] = {"steps": 6, "global_batch_size": 12, "damaged_shards": "skip"}
+    same["mixture"] = {"a": 5.0, "b": 1.0}
     expected = run_here(manifest, str(tmp_path / "alone"), **same)
     caplog.clear()
     config = _config(tmp_path, min_workers=1, workers=3, **same)
     result = launch(config, manifest, str(tmp_path / "run"), Sees(str(tmp_path / "seen")))
     assert result.last_loss == pytest.approx(expected.last_loss, abs=1e-5)
+    assert RunDescription.read(f"{tmp_path}/run/{RUN}").mixture == same["mixture"]
     description = json.loads((Path(str(result.checkpoint_url)) / checkpoint.DESCRIPTION).read_text())
     assert description["world_size"] == 2
     (heard,) = [message for message in caplog.messages if "is damaged" in message]

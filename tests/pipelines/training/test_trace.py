@@ -4,11 +4,13 @@ from typing import Any
 
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from base import files
 from base.errors import UserError
 from jobs import trace as command
+from model import checkpoint, journal
 from model.corpus import Corpus
 from model.run import RUN
 from model.shard_cache import ShardCache
@@ -17,6 +19,7 @@ from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, SOURCES, run_here
 
 if RUNNING:
+    from model.loop import Loop
     from pipelines.training import trace
 
 
@@ -179,3 +182,72 @@ def test_a_changed_corpus_is_refused(tmp_path: Path) -> None:
     files.write_json(url, {**facts, "data": {**facts["data"], "manifest_hash": "0" * 32}})
     with pytest.raises(UserError, match="was trained on another corpus version"):
         trace.RunSamples(str(tmp_path), "tiny")
+
+
+def _damage(manifest: str, name: str, place: int, value: bytes) -> None:
+    """Overwrite a token of a shard, or cut it short there."""
+    path = Path(manifest).parent / "shards" / f"{name}.arrow"
+    table = pa.ipc.open_file(path).read_all()
+    tokens = table["input_ids"].combine_chunks().values.to_numpy().tobytes()
+    content = bytearray(path.read_bytes())
+    begin = bytes(content).index(tokens) + 2 * place
+    content[begin : begin + 2] = value
+    path.write_bytes(content if value else content[:begin])
+
+
+@pytest.mark.parametrize(
+    ("run", "damaged"),
+    [
+        ({"seed": 7}, None),
+        ({"mixture": {"a": 1.0, "b": 5.0}}, None),
+        ({"mixture": {"a": 0.0, "b": 1.0}}, None),
+        ({"global_batch_size": 16, "batch_warmup": {"start": 4, "increment": 4, "steps": 7}}, None),
+        ({"damaged_shards": "skip"}, b"\xff\xff"),
+        ({"damaged_shards": "skip"}, b""),
+        ({"damaged_shards": "skip", "verify_shards": True}, b"\x05\x00"),
+    ],
+    ids=["seed", "mixture", "without a source", "batch warm-up", "strange token", "short shard", "verified"],
+)
+def test_the_trace_tells_the_rows_that_the_loop_fed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: dict[str, Any], damaged: bytes | None
+) -> None:
+    manifest = write_corpus(tmp_path, {"a": [[200] * 6, [100] * 6], "b": [[333] * 4]})
+    tokens: dict[str, list[int]] = {}
+    for path in sorted(Path(manifest).parent.glob("shards/*/train-*.arrow")):
+        table = pa.ipc.open_file(path).read_all()
+        ids = [identifier.hex() for identifier in table["document_id"].to_pylist()]
+        tokens |= dict(zip(ids, table["input_ids"].to_pylist(), strict=True))
+    if damaged is not None:
+        _damage(manifest, "a/train-00000", 777, damaged)
+    fed: list[np.ndarray] = []
+    accumulate = Loop.accumulate
+
+    def spy(loop: Loop, step: int, rows: Any) -> float:
+        fed.append(rows.numpy().copy())
+        return accumulate(loop, step, rows)
+
+    monkeypatch.setattr(Loop, "accumulate", spy)
+    run_here(manifest, str(tmp_path / "training" / "tiny"), steps=12, **run)
+    traced, seen = trace.RunSamples(str(tmp_path), "tiny"), {}
+    for step, rows in enumerate(fed, 1):
+        told = np.full_like(rows, -1)
+        for span in trace.documents_of_step(traced, step).to_pylist():
+            part = tokens[span["document_id"]][span["first"] : span["stop"]]
+            told[span["sequence"], span["position"] : span["position"] + len(part)] = part
+            seen.setdefault(span["document_id"], []).append((step, span["sequence"], span["position"]))
+        assert np.array_equal(told, rows)
+    for document in tokens:
+        rows_of = trace.steps_of_document(traced, document).to_pylist()
+        assert [(row["step"], row["sequence"], row["position"]) for row in rows_of] == seen.get(document, [])
+
+
+def test_steps_whose_lines_are_not_there_yet_count_by_the_checkpoint(tmp_path: Path) -> None:
+    manifest = write_corpus(tmp_path, SOURCES)
+    url = tmp_path / "training" / "tiny"
+    run_here(manifest, str(url), steps=4, log_every=3)
+    assert trace.RunSamples(str(tmp_path), "tiny").steps == 4
+    path = url / journal.NAME
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))  # steps 1 and 3
+    assert trace.RunSamples(str(tmp_path), "tiny").steps == 4
+    files.remove(checkpoint.folder(str(url), 4))
+    assert trace.RunSamples(str(tmp_path), "tiny").steps == 3

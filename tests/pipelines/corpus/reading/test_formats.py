@@ -466,6 +466,26 @@ def test_warc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_all(path, max_document_bytes=200_000, batch_bytes=2**16) == whole
 
 
+@pytest.mark.parametrize(
+    ("parameter", "encoding", "text"),
+    [
+        ("charset=koi8-r", "koi8-r", "Съешь ещё"),
+        ('boundary=x; Charset="Windows-1251"', "cp1251", "Съешь ещё"),
+        ("charset=shift_jis", "shift_jis", "日本語の文章"),
+        ("charset=iso-8859-7", "iso-8859-7", "Γειά σου"),
+        # Bytes that would be UTF-8 too, but are said to be something else.
+        ("charset=ISO-8859-1", "latin-1", "Ã¼ber"),
+    ],
+)
+def test_a_page_is_read_in_the_encoding_that_its_server_names(
+    tmp_path: Path, parameter: str, encoding: str, text: str
+) -> None:
+    page = PAGE.replace("Ein schöner Absatz, der bleibt.", f"{text} is what it says.").encode(encoding)
+    (tmp_path / "a.warc").write_bytes(warc("response", http(page, f"text/html; {parameter}")))
+    ((document,), rejects, _) = read_all(tmp_path / "a.warc")
+    assert f"{text} is what it says." in document["text"] and not rejects
+
+
 def test_damaged_web_archives(tmp_path: Path) -> None:
     page, other = warc("response", http(UTF8)), warc("response", http(UTF8.replace(b"Heading", b"Other")))
     path = tmp_path / "a.warc"

@@ -126,6 +126,8 @@ lower.name, lower.version = "lower", 1  # type: ignore[attr-defined]
 class Promises:
     """Gives results with the keys of stages, without running them, and keeps the keys."""
 
+    claim = None
+
     def __init__(self) -> None:
         self.keys: dict[str, str | None] = {}
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from base.layout import Layout
@@ -65,3 +66,15 @@ def test_some_rejects_are_kept_and_all_are_counted(tmp_path: Path) -> None:
     counts = json.loads(Path(task.url("parts", "json")).read_text())
     stage = Ledger.from_json(counts["ledger"]).sources["s"]["read"]
     assert stage.dropped["invalid_json"]["documents"] == 50
+
+
+def test_a_file_without_documents_leaves_tables_like_any_other(tmp_path: Path) -> None:
+    some = measure(tmp_path, [json.dumps({"text": "Some words of a text."})], RejectsConfig())
+    (tmp_path / "none").mkdir()
+    none = measure(tmp_path / "none", ["{broken"], RejectsConfig())
+    tables = [pq.read_table(task.url("attributes", "parquet")) for task in (some, none)]
+    assert [table.num_rows for table in tables] == [1, 0]
+    assert tables[0].schema.equals(tables[1].schema)
+    with pa.memory_map(none.url("documents", "arrow")) as file:
+        assert pa.ipc.open_file(file).read_all().num_rows == 0
+    assert pq.read_table(none.url("rejects", "parquet")).num_rows == 1

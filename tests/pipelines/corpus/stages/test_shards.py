@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from base import files
+from base.claims import ClaimsConfig, held
 from base.layout import Layout
 from base.manifest import TokenizerFacts, WrittenShard
 from dedup import hashing
@@ -106,18 +107,20 @@ def build(
         )
         tasks.append(task)
         counts.append(TokenCounts.from_json(tokenize_part(task), "counts"))
-    stage = WriteShards(
-        layout=Layout(str(folder)),
-        tokenized=Tokenized(key=key, tasks=tuple(tasks), counts=tuple(counts), ledger=Ledger()),
-        vocabulary=Vocabulary(
-            url=tokenizer, facts=TokenizerFacts(file="tokenizer.json", **tokenizers.facts(tokenizer, END))
-        ),
-        settings=ShardConfig(target_tokens=1024).model_copy(update={"target_tokens": target_tokens}),
-        verify_documents=3,
-        folder=str(folder / "v0001"),
-        facts=str(folder / "facts" / key),
-    )
-    return stage.run(InProcess(), silent), folder / "v0001"
+    with held(str(folder), "shards", ClaimsConfig()) as claim:
+        stage = WriteShards(
+            layout=Layout(str(folder)),
+            tokenized=Tokenized(key=key, tasks=tuple(tasks), counts=tuple(counts), ledger=Ledger()),
+            vocabulary=Vocabulary(
+                url=tokenizer, facts=TokenizerFacts(file="tokenizer.json", **tokenizers.facts(tokenizer, END))
+            ),
+            settings=ShardConfig(target_tokens=1024).model_copy(update={"target_tokens": target_tokens}),
+            verify_documents=3,
+            folder=str(folder / "v0001"),
+            claim=claim,
+            facts=str(folder / "facts" / key),
+        )
+        return stage.run(InProcess(), silent), folder / "v0001"
 
 
 def survivors_of(part: str, file: str, documents: str, entries: str, dropped: str | None) -> Survivors:

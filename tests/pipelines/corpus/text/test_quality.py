@@ -283,6 +283,69 @@ def test_every_rule_of_every_set_acts_on_a_measured_column() -> None:
             assert f"| `{one.name}` | `{one.column}` |" in table_of_docs
 
 
+PUBLISHED = {
+    "basic": "words<2 characters<32 control_fraction>.05 replacement_fraction>.05 "
+    "duplicate_line_character_fraction>.6 duplicate_5gram_character_fraction>.6",
+    "gopher_quality": "words<50 words>100000 mean_word_length<3 mean_word_length>10 hash_ratio>.1 "
+    "ellipsis_ratio>.1 bullet_line_fraction>.9 ellipsis_line_fraction>.3 alphabetic_word_fraction<.8 "
+    "stop_words<2",
+    "gopher_repetition": "duplicate_line_fraction>.3 duplicate_paragraph_fraction>.3 "
+    "duplicate_line_character_fraction>.2 duplicate_paragraph_character_fraction>.2 "
+    "top_2gram_character_fraction>.2 top_3gram_character_fraction>.18 top_4gram_character_fraction>.16 "
+    "duplicate_5gram_character_fraction>.15 duplicate_6gram_character_fraction>.14 "
+    "duplicate_7gram_character_fraction>.13 duplicate_8gram_character_fraction>.12 "
+    "duplicate_9gram_character_fraction>.11 duplicate_10gram_character_fraction>.10",
+    "c4": "c4_sentences<5 c4_lorem_ipsum>0 c4_curly_bracket>0",
+    "fineweb": "terminal_line_fraction<.12 short_line_fraction>.67 "
+    "duplicate_full_line_character_fraction>.01 newline_ratio>.3",
+}
+"""The measured columns whose values below or above a threshold are dropped, as the papers have them."""
+FIELDS = {
+    "c4_sentences": "sentences",
+    "c4_lorem_ipsum": "lorem_ipsum_lines",
+    "c4_curly_bracket": "curly_bracket_lines",
+}
+"""Settings that are not named after their column."""
+
+
+@pytest.mark.parametrize("rules", PUBLISHED)
+def test_a_document_is_dropped_beyond_each_published_threshold_and_not_at_it(rules: str) -> None:
+    limits = [
+        (one[:at], one[at], float(one[at + 1 :]))
+        for one in PUBLISHED[rules].split()
+        for at in [one.replace(">", "<").index("<")]
+    ]
+    config = QualityConfig(rule_sets={"prose": [rules]})
+    # Between all thresholds of the set, so that only the value that is tried can break a rule.
+    usual = {name: np.float32(0) for name in attributes(LONG).column_names}
+    usual |= {
+        f"q_{name}": np.float32(limit + (1 if limit >= 1 else 0.1))
+        for name, side, limit in limits
+        if side == "<"
+    }
+    usual |= {"q_characters": np.float32(1e6), "n_control": np.float32(0)}
+    tried = []
+    for name, side, limit in limits:
+        for way in (0, 1):
+            at = np.float32(limit)
+            row = dict(usual)
+            value = np.nextafter(at, np.float32(np.inf if side == ">" else -np.inf)) if way else at
+            if name == "control_fraction":
+                # control / (characters + control), of which a share is either side of the limit.
+                row |= {"q_characters": np.float32(950), "n_control": np.float32(51 if way else 49)}
+            else:
+                row[f"q_{name}"] = value
+            tried.append((row, (name, side) if way else None))
+    columns = {name: pa.array([row[name] for row, _ in tried], pa.float32()) for name in usual}
+    reasons, _ = quality.decide(pa.table(columns), SOURCE, config)
+    expected = [
+        broken and f"{rules}.{'max' if broken[1] == '>' else 'min'}_{FIELDS.get(broken[0], broken[0])}"
+        for _, broken in tried
+    ]
+    assert reasons.to_pylist() == expected
+    assert len(limits) == len(config.rules_of("prose"))
+
+
 class StricterRules(BasicRules):
     """A rule from outside: its declaration is all that it takes."""
 

@@ -11,8 +11,10 @@ from base.errors import UserError
 from pipelines.corpus.ledger import Ledger, LedgerError
 from pipelines.corpus.stages.losses import SourceLossError
 from pipelines.corpus.versions import commands
+from pipelines.corpus.versions.verify import verify
 from pipelines.corpus.views import explain
-from pipelines.runtime.executor import OnRay
+from pipelines.runtime.executor import InProcess, OnRay
+from pipelines.runtime.progress import silent
 from tests.helpers.builds import config, documents, refresh, run, version_bytes, write
 
 
@@ -205,6 +207,35 @@ def test_a_source_that_loses_too_much_stops_the_build(raw: Path, tmp_path: Path)
     with pytest.raises(SourceLossError, match=r"in stage normalise \(empty_text 9\).*record 0 of"):
         run(blank)
     assert manifest.latest(settings.storage) is None
+
+
+@pytest.mark.parametrize(
+    ("stage", "overrides"),
+    [
+        ("quality", ["quality.basic.min_words=1000"]),
+        ("fuzzy", ["dedup.exact=false", "sources.0.max_loss=0.05"]),
+        ("decontaminate", ["decontaminate.benchmarks=[{name: quiz, urls: [RAW/books]}]"]),
+    ],
+)
+def test_a_loss_in_any_stage_stops_the_build(
+    stage: str, overrides: list[str], raw: Path, tmp_path: Path
+) -> None:
+    settings = config(raw, tmp_path / "a", *(override.replace("RAW", str(raw)) for override in overrides))
+    with pytest.raises(SourceLossError, match=rf"source books loses \d+% .* in stage {stage} \(") as error:
+        run(settings)
+    assert f"of {raw}/books/" in str(error.value)
+    assert manifest.latest(settings.storage) is None
+
+
+def test_a_source_of_which_the_edits_leave_nothing_leaves_the_others(raw: Path, tmp_path: Path) -> None:
+    benchmark = f"decontaminate.benchmarks=[{{name: quiz, urls: [{raw}/books]}}]"
+    version = run(config(raw, tmp_path / "a", benchmark, "sources.0.max_loss=1.0")).version
+    assert {shard.source for shard in version.manifest.shards} == {"web"} == set(version.manifest.sources)
+    ledger = Ledger.from_json(version.manifest.ledger)
+    books = ledger.stage("books", "decontaminate")
+    assert books.documents_in > 40 and books.documents_out == books.bytes_out == 0
+    assert ledger.stage("web", "tokenize").documents_out > 20
+    assert verify([version], executor=InProcess(), progress=silent) == []
 
 
 def test_a_corpus_without_documents_is_a_mistake(

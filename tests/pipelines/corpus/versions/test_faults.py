@@ -198,7 +198,8 @@ def build(config: Config, inputs: list[Input] | None = None) -> manifest.Version
     """A build without MLflow, whose store would lie on the disk that is full."""
     listed = commands.inputs_of(config) if inputs is None else inputs
     plan = Plan(config=config, layout=Layout(config.storage), inputs=tuple(listed), parent=None)
-    return build_version(plan, "v0001", Run(executor=OnRay(workers=2), progress=silent))
+    with commands.claimed(config, "prepare") as claim:
+        return build_version(plan, "v0001", Run(claim=claim, executor=OnRay(workers=2), progress=silent))
 
 
 def version_bytes(storage: Path) -> dict[str, bytes]:

@@ -177,8 +177,10 @@ def drive(pipe: Connection, config: str, storage: str, address: str) -> None:
     def progress(stage: str, done: int, *_: int) -> None:
         pipe.send((stage, done))
 
-    inputs = commands.inputs_of(settings)
-    commands.prepare(settings, inputs, executor=OnRay(workers=settings.ray.workers), progress=progress)
+    executor = OnRay(workers=settings.ray.workers)
+    with commands.claimed(settings, "prepare") as claim:
+        inputs = commands.inputs_of(settings)
+        commands.prepare(settings, inputs, claim=claim, executor=executor, progress=progress)
 
 
 class Victim:

@@ -19,12 +19,12 @@ from pipelines.config import Config
 from pipelines.corpus.ledger import Ledger
 from pipelines.corpus.stages.indexes import deduplicate_indexes
 from pipelines.corpus.versions import commands, merge
-from pipelines.corpus.versions.rebuild import repair
 from pipelines.corpus.versions.verify import Damage, read_shard, verify
 from pipelines.corpus.views.explain import explain
 from pipelines.runtime import tracking
 from pipelines.runtime.executor import Executor, InProcess, OnRay
 from pipelines.runtime.progress import Progress, silent
+from tests.helpers import builds
 from tests.helpers.builds import config, documents, refresh, run, version_bytes, write
 
 PUBLIC = [f"{documents(50 + number, 1)[0]} {number}" for number in range(12)]
@@ -82,14 +82,11 @@ def project(corpora: Path, tmp_path: Path) -> Path:
 def joined(
     folder: Path, *overrides: str, progress: Progress = silent, executor: Executor | None = None
 ) -> commands.Outcome:
-    settings = mine_of(folder, *overrides)
-    parent, other = commands.merge_plan(settings, str(folder / "theirs"))
-    return commands.merge(settings, parent, other, executor=executor or InProcess(), progress=progress)
+    return builds.merge(mine_of(folder, *overrides), str(folder / "theirs"), executor, progress)
 
 
 def mended(settings: Config, damage: list[Damage]) -> list[Damage]:
-    versions = manifest.versions(settings.storage)
-    return repair(settings, versions, damage, executor=InProcess(), progress=silent)
+    return builds.mended(settings, manifest.versions(settings.storage), damage)
 
 
 def check(settings: Config) -> list[Damage]:
@@ -230,12 +227,7 @@ def test_the_same_corpus_again_is_found_and_one_that_adds_nothing_makes_no_versi
     assert sorted(Path(project / "mine/corpus").rglob("*")) == before
     # The other corpus joined with the merged one gets what it lacks; the merged one then gets nothing.
     settings = theirs_of(project)
-    outcome = commands.merge(
-        settings,
-        *commands.merge_plan(settings, str(project / "mine")),
-        executor=InProcess(),
-        progress=silent,
-    )
+    outcome = builds.merge(settings, str(project / "mine"))
     assert outcome.new
     nothing = joined(project)
     assert not nothing.new and nothing.version.hash == merged.hash

@@ -8,18 +8,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import fsspec
+import gcsfs
 import pytest
 
 from base import files, manifest
+from base.claims import ClaimsConfig, Holder, held
+from base.errors import UserError
 from pipelines.config import Config, load
-from pipelines.corpus.versions import rebuild, verify
+from pipelines.corpus.versions import verify
 from pipelines.runtime import cluster
 from pipelines.runtime.executor import OnRay
 from pipelines.runtime.progress import silent
-from tests.helpers.builds import refresh, run
+from tests.helpers.builds import mended, refresh, run
 from tests.helpers.late import RUNNING
 
 if RUNNING:
@@ -151,8 +157,47 @@ def test_a_corpus_is_built_refreshed_mended_and_read_there(bucket: str, tmp_path
     files.write_bytes(f"{bucket}/corpus/corpus/versions/{shard}", whole[:-100] + bytes(100))
     damage = verify.verify([second], executor=OnRay(workers=2), progress=silent)
     assert [entry.path for entry in damage] == [shard]
-    assert rebuild.repair(settings, [second], damage, executor=OnRay(workers=2), progress=silent) == []
+    assert mended(settings, [second], damage, OnRay(workers=2)) == []
     assert files.read_bytes(f"{bucket}/corpus/corpus/versions/{shard}") == whole
+
+
+@pytest.mark.slow
+def test_one_command_at_a_time_writes_there(bucket: str, caplog: pytest.LogCaptureFixture) -> None:
+    url = f"{bucket}/claimed/note"
+    folder = f"{bucket}/claimed/corpus"
+    if bucket.startswith("gs:"):  # the stand-in for Google's service heeds no condition, which is told
+        sent: list[str | None] = []
+        call = gcsfs.GCSFileSystem._call
+
+        async def noted(self: Any, *arguments: Any, **keywords: Any) -> Any:
+            sent.append(keywords.get("ifGenerationMatch"))
+            return await call(self, *arguments, **keywords)
+
+        with mock.patch.object(gcsfs.GCSFileSystem, "_call", noted):
+            assert files.create(url, b"content")
+        assert sent == ["0"]
+        with held(folder, "jobs.prepare", ClaimsConfig()):
+            pass
+        assert f"{folder} cannot create a file only if there is none" in caplog.text
+        return
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(lambda number: files.create(url, b"%d" % number), range(8)))
+    assert sum(created) == 1 and files.read_bytes(url) == b"%d" % created.index(True)
+    with held(folder, "jobs.prepare", ClaimsConfig()) as claim:
+        sentence = "is being written by jobs.prepare of"
+        with pytest.raises(UserError, match=sentence), held(folder, "jobs.refresh", ClaimsConfig()):
+            pytest.fail("held twice")
+        claim.write(f"{folder}/x", b"content")
+        # Another machine's, which gives no sign of life.
+        former = files.list_files(f"{folder}/claim")[0]
+        holder = Holder.read(former)
+        holder.model_copy(update={"boot": "another", "every": 0.1}).write(former)
+        sentence, quick = "was taken to be gone: jobs.refresh", ClaimsConfig(stale_seconds=1.0)
+        with held(folder, "jobs.refresh", quick), pytest.raises(UserError, match=sentence):
+            claim.write(f"{folder}/x", b"late")
+    assert files.read_bytes(f"{folder}/x") == b"content"
+    assert files.list_files(f"{folder}/claim") == []
+    assert "cannot create" not in caplog.text
 
 
 def test_a_server_that_is_gone_is_one_sentence(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ import pytest
 
 from base.errors import UserError
 from pipelines.corpus.ledger import Ledger
-from pipelines.corpus.versions.rebuild import repair
 from pipelines.corpus.versions.verify import verify
 from pipelines.corpus.views.explain import explain
 from pipelines.runtime.executor import InProcess
 from pipelines.runtime.progress import silent
+from tests.helpers import builds
 from tests.helpers.builds import config, documents, refresh, run, write
 
 MODULE = """
@@ -86,7 +86,7 @@ def test_they_decide_and_change_and_are_counted(raw: Path, tmp_path: Path) -> No
     Path(version.file("dropped/quality.parquet")).unlink()
     damage = verify([version], executor=InProcess(), progress=silent)
     assert len(damage) == 1
-    assert repair(settings, [version], damage, executor=InProcess(), progress=silent) == []
+    assert builds.mended(settings, [version], damage) == []
 
 
 def test_a_corpus_made_with_other_versions_of_them_is_not_refreshed(

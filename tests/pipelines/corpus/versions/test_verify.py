@@ -2,21 +2,24 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from base import files, manifest
 from base.errors import UserError
 from base.layout import origins_path
 from pipelines.config import Config
-from pipelines.corpus.versions.rebuild import repair
 from pipelines.corpus.versions.verify import Damage, open_versions, read_shard, verify
 from pipelines.corpus.views.export import ExportedPair, export
 from pipelines.runtime.executor import InProcess
 from pipelines.runtime.progress import silent
+from tests.helpers import builds
 from tests.helpers.builds import config, documents, refresh, run, version_bytes, write
 from tests.helpers.indexed import read_indexed
 
@@ -53,7 +56,7 @@ def check(settings: Config, name: str = "v*") -> list[Damage]:
 def mend(settings: Config) -> list[Damage]:
     versions, damage = open_versions(manifest.manifest_urls(settings.storage))
     damage += verify(versions, executor=InProcess(), progress=silent)
-    return repair(settings, versions, damage, executor=InProcess(), progress=silent)
+    return builds.mended(settings, versions, damage)
 
 
 def flip(path: Path) -> None:
@@ -155,6 +158,203 @@ def test_a_manifest_that_disagrees_with_itself(project: Config) -> None:
     Path(version.manifest_url).write_text("{")
     (damage,) = check(project)
     assert damage.path == "v0002/manifest.json"
+
+
+Change = Callable[[pa.Table], pa.Table]
+
+
+def own_line(content: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest says of the last shard that its version added, which holds several documents."""
+    lines: list[dict[str, Any]] = content["shards"]
+    return [line for line in lines if line["version"] == content["version"]][-1]
+
+
+def rewrite(project: Config, shard: Change | None = None, origins: Change | None = None) -> tuple[str, str]:
+    """Change a shard or its origins of v0002, and mend their digests in the manifest; the paths of both."""
+    version = manifest.require(project.storage, "v0002")
+    content = version.manifest.to_json()
+    line = own_line(content)
+    paths = line["path"], origins_path(line["path"])
+    for path, change, digest in zip(paths, (shard, origins), ("digest", "origins_digest"), strict=True):
+        url = version.below_versions(path)
+        if change is None:
+            continue
+        if path.endswith(".arrow"):
+            with pa.memory_map(url) as file:
+                table = change(pa.ipc.open_file(file).read_all())
+            with files.atomic_writer(url) as stream, pa.ipc.new_file(stream, table.schema) as writer:
+                writer.write_table(table)
+        else:
+            files.write_parquet(url, change(files.read_parquet(url)))
+        line[digest] = files.digest(url)
+    files.write_json(version.manifest_url, content)
+    return paths
+
+
+def with_ids(change: Callable[[list[list[int]]], list[list[int]]]) -> Change:
+    """A change of the token ids of a shard."""
+
+    def changed(table: pa.Table) -> pa.Table:
+        ids = pa.array(change(table["input_ids"].to_pylist()), table["input_ids"].type)
+        return table.set_column(0, "input_ids", ids)
+
+    return changed
+
+
+def last_token(row: int) -> Change:
+    """One document ends in another token than that which ends documents."""
+    return with_ids(lambda ids: [[*one[:-1], 7] if one is ids[row] else one for one in ids])
+
+
+def split_first(table: pa.Table) -> pa.Table:
+    """The first document ends after its first token, and a new one has the others."""
+    ids, names = table["input_ids"].to_pylist(), table["document_id"].to_pylist()
+    ids = [[0], ids[0][1:], *ids[1:]]
+    return pa.table({"input_ids": ids, "document_id": [b"x" * 16, *names]}, schema=table.schema)
+
+
+SHARDS: list[tuple[Change, str]] = [
+    (with_ids(lambda ids: [ids[0][1:], *ids[1:]]), "tokens, the manifest says"),
+    (with_ids(lambda ids: [*ids[:-1], [5, *ids[-1]]]), "tokens, the manifest says"),
+    (last_token(0), "a document does not end in token 0"),
+    (last_token(-1), "a document does not end in token 0"),
+    (
+        lambda table: table.set_column(0, "input_ids", table["input_ids"].cast(pa.large_list(pa.uint32()))),
+        "input_ids are large_list<item: uint32>, the manifest says uint16",
+    ),
+    (with_ids(lambda ids: [[], [*ids[0], *ids[1]], *ids[2:]]), "a document does not end in token 0"),
+    (split_first, "documents, the manifest says"),
+]
+"""Changes of a shard, and the one thing that is wrong then."""
+ORIGINS: list[tuple[Change, str]] = [
+    (lambda table: table.slice(1), "documents, the manifest says"),
+    (lambda table: table.take([1, 0, *range(2, len(table))]), "its documents are not those of the shard"),
+    (
+        lambda table: table.set_column(
+            table.schema.get_field_index("bytes"),
+            "bytes",
+            pc.add(table["bytes"], [1, *[0] * (len(table) - 1)]),
+        ),
+        "bytes of text, the manifest says",
+    ),
+    (lambda table: table.drop_columns(["bytes"]), "it is not a parquet file of origins"),
+]
+"""Changes of a table of origins, and the one thing that is wrong then."""
+
+
+@pytest.mark.parametrize(("change", "problem"), SHARDS)
+def test_a_shard_whose_digest_was_mended(project: Config, change: Change, problem: str) -> None:
+    path, _ = rewrite(project, shard=change)
+    (damage,) = check(project)
+    assert damage.path == path and problem in damage.problem
+
+
+@pytest.mark.parametrize(("change", "problem"), ORIGINS)
+def test_origins_whose_digest_was_mended(project: Config, change: Change, problem: str) -> None:
+    _, path = rewrite(project, origins=change)
+    (damage,) = check(project)
+    assert damage.path == path and problem in damage.problem
+
+
+def one_document_more_dropped(content: dict[str, Any]) -> None:
+    """A ledger that balances, and lets out a document less than the shards hold."""
+    stage = content["ledger"]["web"][-1]
+    stage["documents_out"] -= 1
+    stage["dropped"]["lost"] = {"documents": 1, "bytes": 0}
+
+
+def bytes_that_went(content: dict[str, Any]) -> None:
+    """A ledger that balances, and lets out fewer bytes than the shards hold."""
+    stage = content["ledger"]["web"][-1]
+    stage["bytes_out"] -= 5
+    stage["bytes_delta"]["lost"] = -5
+
+
+def first_shard_has_more(content: dict[str, Any]) -> None:
+    """A shard of the parent that has a token more here than there, and the total of its source too."""
+    line = content["shards"][0]
+    line["tokens"] += 1
+    content["sources"][line["source"]][f"{'heldout_' * (line['split'] == 'heldout')}tokens"] += 1
+
+
+def more(*place: str | int) -> Callable[[dict[str, Any]], None]:
+    """A number of a manifest is one more."""
+
+    def change(content: dict[str, Any]) -> None:
+        inner: Any = content
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] += 1
+
+    return change
+
+
+TOTALS = [f"{prefix}{unit}" for prefix in ("", "heldout_") for unit in ("documents", "tokens", "text_bytes")]
+MANIFESTS: list[tuple[Callable[[dict[str, Any]], Any], list[str]]] = [
+    (more("config", "shard", "seed"), ["config_hash is not the hash of its configuration"]),
+    (lambda content: content.update(config_hash="0" * 16), ["config_hash is not the hash of"]),
+    (lambda content: content["shards"].append(content["shards"][-1]), ["it names a shard twice"]),
+    (one_document_more_dropped, ["its shards of web hold", "documents, its ledger says"]),
+    (bytes_that_went, ["its shards of web hold", "text_bytes, its ledger says"]),
+    (more("ledger", "web", 0, "documents_in"), ["its ledger does not balance: source web, stage read"]),
+    (more("ledger", "web", 0, "bytes_in"), ["its ledger does not balance: source web, stage read"]),
+    *(
+        (more("sources", "books", total), [f"{total} of books are not the sum of its shards"])
+        for total in TOTALS
+    ),
+    (
+        lambda content: content["sources"].update(none={**dict.fromkeys(TOTALS, 0), "weight": None}),
+        ["its sources are not those of its shards"],
+    ),
+    (
+        lambda content: content.update(parent_manifest_hash="0" * 32),
+        ["the manifest of its parent v0001 is not the one it was made from"],
+    ),
+    (first_shard_has_more, ["the shards it has from v0001 are not those of v0001"]),
+    (
+        lambda content: content["shards"].insert(0, content["shards"].pop(1)),
+        ["the shards it has from v0001 are not those of v0001"],
+    ),
+    (lambda content: content.update(parent="v0009"), ["v0009 is not a corpus version"]),
+    (lambda content: content["tokenizer"].update(sha256="0" * 64), ["its sha256 is"]),
+    (more("tokenizer", "vocab_size"), ["its vocab_size is"]),
+]
+"""Changes of the manifest of v0002, and words of what is wrong then."""
+
+
+@pytest.mark.parametrize(("change", "words"), MANIFESTS, ids=[" ".join(words) for _, words in MANIFESTS])
+def test_a_manifest_of_which_one_thing_was_changed(
+    project: Config, change: Callable[[dict[str, Any]], Any], words: list[str]
+) -> None:
+    version = manifest.require(project.storage, "v0002")
+    content = version.manifest.to_json()
+    change(content)
+    files.write_json(version.manifest_url, content)
+    damage = [item for item in check(project) if "/shards/" not in item.path]
+    assert {item.path for item in damage} <= {"v0002/manifest.json", "v0002/tokenizer.json"}
+    found = [item for item in damage if all(word in item.problem for word in words)]
+    assert len(found) == 1, damage
+    assert len(damage) == 1 or words == ["it names a shard twice"], damage
+
+
+def test_every_file_that_a_manifest_names_is_read(project: Config) -> None:
+    version = manifest.require(project.storage, "v0002")
+    paths = {f"v0002/{path}" for path in version.manifest.files}
+    paths |= {path for line in version.own_shards for path in (line.path, line.origins)}
+    for path in paths:
+        flip(Path(version.below_versions(path)))
+    assert {item.path for item in check(project)} == paths
+
+
+def test_a_shard_of_several_versions_is_read_and_named_once(project: Config) -> None:
+    line = manifest.require(project.storage, "v0001").manifest.shards[0]
+    versions = Path(project.storage, "corpus", "versions")
+    flip(versions / line.path)
+    (damage,) = check(project)
+    assert damage.path == line.path
+    (versions / line.path).unlink()
+    (damage,) = check(project)
+    assert damage == Damage(line.path, "it is missing")
 
 
 def test_an_export_holds_the_documents_of_every_shard(built: Config, tmp_path: Path) -> None:

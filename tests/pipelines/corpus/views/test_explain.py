@@ -27,7 +27,7 @@ def near(text: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory, ray_cluster):
+def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("explain")
     long = " ".join(BASE)
     # Record 2 is the longest, which is the one to keep.
@@ -145,6 +145,96 @@ def test_the_command(corpus, capsys, monkeypatch):
     with pytest.raises(SystemExit) as result:
         run(command.main)
     assert result.value.code == 2 and capsys.readouterr().err.startswith("error: document 'nothing'")
+
+
+LETTER = "Write to jane.doe@firm.com or call 202-456-1111 about it. "
+OTHER_LETTER = "Write to john.roe@firm.com or call 202-456-1414 about it. "
+
+
+@pytest.fixture(scope="module")
+def private(tmp_path_factory):
+    """A corpus that keeps personal data, of two files of one name, with a large cluster."""
+    folder = tmp_path_factory.mktemp("private")
+    long, ships = " ".join(BASE), " ".join(SHIPS)
+    texts = [
+        long + " " + LETTER + "It ends here, with a kept one.",
+        long + " " + LETTER + "It ends so.",
+        ships + " " + LETTER + "And so on.",
+        ships + " " + OTHER_LETTER + "And so on.",
+    ]
+    whole = " ".join(f"Stone {i} lies below tree {i * 3} in the wood of {i * 11} paths." for i in range(30))
+    for name, records in (("x", texts), ("y", [whole] * 24)):
+        builds.write(folder / name / "a.jsonl", records)
+    config = Config.model_validate(
+        {
+            "name": "private",
+            "storage": str(folder / "storage"),
+            "sources": [{"name": "a", "urls": [str(folder / "*" / "*.jsonl")], "max_loss": 1.0}],
+            "tokenize": {"vocab_size": 300, "train_bytes": 1024},
+            "redact": {"email": None, "ipv4": None, "ipv6": None, "phone": None, "secret": None},
+        }
+    )
+    return folder, builds.run(config).version
+
+
+def test_a_diff_shows_no_personal_data_that_the_corpus_keeps(private):
+    _, version = private
+    text = "\n".join(explain.explain(version, "x/a.jsonl:1"))
+    assert "dropped in v0001 as near_duplicate" in text
+    assert "--- kept" in text and "+++ this document" in text
+    assert "-It ends here, with a kept one." in text and "+It ends so." in text
+    assert " Write to email@example.com or call (202) 555-0100 about it." in text
+    assert "jane.doe" not in text and "456-1111" not in text
+    lines = explain.explain(version, "x/a.jsonl:1", diff_lines=2)
+    assert lines[-3:-1] == ["--- kept", "+++ this document"] and lines[-1].endswith("more lines of the diff")
+    whole = [line for line in text.split("\n") if line.startswith(("---", "+", "-", " ", "@"))]
+    whole = whole[whole.index("--- kept") :]
+    assert lines[-1] == f"and {len(whole) - 2} more lines of the diff"
+    assert explain.explain(version, "x/a.jsonl:1", diff_lines=len(whole)) == text.split("\n")
+
+
+def test_texts_that_differ_in_personal_data_alone(private):
+    _, version = private
+    dropped = [explain.explain(version, f"x/a.jsonl:{record}") for record in (2, 3)]
+    (lines,) = [lines for lines in dropped if "near_duplicate of" in "\n".join(lines)]
+    assert lines[-1] == "no diff: the first 200,000 characters are the same but for personal data"
+    assert "firm.com" not in "\n".join(lines)
+
+
+def test_of_a_large_cluster_the_first_are_shown(private):
+    _, version = private
+    explained = [explain.explain(version, f"y/a.jsonl:{record}") for record in range(24)]
+    (kept,) = [lines for lines in explained if any(line.startswith("kept in") for line in lines)]
+    assert "and 23 dropped" in "\n".join(kept)
+    shown = [line for line in kept if line.startswith("  1.0000")]
+    assert len(shown) == 20 and kept[-1] == "  and 3 more"
+    assert shown == sorted(shown)
+    assert all("exact_duplicate  a  v0001  " in line and line.endswith("/y/a.jsonl") for line in shown)
+
+
+def test_a_name_that_several_files_have(private):
+    folder, version = private
+    names = f"{folder}/x/a.jsonl or {folder}/y/a.jsonl"
+    with pytest.raises(UserError, match=f"a.jsonl may be {names}; give more of the path"):
+        explain.explain(version, "a.jsonl:0")
+    with pytest.raises(UserError, match="no input file of v0001 ends in .jsonl"):
+        explain.explain(version, ".jsonl:0")
+    by_end, by_url = (explain.explain(version, f"{name}:0") for name in ("x/a.jsonl", f"{folder}/x/a.jsonl"))
+    assert by_end == by_url
+
+
+def test_without_the_texts_everything_else_is_told(private):
+    folder, version = private
+    there = explain.explain(version, "x/a.jsonl:1")
+    identifier = there[0].split()[1]
+    documents = folder / "storage" / "corpus" / "documents"
+    documents.rename(documents.with_name("elsewhere"))
+    try:
+        lines = explain.explain(version, identifier)
+    finally:
+        documents.with_name("elsewhere").rename(documents)
+    assert lines[0] == there[0] and lines[2:4] == there[2:4]
+    assert lines[-1] == "no diff: the documents file of one of them is gone"
 
 
 def test_a_document_that_is_read_again_from_a_file_that_grew_or_was_renamed_is_still_kept(tmp_path):

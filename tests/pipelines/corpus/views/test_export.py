@@ -52,8 +52,12 @@ def task_of(
     return Export(versions=str(folder), manifest_hash=digest, dtype=dtype, shards=shards, output=output)
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 48, 49, 2**20])
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
-def test_every_document_comes_back(tmp_path: Path, dtype: str) -> None:
+def test_every_document_comes_back(
+    tmp_path: Path, dtype: str, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.corpus.views.export.CHUNK", chunk)
     choose = np.random.default_rng(3)
     top = 2**16 if dtype == "uint16" else 2**31
     shards = [
