@@ -15,6 +15,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import STOP
 from typing import Any
 
 import xxhash
@@ -33,8 +34,8 @@ class _Imports:
         self.known: dict[str, list[str]] = {}
         """Names that a file imports, by the digest of its content."""
         self.new = False
-        with contextlib.suppress(OSError, ValueError), open(self.file, "rb") as file:
-            self.known = json.load(file)
+        with contextlib.suppress(OSError, ValueError, AttributeError), open(self.file, "rb") as file:
+            self.known = dict(json.load(file).items())
 
     def of(self, content: bytes) -> list[str]:
         """The names of what a file with this content imports, anywhere in it; of modules or in them."""
@@ -110,6 +111,20 @@ def digest(file: Path, folder: str) -> str:
     return hasher.hexdigest()
 
 
+@functools.cache
+def _remove_cut(folder: str) -> None:
+    """Remove the kernels of a folder that a power cut left empty or cut: numba ends in an error over them."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            if not name.endswith((".nbi", ".nbc")):
+                continue
+            with open(os.path.join(folder, name), "rb") as file:
+                file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+                whole = file.read() == STOP
+            if not whole:
+                os.unlink(os.path.join(folder, name))
+
+
 class ByContent(UserProvidedCacheLocator):  # type: ignore[misc]
     """numba's locator for NUMBA_CACHE_DIR, in a folder named after the code; for this repository's files."""
 
@@ -119,6 +134,7 @@ class ByContent(UserProvidedCacheLocator):  # type: ignore[misc]
         folder = Path(py_file).parent.relative_to(ROOT)
         name = f"{digest(Path(py_file), config.CACHE_DIR)}-{'-'.join(folder.parts)}"
         self._cache_path = os.path.join(config.CACHE_DIR, name)
+        _remove_cut(self._cache_path)
 
     @classmethod
     def from_function(cls, py_func: Any, py_file: str) -> Any:

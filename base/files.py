@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
@@ -26,7 +26,9 @@ import xxhash
 from fsspec.dircache import DirCache
 from fsspec.implementations.local import LocalFileSystem
 
+from base import seals
 from base.credentials import hide
+from base.damage import damaged, readable, sound
 from base.errors import UserError
 
 TEMPORARY = ".tmp-"
@@ -44,12 +46,15 @@ def split(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system of a URL and the path within it.
 
     What other processes write is seen at once: no listing is remembered. Raises UserError for a protocol that
-    fsspec does not know or whose package is not installed.
+    fsspec does not know or whose package is not installed, and for what can be no path.
     """
     try:
+        if "\0" in url:
+            raise ValueError("a null byte is in it")
+        url.encode()  # half of a surrogate pair is no text
         filesystem, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        raise UserError(f"{url} cannot be opened: {error}") from None
+        raise UserError(f"{ascii(url)[1:-1]} cannot be opened: {error}") from None
     if isinstance(filesystem.dircache, DirCache) and filesystem.dircache.use_listings_cache:
         filesystem.dircache.use_listings_cache = False
         filesystem.dircache.clear()
@@ -99,6 +104,41 @@ def size(url: str) -> int:
     return int(filesystem.size(path))
 
 
+def whole(url: str) -> bool:
+    """Whether a file of work is there and not empty; of a local Parquet file, also whether its seal is whole.
+
+    A remote file is there as a whole or not at all, and is asked for once.
+    """
+    filesystem, path = split(url)
+    if isinstance(filesystem, LocalFileSystem):
+        return _whole(path)
+    try:
+        return bool(filesystem.size(path))
+    except FileNotFoundError:
+        return False
+
+
+def whole_names(folder: str) -> set[str]:
+    """Names of the files in a folder that are whole; a remote folder is listed, and no file asked for."""
+    filesystem, path = split(folder)
+    if not isinstance(filesystem, LocalFileSystem):
+        found = filesystem.find(path, detail=True) if filesystem.exists(path) else {}
+        return {PurePosixPath(name).name for name, info in found.items() if info["size"]}
+    names = os.listdir(path) if os.path.isdir(path) else []
+    return {name for name in names if TEMPORARY not in name and _whole(os.path.join(path, name))}
+
+
+def _whole(path: str) -> bool:
+    """Whether a local file of work is there and not empty, and its seal is whole if it is a Parquet file."""
+    try:
+        with open(path, "rb") as file:
+            if path.endswith(".parquet"):
+                return seals.is_whole(file, path)
+            return file.seek(0, os.SEEK_END) > 0
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return False
+
+
 def digest(url: str) -> str:
     """xxh3-128 of a file's bytes, hex."""
     filesystem, path = split(url)
@@ -107,6 +147,15 @@ def digest(url: str) -> str:
         while block := stream.read(READ_BYTES):
             state.update(block)
     return state.hexdigest()
+
+
+def check_digest(url: str, wanted: str | None) -> None:
+    """Raise UserError if a local file has another digest; a remote one is not read for that."""
+    if wanted is not None and local_path(url) is not None:
+        with readable(url):
+            found = digest(url)
+        if found != wanted:
+            raise damaged(url, f"its digest is {found}, the manifest says {wanted}")
 
 
 def remove(url: str) -> None:
@@ -280,7 +329,7 @@ def _mendable(url: str, errors: frozenset[int]) -> Iterator[None]:
 def read_bytes(url: str) -> bytes:
     """The whole content of a file."""
     filesystem, path = split(url)
-    with filesystem.open(path, "rb") as file:
+    with readable(url), filesystem.open(path, "rb") as file:
         content: bytes = file.read()
     return content
 
@@ -366,8 +415,10 @@ def sweep(url: str, *, deep: bool) -> None:
 
 
 def read_json(url: str) -> Any:
-    """The value of a JSON file."""
-    return json.loads(read_bytes(url))
+    """The value of a JSON file. Raises UserError that names it if it is none."""
+    content = read_bytes(url)
+    with sound(url):
+        return json.loads(content)
 
 
 def write_json(url: str, value: Any) -> None:
@@ -381,16 +432,43 @@ def json_bytes(value: Any) -> bytes:
 
 
 def write_parquet(url: str, table: pa.Table, **options: Any) -> None:
-    """Write a parquet file atomically (zstd unless `options` say otherwise)."""
+    """Write a parquet file of work atomically, with a seal (zstd unless `options` say otherwise)."""
     with atomic_writer(url) as file:
-        pq.write_table(table, file, **{"compression": "zstd", **options})
+        group = options.pop("row_group_size", None)
+        writer = seals.ParquetWriter(file, url, table.schema, **options)
+        writer.write_table(table, group)
+        writer.close()
 
 
 def read_parquet(url: str, columns: list[str] | None = None) -> pa.Table:
-    """Read a parquet file, or the named columns of it."""
+    """Read a parquet file, or the named columns of it. Raises UserError that names a damaged one."""
     filesystem, path = split(url)
-    with filesystem.open(path, "rb") as file:
-        return pq.read_table(file, columns=columns)
+    with sound(url), filesystem.open(path, "rb") as file:
+        footer = seals.footer(file, url)
+        if columns is not None:
+            _check_columns(footer.schema.to_arrow_schema(), columns)
+        file.seek(0)
+        return pq.read_table(file, columns=columns, page_checksum_verification=True)
+
+
+@contextmanager
+def open_parquet(url: str, columns: Iterable[str] = ()) -> Iterator[pq.ParquetFile]:
+    """A parquet file of ours, which must have some columns, to read what is wanted of it.
+
+    The block is for reading alone: what is raised there is taken for damage of the file.
+    """
+    filesystem, path = split(url)
+    with sound(url), filesystem.open(path, "rb") as file:
+        footer = seals.footer(file, url)
+        opened = pq.ParquetFile(file, metadata=footer, page_checksum_verification=True)
+        _check_columns(opened.schema_arrow, columns)
+        yield opened
+
+
+def _check_columns(schema: pa.Schema, columns: Iterable[str]) -> None:
+    lacking = [name for name in columns if name not in schema.names]
+    if lacking:
+        raise ValueError(f"it has no column {lacking[0]}")
 
 
 def key_of(*values: Any) -> str:

@@ -6,12 +6,13 @@ Names and paths in a manifest may be somebody else's: none leaves the folder tha
 import importlib.metadata
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import xxhash
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from base import VERSION, files, layout
+from base.damage import damaged, sound
 from base.errors import UserError
 from base.layout import Layout
 from base.records import Record
@@ -43,28 +44,30 @@ class TokenizerFacts(Record):
     """Path below the version's folder."""
     sha256: str
     """Of the file."""
-    vocab_size: int
+    vocab_size: int = Field(ge=1, le=2**31)
     """The highest id plus one, added tokens included."""
     end_of_document: str
     """Token that ends every document."""
-    end_of_document_id: int
+    end_of_document_id: int = Field(ge=0, lt=2**31)
     """Its id."""
-    dtype: str
+    dtype: Literal["uint16", "uint32"]
     """uint16 if every id fits, else uint32."""
 
 
 class WrittenShard(Record):
     """A shard that is written, before a version names it: its path is below the version's folder."""
 
+    has_place: ClassVar[bool] = True
+    needs_seal: ClassVar[bool] = True
     path: str
     source: str
     split: str
     """train or heldout."""
-    documents: int
-    tokens: int
-    text_bytes: int
+    documents: int = Field(ge=0, le=2**40)
+    tokens: int = Field(ge=0, le=2**48)
+    text_bytes: int = Field(ge=0, le=2**50)
     """Bytes of the documents' texts."""
-    bytes: int
+    bytes: int = Field(ge=0, le=2**50)
     """Of the file."""
     digest: str
     """xxh3-128 of the file, hex."""
@@ -94,9 +97,9 @@ class InputEntry(Record):
     source: str
     file: str
     """URL without credentials."""
-    start: int
+    start: int = Field(ge=0)
     """First byte of the range."""
-    bytes: int
+    bytes: int = Field(ge=0)
     """Bytes of the range."""
     digest: str
     """Of the content of the whole file."""
@@ -125,9 +128,22 @@ class MergedFrom(Record):
     manifest_hash: str
 
 
+class LedgerEntry(Record):
+    """Counts of one source in one stage (pipelines/corpus/ledger.py)."""
+
+    stage: str
+    documents_in: int
+    bytes_in: int
+    bytes_delta: dict[str, int]
+    dropped: dict[str, dict[str, int]]
+    documents_out: int
+    bytes_out: int
+
+
 class Manifest(Record):
     """What a corpus version is, as docs/reference/formats.md says."""
 
+    has_seal: ClassVar[bool] = False
     schema_number: int = Field(alias="schema")
     name: str
     version: str
@@ -149,6 +165,15 @@ class Manifest(Record):
     redacted: dict[str, dict[str, int]] | None = None
     files: dict[str, str] = {}
     """Digest by path below the version's folder, of its files besides shards and origins."""
+
+    @field_validator("ledger")
+    @classmethod
+    def _counts(cls, ledger: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+        """The ledger, of which every entry has the counts of a stage."""
+        for entries in ledger.values():
+            for entry in entries:
+                LedgerEntry.model_validate(entry)
+        return ledger
 
     def paths_stay(self, folder: str) -> None:
         """Raise UserError if a name or path is not below what it belongs to; `folder` is the version's."""
@@ -242,15 +267,17 @@ def open_version(url: str) -> Version:
     """
     folder = url.removesuffix(f"/{layout.MANIFEST}").rstrip("/")
     manifest_url = files.join(folder, layout.MANIFEST)
-    if not files.exists(manifest_url):
-        raise UserError(f"{url} is not a corpus version: it has no {layout.MANIFEST}")
-    content = files.read_bytes(manifest_url)
     try:
-        value = json.loads(content)
-    except ValueError as error:
-        raise UserError(f"{manifest_url} is not a corpus manifest: {error}") from None
-    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-        raise UserError(f"{manifest_url} is not a corpus manifest of schema {SCHEMA}")
+        content = files.read_bytes(manifest_url)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{url} is not a corpus version: it has no {layout.MANIFEST}") from None
+    with sound(manifest_url):
+        try:
+            value = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"it is not a corpus manifest: {error}") from None
+        if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+            raise ValueError(f"it is not a corpus manifest of schema {SCHEMA}")
     manifest = Manifest.from_json(value, manifest_url)
     manifest.paths_stay(folder)
     return Version(folder, manifest, xxhash.xxh3_128_hexdigest(content))
@@ -274,8 +301,8 @@ def next_name(storage: str) -> str:
 
 def latest(storage: str) -> Version | None:
     """The newest visible version, or None."""
-    found = versions(storage)
-    return found[-1] if found else None
+    urls = manifest_urls(storage)
+    return open_version(urls[-1]) if urls else None
 
 
 def require(storage: str, name: str | None = None) -> Version:
@@ -294,7 +321,11 @@ def require(storage: str, name: str | None = None) -> Version:
 def ancestry(version: Version) -> list[Version]:
     """The version, its parent, and so on."""
     chain = [version]
+    names = {version.name}
     while parent := chain[-1].manifest.parent:
+        if parent in names:
+            raise damaged(version.manifest_url, f"{parent} is a parent of itself")
+        names.add(parent)
         chain.append(open_version(version.below_versions(parent)))
     return chain
 

@@ -147,9 +147,11 @@ def build(config: Config, looks: float = 5) -> dict[str, Any]:
         last, since = stage.split()[0], now
 
     try:
-        version = prepare.prepare(
-            config, prepare.inputs_of(config), executor=OnRay(workers=config.ray.workers), progress=progress
-        ).version
+        with prepare.claimed(config, "benchmark") as claim:
+            inputs, executor = prepare.inputs_of(config), OnRay(workers=config.ray.workers)
+            version = prepare.prepare(
+                config, inputs, claim=claim, executor=executor, progress=progress
+            ).version
         seconds = time.perf_counter() - begin
         progress("end")
     finally:
@@ -395,7 +397,9 @@ class Timed(InProcess):
         """Build; counts begin at zero."""
         self.profiler.clear()
         self.seconds, self.megabytes = {}, {}
-        prepare.prepare(config, prepare.inputs_of(config), executor=self, progress=self.progress)
+        with prepare.claimed(config, "benchmark") as claim:
+            inputs = prepare.inputs_of(config)
+            prepare.prepare(config, inputs, claim=claim, executor=self, progress=self.progress)
 
 
 def measure_profile(data: Path, work: Path) -> dict[str, Any]:

@@ -72,10 +72,11 @@ def build(data: Path, folder: Path, syncs: Syncs) -> float:
     ]
     config = load(str(ROOT / "configs" / "pile.yaml"), changes)
     os.sync()  # of the build before
-    with mock.patch.object(os, "fsync", syncs), commands.claimed(config, "benchmark") as claim:
+    with mock.patch.object(os, "fsync", syncs):
         begin = time.perf_counter()
-        inputs = commands.inputs_of(config)
-        commands.prepare(config, inputs, claim=claim, executor=InProcess(), progress=silent)
+        with commands.claimed(config, "benchmark") as claim:
+            inputs = commands.inputs_of(config)
+            commands.prepare(config, inputs, claim=claim, executor=InProcess(), progress=silent)
         seconds = time.perf_counter() - begin
     shutil.rmtree(folder)
     return seconds

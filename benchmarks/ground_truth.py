@@ -115,9 +115,9 @@ def build(data: Path, storage: str) -> Version:
     start_local(2)
     progress = StageProgress()
     try:
-        return prepare.prepare(
-            config, prepare.inputs_of(config), executor=OnRay(workers=2), progress=progress
-        ).version
+        with prepare.claimed(config, "benchmark") as claim:
+            inputs, executor = prepare.inputs_of(config), OnRay(workers=2)
+            return prepare.prepare(config, inputs, claim=claim, executor=executor, progress=progress).version
     finally:
         progress.close()
         ray.shutdown()

@@ -6,15 +6,15 @@ New parts come first, sorted by name, so that a ref does not depend on the order
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from base import arrow, files
+from base.damage import MissingError
 from base.errors import UserError
 from base.records import Record
 from dedup import hashing, runs
@@ -40,20 +40,45 @@ class IndexPart(NamedTuple):
 class IndexSummary(Record):
     """What index.json says of an index (dedup/index.py)."""
 
+    has_place: ClassVar[bool] = True
+
     minhash: MinHashConfig = Field(strict=False)
     """Settings of the signatures."""
-    bits: int
+    bits: int = Field(ge=0, le=32)
     """Bits of the hash prefix by which its files are divided."""
     parts: list[IndexPart] = Field(strict=False)
     groups: list[int]
     """Of each part, the number of the file of locations that it is in."""
+
+    @property
+    def files(self) -> dict[str, int]:
+        """How many files are in each folder of the index."""
+        if not self.parts:
+            return {}
+        bands = self.minhash.bands << self.bits
+        return {"texts": 1 << self.bits, "bands": bands, "locations": max(self.groups) + 1}
+
+    @model_validator(mode="after")
+    def _paths_stay(self) -> "IndexSummary":
+        """Parts have plain names and documents files of those, and groups are numbers of some of them."""
+        if len(self.groups) != len(self.parts):
+            raise ValueError(f"{len(self.parts)} parts, but {len(self.groups)} groups")
+        if any(not 0 <= group < len(self.parts) for group in self.groups):
+            raise ValueError("a group is no number of a part")
+        for part in self.parts:
+            for name in (part.name, part.version):
+                if not name or name in (".", "..") or set(name) & set("/\\\0"):
+                    raise ValueError(f"{name!a} is the name of no part or version")
+            if ".." in part.documents.split("/") or "::" in part.documents:
+                raise ValueError(f"{part.documents!a} leaves its folder")
+        return self
 
 
 def read_summary(index: str) -> IndexSummary:
     """The summary of an index; raises UserError if the index is not there."""
     try:
         return IndexSummary.read(files.join(index, INDEX))
-    except FileNotFoundError:
+    except MissingError:
         raise UserError(f"dedup index {index} is not there or not complete") from None
 
 
@@ -161,9 +186,7 @@ def open_catalog(
 
 def _part_of(url: str) -> tuple[str | None, int]:
     """(name of the part, None if there are no rows; rows) of an entries file, from its footer."""
-    filesystem, path = files.split(url)
-    with filesystem.open(path, "rb") as file:
-        parquet = pq.ParquetFile(file)
+    with files.open_parquet(url, ["part"]) as parquet:
         metadata = parquet.metadata
         if metadata.num_rows == 0:
             return None, 0

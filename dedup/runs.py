@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from base import files
+from base import files, seals
 
 _PARTITIONS = b"partitions"
 
@@ -35,8 +34,9 @@ def write_run(
             numbers, counts = np.unique(partition, return_counts=True)
             table = table.take(pa.array(order))
             # Hashes, refs and ids are all different: dictionaries and statistics would cost and not help.
-            writer = writer or pq.ParquetWriter(
+            writer = writer or seals.ParquetWriter(
                 file,
+                url,
                 table.schema,
                 compression=compression,
                 use_dictionary=[name for name in table.column_names if name == "source"] or False,
@@ -57,8 +57,7 @@ def read_partitions(urls: list[str], partitions: list[int]) -> pa.Table:
     tables = []
     wanted = set(partitions)
     for url in urls:
-        filesystem, path = files.split(url)
-        with filesystem.open(path, "rb") as file, pq.ParquetFile(file) as run:
+        with files.open_parquet(url) as run:
             present = json.loads(run.metadata.metadata[_PARTITIONS])
             groups = [i for i, partition in enumerate(present) if partition in wanted]
             tables.append(run.read_row_groups(groups).replace_schema_metadata())
@@ -68,8 +67,7 @@ def read_partitions(urls: list[str], partitions: list[int]) -> pa.Table:
 def row_groups(urls: list[str], partition: int) -> Iterator[pa.Table]:
     """The rows of a partition in all runs, in order of run, one row group in memory at a time."""
     for url in urls:
-        filesystem, path = files.split(url)
-        with filesystem.open(path, "rb") as file, pq.ParquetFile(file) as run:
+        with files.open_parquet(url) as run:
             present = json.loads(run.metadata.metadata[_PARTITIONS])
             for number in np.flatnonzero(np.array(present, np.int64) == partition).tolist():
                 yield run.read_row_group(number).replace_schema_metadata()
@@ -77,12 +75,10 @@ def row_groups(urls: list[str], partition: int) -> Iterator[pa.Table]:
 
 def read_metadata(url: str) -> dict[str, str]:
     """The metadata of a run, and its number of `rows`."""
-    filesystem, path = files.split(url)
-    with filesystem.open(path, "rb") as file:
-        footer = pq.ParquetFile(file).metadata
-    return {name.decode(): value.decode() for name, value in footer.metadata.items()} | {
-        "rows": str(footer.num_rows)
-    }
+    with files.open_parquet(url) as run:
+        footer = run.metadata
+        values = {name.decode(): value.decode() for name, value in footer.metadata.items()}
+    return values | {"rows": str(footer.num_rows)}
 
 
 def read_matching(url: str, column: str, values: np.ndarray, columns: list[str]) -> pa.Table:
@@ -91,9 +87,11 @@ def read_matching(url: str, column: str, values: np.ndarray, columns: list[str])
     Reads the row groups that can hold one, first `column` alone, and the other `columns` of a row group only
     if one is there.
     """
-    filesystem, path = files.split(url)
-    with filesystem.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+    with files.open_parquet(url, columns) as parquet:
         at = parquet.schema_arrow.get_field_index(column)
+        for name in {"hash", "high", "low", "ref"} & {*columns}:
+            if parquet.schema_arrow.field(name).type != pa.uint64():
+                raise ValueError(f"its column {name} is {parquet.schema_arrow.field(name).type}")
         tables = [parquet.schema_arrow.empty_table().select(columns)]
         for i in range(parquet.num_row_groups):
             if parquet.metadata.row_group(i).num_rows == 0:

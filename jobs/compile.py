@@ -50,6 +50,7 @@ def main() -> None:
 
 def build(folder: Path) -> None:
     """Run every stage of a small build in this process, with all that the configuration can turn on."""
+    from base.claims import held
     from base.layout import Layout
     from pipelines.config import load
     from pipelines.corpus.inputs import list_inputs
@@ -85,10 +86,11 @@ def build(folder: Path) -> None:
     layout = Layout(settings.storage)
     inputs = list_inputs(settings.sources, layout.inputs, settings.ingest.split_bytes)
     plan = Plan(config=settings, layout=layout, inputs=tuple(inputs), parent=None)
-    stages = Run(executor=InProcess(), progress=silent)
-    selected = select(plan, stages)
-    vocabulary, tokenized = tokenize(plan, selected, stages)
-    write_shards(plan, vocabulary, tokenized, stages, folder=layout.version("v0001"))
+    with held(layout.corpus, "jobs.compile", settings.claims) as claim:
+        stages = Run(claim=claim, executor=InProcess(), progress=silent)
+        selected = select(plan, stages)
+        vocabulary, tokenized = tokenize(plan, selected, stages)
+        write_shards(plan, vocabulary, tokenized, stages, folder=layout.version("v0001"))
 
 
 if __name__ == "__main__":

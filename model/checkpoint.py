@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import Field, field_validator
+
 from base import files, layout
 from base.errors import UserError
 from base.records import Record
@@ -43,8 +45,8 @@ class StoredFile(Record):
 class Description(Record):
     """checkpoint.json: what a checkpoint is of."""
 
-    step: int
-    sample: int
+    step: int = Field(ge=0, lt=2**48)
+    sample: int = Field(ge=0, lt=2**62)
     """The next one."""
     guard: GuardState
     evaluation_loss: float | None
@@ -57,6 +59,17 @@ class Description(Record):
     zero_stage: int
     files: dict[str, StoredFile]
     """By path below the checkpoint's folder."""
+
+    @field_validator("files")
+    @classmethod
+    def _paths_stay(cls, stored: dict[str, StoredFile]) -> dict[str, StoredFile]:
+        """The files, whose paths do not leave the checkpoint's folder."""
+        for path in stored:
+            try:
+                files.below("checkpoint", path)
+            except UserError as error:
+                raise ValueError(str(error)) from None
+        return stored
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from base.settings import Section
 class ModelConfig(Section):
     """GPT-NeoX architecture (Black et al. 2022, arXiv:2204.06745)."""
 
-    hidden_size: int = Field(192, ge=8)
+    hidden_size: int = Field(192, ge=8, le=2**20)
     """Width of the residual stream."""
-    num_layers: int = Field(4, ge=1)
+    num_layers: int = Field(4, ge=1, le=2**12)
     """Transformer layers."""
-    num_heads: int = Field(6, ge=1)
+    num_heads: int = Field(6, ge=1, le=2**16)
     """Attention heads; must divide hidden_size."""
-    intermediate_size: int | None = Field(None, ge=8)
+    intermediate_size: int | None = Field(None, ge=8, le=2**24)
     """Width of the MLP; 4 × hidden_size when absent."""
-    max_sequence_length: int = Field(256, ge=8)
+    max_sequence_length: int = Field(256, ge=8, le=2**24)
     """Positions of a training sequence."""
     rotary_fraction: float = Field(0.25, gt=0, le=1)
     """Share of each head's dimensions that is rotated (GPT-NeoX: rotary_pct)."""
@@ -32,10 +32,10 @@ class ModelConfig(Section):
     """Activation of the MLP: exact GELU, or its tanh approximation (GPT-NeoX's fused kernel)."""
     layer_norm_epsilon: float = Field(1e-5, gt=0)
     """Epsilon of the LayerNorms."""
-    vocab_multiple: int = Field(128, ge=1)
+    vocab_multiple: int = Field(128, ge=1, le=2**20)
     """The vocabulary is padded to a multiple of this × model_parallel_size (GPT-NeoX:
     make_vocab_size_divisible_by)."""
-    model_parallel_size: int = Field(1, ge=1)
+    model_parallel_size: int = Field(1, ge=1, le=2**16)
     """Tensor-parallel ranks that the vocabulary is padded for and that GPT-NeoX's parameter count assumes
     (GPT-NeoX: model-parallel-size). It does not split the model."""
     tie_embeddings: bool = False

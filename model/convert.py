@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 
 from base import files
+from base.damage import sound
 from base.errors import UserError
+from model import hub
 from model.config import ModelConfig
+from model.hub import HubConfig
 from model.neox import NeoX
 
 SHARD_BYTES = 5 * 10**9
@@ -106,14 +109,14 @@ def import_hf(folder: str) -> tuple[ModelConfig, int, dict[str, Tensor]]:
     Raises UserError when the folder holds no GPT-NeoX checkpoint in safetensors, when it uses what this model
     does not have, or when a tensor does not fit its configuration.
     """
-    path = files.join(folder, "config.json")
-    if not files.exists(path):
-        raise UserError(f"{folder} holds no Hugging Face checkpoint: there is no config.json")
-    content = files.read_json(path)
-    config, vocab_size = _model_config(content, folder)
+    config, vocab_size = _model_config(hub.read_config(folder), folder)
     state = {
         _name(name): tensor for name, tensor in _read_tensors(folder).items() if not name.endswith(_BUFFERS)
     }
+    if config.num_layers > len(state):
+        raise UserError(
+            f"{folder} holds {len(state)} tensors, its config.json asks for {config.num_layers} layers"
+        )
     if config.tie_embeddings and "embed_in.weight" in state:
         state["embed_out.weight"] = state["embed_in.weight"]
     check_state_dict(state, config, vocab_size, folder)
@@ -158,38 +161,33 @@ def _hf_config(config: ModelConfig, vocab_size: int, dtype: str, special: dict[s
     }
 
 
-def _model_config(content: dict[str, Any], folder: str) -> tuple[ModelConfig, int]:
-    if content.get("model_type") != "gpt_neox":
-        raise UserError(f"{folder} is a {content.get('model_type')} checkpoint, not a gpt_neox one")
-    ours = content.get("piledriver")
-    if ours is not None:
-        return ModelConfig.model_validate(ours["model"]), int(ours["vocab_size"])
-    rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
+def _model_config(content: HubConfig, folder: str) -> tuple[ModelConfig, int]:
+    if content.piledriver is not None:
+        return content.piledriver.model, content.piledriver.vocab_size
+    rope = content.rope_parameters or content.rope_scaling or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise UserError(f"{folder} uses {kind} rotary embeddings; only the default ones are supported")
-    activation = content.get("hidden_act", "gelu")
-    if activation not in _ACTIVATIONS:
+    if content.hidden_act not in _ACTIVATIONS:
         known = ", ".join(_ACTIVATIONS)
-        raise UserError(f"{folder} uses the activation {activation}; supported are {known}")
-    config = ModelConfig.model_validate(
-        {
-            "hidden_size": content["hidden_size"],
-            "num_layers": content["num_hidden_layers"],
-            "num_heads": content["num_attention_heads"],
-            "intermediate_size": content["intermediate_size"],
-            "max_sequence_length": content["max_position_embeddings"],
-            "rotary_fraction": content.get("rotary_pct", rope.get("partial_rotary_factor", 0.25)),
-            "rotary_base": content.get("rotary_emb_base", rope.get("rope_theta", 10000.0)),
-            "parallel_residual": content.get("use_parallel_residual", True),
-            "attention_bias": content.get("attention_bias", True),
-            "activation": _ACTIVATIONS[activation],
-            "layer_norm_epsilon": content.get("layer_norm_eps", 1e-5),
-            "tie_embeddings": content.get("tie_word_embeddings", False),
-            "vocab_multiple": 1,
-        }
-    )
-    return config, int(content["vocab_size"])
+        raise UserError(f"{folder} uses the activation {content.hidden_act}; supported are {known}")
+    fraction, base = content.rotary_pct, content.rotary_emb_base
+    values = {
+        "hidden_size": content.hidden_size,
+        "num_layers": content.num_hidden_layers,
+        "num_heads": content.num_attention_heads,
+        "intermediate_size": content.intermediate_size,
+        "max_sequence_length": content.max_position_embeddings,
+        "rotary_fraction": rope.get("partial_rotary_factor", 0.25) if fraction is None else fraction,
+        "rotary_base": rope.get("rope_theta", 10000.0) if base is None else base,
+        "parallel_residual": content.use_parallel_residual,
+        "attention_bias": content.attention_bias,
+        "activation": _ACTIVATIONS[content.hidden_act],
+        "layer_norm_epsilon": content.layer_norm_eps,
+        "tie_embeddings": content.tie_word_embeddings,
+        "vocab_multiple": 1,
+    }
+    return hub.model_config(values, folder), content.vocab_size
 
 
 def _token_id(tokenizer: dict[str, Any], token: str, source: str) -> int:
@@ -224,20 +222,12 @@ def _write_tensors(tensors: dict[str, Tensor], folder: str, shard_bytes: int) ->
 
 
 def _read_tensors(folder: str) -> dict[str, Tensor]:
-    index, single = (
-        files.join(folder, "model.safetensors.index.json"),
-        files.join(folder, "model.safetensors"),
-    )
-    if files.exists(index):
-        names = sorted(set(files.read_json(index)["weight_map"].values()))
-    elif files.exists(single):
-        names = ["model.safetensors"]
-    else:
-        raise UserError(f"{folder} has neither model.safetensors nor model.safetensors.index.json")
     state: dict[str, Tensor] = {}
-    for name in names:
-        url = files.join(folder, name)
+    for url in hub.weight_files(folder):
+        hub.tensor_shapes(url)
         path = files.local_path(url)
-        loaded = safetensors.torch.load_file(path) if path else safetensors.torch.load(files.read_bytes(url))
-        state.update(loaded)
+        with sound(url):
+            state.update(
+                safetensors.torch.load_file(path) if path else safetensors.torch.load(files.read_bytes(url))
+            )
     return state

@@ -107,20 +107,21 @@ class Corpus:
         try:
             path = files.local_path(url)
             if path is None:
-                path = copy = self._cache.fetch(url, entry.digest)
+                path = copy = self._cache.fetch(url, entry.digest, entry.bytes)
             if self._verify and files.digest(path) != entry.digest:
                 raise pa.ArrowInvalid("its digest is not the one in the manifest")
             batches = pa.ipc.open_file(pa.memory_map(path))
             if batches.num_record_batches != 1:
                 raise pa.ArrowInvalid(f"{batches.num_record_batches} record batches instead of 1")
             batch = batches.get_batch(0)
+            batch.validate(full=True)
             column = batch.column("input_ids")
             offsets = column.offsets.to_numpy(zero_copy_only=True)
             tokens = column.values.to_numpy(zero_copy_only=True)[offsets[0] : offsets[-1]]
         except FileNotFoundError:
             raise UserError(f"shard {url} of manifest {self.manifest_url} does not exist") from None
-        except (pa.ArrowInvalid, KeyError, OSError) as error:
-            raise UserError(f"shard {url} is damaged: {str(error).splitlines()[0]}") from None
+        except (pa.ArrowException, KeyError, ValueError, AttributeError, OSError) as error:
+            raise UserError(f"shard {url} is damaged: {' '.join(str(error).split())}") from None
         if tokens.dtype != self.dtype or len(tokens) != entry.tokens:
             raise UserError(
                 f"shard {url} is damaged: it holds {len(tokens)} {tokens.dtype} tokens, "

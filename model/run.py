@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import Field
+
 from base.records import Record
 from model.config import BatchWarmup
 
@@ -13,11 +15,11 @@ class SampleOrder(Record):
     """What decides which samples a step trains on."""
 
     manifest_hash: str
-    seed: int
-    sequence_length: int
+    seed: int = Field(ge=0, lt=2**63)
+    sequence_length: int = Field(ge=1, le=2**24)
     weights: dict[str, float]
     """Share of samples by source."""
-    global_batch_size: int
+    global_batch_size: int = Field(ge=1, le=2**32)
     batch_warmup: BatchWarmup | None = None
 
 

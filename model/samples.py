@@ -2,8 +2,8 @@
 
 import logging
 
-from base import files
 from base.errors import UserError
+from model import hub
 from model.corpus import Corpus
 from model.generate import generate
 from model.job import TrainJob
@@ -24,12 +24,7 @@ class Sampler:
 
     def __init__(self, job: TrainJob, corpus: Corpus) -> None:
         """Take the prompts, or the beginnings of held-out documents; raises UserError if there are none."""
-        from tokenizers import Tokenizer
-
-        url = corpus.version.tokenizer_url
-        if not files.exists(url):
-            raise UserError(f"tokenizer {url} does not exist")
-        self.tokenizer = Tokenizer.from_str(files.read_bytes(url).decode())
+        self.tokenizer = hub.read_tokenizer(corpus.version.tokenizer_url)
         self.end = corpus.tokenizer.end_of_document_id
         self.seed = job.train.seed
         length = job.model.max_sequence_length

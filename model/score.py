@@ -22,6 +22,7 @@ def windows(
     """
     tokens = tokens.astype(np.int64) if len(tokens) else np.zeros(1, np.int64)
     sizes = np.diff(offsets)
+    length = min(length, max(int(sizes.max(initial=1)), 1))
     counts = -(-sizes // length)
     document = np.repeat(np.arange(len(sizes)), counts)
     place = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -16,13 +16,14 @@ class ShardCache:
         self.folder = folder or os.path.join(tempfile.gettempdir(), f"piledriver-shards-{os.getuid()}")
         self.limit = limit
 
-    def fetch(self, url: str, digest: str) -> str:
-        """The path of a local copy of `url`, downloaded if need be."""
+    def fetch(self, url: str, digest: str, size: int) -> str:
+        """The path of a local copy of `url`, downloaded if there is none of `size` bytes."""
         name = xxhash.xxh3_128_hexdigest(f"{url}\0{digest}".encode()) + ".arrow"
         path = os.path.join(self.folder, name)
         try:
-            os.utime(path)
-            return path
+            if os.stat(path).st_size == size:
+                os.utime(path)
+                return path
         except FileNotFoundError:
             pass
         filesystem, remote = files.split(url)

@@ -122,26 +122,71 @@ class _Loader(yaml.SafeLoader):
         return found
 
 
+MAX_BYTES, MAX_DEPTH, MAX_VALUES = 2**20, 32, 100_000
+"""Bytes of YAML, and what it may hold once its aliases are followed."""
+
+
+def _parse(text: str | bytes) -> Any:
+    """The value of YAML. Raises ValueError for what is none, or too large or deep for a configuration."""
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
+    try:
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _count(node, {}, 0)
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        raise ValueError(f"it is not valid YAML: {_one_line(error)}") from None
+    except RecursionError:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from None
+    except (TypeError, OverflowError, KeyError, AttributeError) as error:
+        raise ValueError(f"it is not valid YAML: {error}") from None
+
+
+def _count(node: yaml.Node, known: dict[int, int], depth: int) -> int:
+    """How many values a node stands for, each alias as often as it is followed.
+
+    Raises ValueError for too many, or too deep a nesting, which an alias of itself has too.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+    if id(node) in known:
+        return known[id(node)]
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        children = [child for pair in node.value for child in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    total = 1 + sum(_count(child, known, depth + 1) for child in children)
+    if total > MAX_VALUES:
+        raise ValueError(f"its aliases stand for more than {MAX_VALUES:,} values")
+    known[id(node)] = total
+    return total
+
+
 def load(url: str, overrides: list[str] | None = None) -> Config:
     """Read a YAML configuration and apply `section.field=value` overrides.
 
     Raises UserError naming the field, the value and what is allowed.
     """
     try:
-        content = yaml.load(files.read_bytes(url), _Loader)  # noqa: S506 (a safe loader)
+        content = _parse(files.read_bytes(url))
     except FileNotFoundError:
         raise UserError(f"configuration {url} does not exist") from None
-    except OSError as error:
-        raise UserError(f"configuration {url} cannot be read: {error.strerror or error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"configuration {url} is not valid YAML: {_one_line(error)}") from None
+    except ValueError as error:
+        raise UserError(f"configuration {url}: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"configuration {url} must be a mapping of sections")
     for override in overrides or []:
         _apply(content, override)
     if isinstance(content.get("storage"), str):
+        content = _fill(content, files.absolute(os.path.expandvars(content["storage"])))
         content["storage"] = files.absolute(os.path.expandvars(content["storage"]))
-        content = _fill(content, content["storage"])
     try:
         return Config.model_validate(content)
     except ValidationError as error:
@@ -168,6 +213,8 @@ def _fill(value: Any, storage: str) -> Any:
         return [_fill(item, storage) for item in value]
     if not isinstance(value, str):
         return value
+    if "\0" in value or value.encode(errors="replace").decode() != value:
+        raise UserError(f"{value[:200]!a} holds what is no text: a null byte or half of a character")
     for name in re.findall(r"\{(\w+)\}", value):
         if name != "storage" and difflib.get_close_matches(name.lower(), ["storage"]):
             raise UserError(f"{value!r}: {{{name}}} stands for nothing; did you mean {{storage}}?")
@@ -180,10 +227,12 @@ def _apply(content: dict[str, Any], override: str) -> None:
     if not separator or not all(path.split(".")):
         raise UserError(f"--set {override}: write it as section.field=value")
     try:
-        new = yaml.load(value, _Loader)  # noqa: S506 (a safe loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {override}: the value is not valid YAML: {_one_line(error)}") from None
+        new = _parse(value)
+    except ValueError as error:
+        raise UserError(f"--set {override[:200]}: the value cannot be taken: {error}") from None
     *sections, field = path.split(".")
+    if len(sections) > MAX_DEPTH:
+        raise UserError(f"--set {path[:100]}…: no field lies so deep")
     target: Any = content
     for number, section in enumerate(sections):
         key = _key(target, section, override, ".".join(sections[:number]))

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import xxhash
 
-from base import files
+from base import files, seals
 from base.credentials import hide
+from base.damage import DamagedError
 from base.errors import UserError, mistake
 from base.manifest import InputEntry
 from base.records import Record
@@ -113,14 +113,15 @@ def list_inputs(
     not told.
     """
     pairs = sorted(check_sources(sources) if found is None else found)
-    known = files.read_json(cache_url) if files.exists(cache_url) else {}
+    known = _remembered(cache_url)
     names = sorted({file for _, file in pairs})
     with ThreadPoolExecutor(8) as pool:
         shown = Counter(map(hide, names))
         # Names that differ in what is hidden may be of different files.
         noted = [known.get(hide(file)) if shown[hide(file)] == 1 else None for file in names]
         facts = dict(zip(names, pool.map(_facts, names, noted), strict=True))
-        files.write_json(cache_url, {hide(file): fact.to_json() for file, fact in facts.items()})
+        remembered = {hide(file): fact.to_json() for file, fact in facts.items()}
+        files.write_json(cache_url, seals.sealed(remembered))
         by_name = {source.name: source for source in sources}
         starts = list(
             pool.map(
@@ -145,6 +146,15 @@ def list_inputs(
     return sorted(inputs.values(), key=lambda item: (item.source, item.name, item.file, item.start))
 
 
+def _remembered(cache_url: str) -> dict[str, FileFacts]:
+    """The facts of files by their shown URLs; none if what is remembered cannot be read."""
+    try:
+        value = seals.unsealed(files.read_json(cache_url), needed=True)
+        return {file: FileFacts.from_json(facts, cache_url) for file, facts in value.items()}
+    except (DamagedError, ValueError):
+        return {}
+
+
 @contextmanager
 def _told(sentence: str) -> Iterator[None]:
     """Turn what a storage raises into a UserError that begins with `sentence`."""
@@ -158,8 +168,8 @@ def _told(sentence: str) -> Iterator[None]:
         raise UserError(f"{sentence}: {error}") from None
 
 
-def _facts(file: str, noted: Any) -> FileFacts:
-    """The facts of a file; `noted` is the JSON value of those that are remembered, if there is one."""
+def _facts(file: str, noted: FileFacts | None) -> FileFacts:
+    """The facts of a file; `noted` are those that are remembered, if there are some."""
     filesystem, path = files.split(file)
     with _told(f"input file {file} cannot be read"):
         try:
@@ -169,8 +179,8 @@ def _facts(file: str, noted: Any) -> FileFacts:
             stamp = tag or next(filter(None, times), None)
             if info["size"] is None:
                 raise UserError(f"the size of input file {file} is not told; download it first")
-            if noted and stamp and (noted["bytes"], noted["stamp"]) == (info["size"], str(stamp)):
-                return FileFacts.from_json(noted, f"what is remembered of {file}")
+            if noted and stamp and (noted.bytes, noted.stamp) == (info["size"], str(stamp)):
+                return noted
             return FileFacts(
                 bytes=info["size"],
                 stamp=str(stamp),

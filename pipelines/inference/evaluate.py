@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from base import arrow, claims, files
 from base.claims import Claim
+from base.damage import damaged
 from base.errors import UserError
 from base.layout import RESULT, Layout
 from base.manifest import Version
@@ -67,6 +68,8 @@ class Unit:
     source: str
     shard: str
     digest: str
+    bytes: int
+    """Of the shard."""
     origins: str
     first: int
     count: int
@@ -83,6 +86,8 @@ class Scorer:
         from model.shard_cache import ShardCache
 
         self.cache = ShardCache()
+        self.checked: set[str] = set()
+        """Shards that have the digest of their manifest."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = models.load(model, device)
         self.end = end_of_document_id
@@ -93,14 +98,21 @@ class Scorer:
         from model.score import document_nats
 
         # Mapped, so that a unit costs its own documents and not the shard.
-        path = files.local_path(unit.shard) or self.cache.fetch(unit.shard, unit.digest)
-        rows = arrow.open_file(path).get_batch(0).slice(unit.first, unit.count)
+        path = files.local_path(unit.shard) or self.cache.fetch(unit.shard, unit.digest, unit.bytes)
+        if path not in self.checked and files.digest(path) != unit.digest:
+            raise damaged(unit.shard, "its digest is not the one in the manifest")
+        self.checked.add(path)
+        rows = arrow.open_file(path).get_rows(0, unit.first, unit.count)
         ids = rows.column("input_ids")
         offsets = ids.offsets.to_numpy()
         tokens = ids.values.to_numpy()[offsets[0] : offsets[-1]]
+        if len(tokens) and int(tokens.max()) >= self.model.padded_vocab_size:
+            raise damaged(unit.shard, f"the model has no token {tokens.max()}")
         length = self.model.config.max_sequence_length
         nats = document_nats(self.model, tokens, offsets, self.end, length, self.batch)
         sizes = files.read_parquet(unit.origins, ["bytes"])["bytes"].slice(unit.first, unit.count)
+        if len(sizes) != unit.count:
+            raise damaged(unit.origins, "it has fewer documents than its shard")
         scored = pa.table(
             {
                 "source": pa.repeat(unit.source, unit.count),
@@ -137,8 +149,9 @@ def evaluate(
     if not units:
         raise UserError(f"corpus {version.name} has no held-out documents; raise shard.heldout_fraction")
     with claims.held(url, "jobs.evaluate", config.claims, tell=tell) as claim:
-        if files.exists(done):
-            return EvaluationResult.read(done), False
+        finished = EvaluationResult.found_or_aside(done)
+        if finished is not None:
+            return finished, False
         progress = watched(progress, claim.check, config.claims.stale_seconds / claims.BEATS)
         return _evaluate(config, version, model, units, key, url, claim, progress, executor), True
 
@@ -161,7 +174,7 @@ def _evaluate(
     tags |= tracking.upstream(place, "train", training_run=model.name)
     with tracking.run(place, "evaluate", key, tags) as run:
         run.params(settings.model_dump(mode="json"))
-        missing = [unit for unit in units if not files.exists(unit.output)]
+        missing = [unit for unit in units if not files.whole(unit.output)]
         arguments = {
             "model": model.url,
             "end_of_document_id": version.manifest.tokenizer.end_of_document_id,
@@ -234,6 +247,7 @@ def _units(version: Version, max_documents: int, url: str) -> list[Unit]:
                 source=shard.source,
                 shard=version.below_versions(shard.path),
                 digest=shard.digest,
+                bytes=shard.bytes,
                 origins=version.below_versions(shard.origins),
                 first=first,
                 count=min(UNIT_DOCUMENTS, count - first),

@@ -10,16 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import pyarrow.parquet as pq
-
 from base import claims, files
 from base.claims import Claim
+from base.damage import DamagedError, sound
 from base.errors import UserError
 from base.layout import RESULT, TOKENIZER, Layout
 from base.records import Record
+from model import hub
 from pipelines.config import Config
 from pipelines.inference import models
-from pipelines.inference.models import CONFIG, ModelFolder
+from pipelines.inference.models import ModelFolder
 from pipelines.inference.settings import InferConfig
 from pipelines.runtime import tracking
 from pipelines.runtime.executor import Executor
@@ -76,9 +76,7 @@ def read_prompts(url: str) -> list[Row]:
     if not files.exists(url):
         raise UserError(f"infer.prompts: {url} does not exist")
     if url.endswith(".parquet"):
-        filesystem, path = files.split(url)
-        with filesystem.open(path, "rb") as stream:
-            table = pq.read_table(stream)
+        table = files.read_parquet(url)
         if "prompt" not in table.column_names:
             raise UserError(
                 f"infer.prompts: {url} has no column prompt, only {', '.join(table.column_names)}"
@@ -116,11 +114,17 @@ class Generator:
     def __init__(self, model: str, settings: InferConfig) -> None:
         """Load the model and its tokenizer once."""
         import torch
-        from tokenizers import Tokenizer
 
         self.model = models.load(model, "cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer = Tokenizer.from_str(files.read_bytes(files.join(model, TOKENIZER)).decode())
-        self.end = int(files.read_json(files.join(model, CONFIG))["eos_token_id"])
+        self.tokenizer = hub.read_tokenizer(files.join(model, TOKENIZER))
+        end = hub.read_config(model).eos_token_id
+        vocabulary = self.tokenizer.get_vocab_size(with_added_tokens=True)
+        if end is None or max(end, vocabulary - 1) >= self.model.padded_vocab_size:
+            raise UserError(
+                f"{model} cannot generate: its tokenizer has {vocabulary} tokens and end {end}, its model "
+                f"{self.model.padded_vocab_size}"
+            )
+        self.end = end
         self.settings = settings
 
     def __call__(self, block: Block) -> None:
@@ -178,6 +182,17 @@ class Generator:
             )
 
 
+def _is_done(block: Block) -> bool:
+    """Whether the rows of a block are there, each complete."""
+    try:
+        lines = files.read_bytes(block.output).decode().split("\n")
+        rows = [Row.from_json(json.loads(line), block.output) for line in lines[:-1]]
+    except (FileNotFoundError, DamagedError, ValueError, RecursionError):
+        return False
+    wanted = [(row.key, row.prompt) for row in block.rows]
+    return not lines[-1] and [(row.key, row.prompt) for row in rows] == wanted
+
+
 def row_seed(seed: int, key: str) -> int:
     """The sampling seed of a row: a function of the job's seed and the row's key alone."""
     return int(files.key_of(seed, key), 16) >> 1
@@ -216,10 +231,8 @@ def infer(
 def _finished(url: str, key: str) -> InferenceResult | None:
     """The result in a folder, if there is one. Raises UserError if it is of other work."""
     done = files.join(url, RESULT)
-    if not files.exists(done):
-        return None
-    found = InferenceResult.read(done)
-    if found.key != key:
+    found = InferenceResult.found_or_aside(done)
+    if found is not None and found.key != key:
         raise UserError(
             f"{done} is of other prompts, another model or other settings: give another folder as "
             "infer.output, or remove that one"
@@ -252,14 +265,15 @@ def _complete(
     tags |= tracking.upstream(place, "train", training_run=model.name)
     with tracking.run(place, "infer", key, tags) as run:
         run.params(settings.model_dump(mode="json"))
-        missing = [block for block in blocks if not files.exists(block.output)]
+        missing = [block for block in blocks if not _is_done(block)]
         count = counter(progress, "infer", len(blocks) - len(missing), len(blocks))
         arguments = {"model": model.url, "settings": settings}
         executor.map_actors(Generator, arguments, missing, count, workers=settings.workers)
         content = b"".join(files.read_bytes(block.output) for block in blocks)
         results = files.join(url, "results.jsonl")
         claim.write(results, content)
-        written = [Row.from_json(json.loads(line), results) for line in content.splitlines()]
+        with sound(results):
+            written = [Row.from_json(json.loads(line), results) for line in content.splitlines()]
         result = InferenceResult(
             key=key,
             url=results,

@@ -1,14 +1,14 @@
 """Models that can be loaded: found by the name of a run, or by the URL of a Hugging Face folder."""
 
 import hashlib
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from base import files, layout
 from base.errors import UserError
 from base.layout import TOKENIZER, Layout
 from base.manifest import Version
+from model import hub
 from pipelines.training import results
 from pipelines.training.results import RunResult
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import torch
 
     from model.neox import NeoX
-
-CONFIG = "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +26,6 @@ class ModelFolder:
     url: str
     result: RunResult | None
     """None if no run of this project made it."""
-
-    def config(self) -> dict[str, Any]:
-        """The content of its config.json."""
-        content: dict[str, Any] = files.read_json(files.join(self.url, CONFIG))
-        return content
 
     def weights(self) -> list[str]:
         """URLs of its safetensors files."""
@@ -46,10 +39,11 @@ def find(storage: str, model: str | None) -> ModelFolder:
     """
     if model is None:
         model = results.newest(storage)
-    result = results.finished(storage, model) if "/" not in model else None
+    is_name = "/" not in model and model not in ("", ".", "..") and "\0" not in model
+    result = results.finished(storage, model) if is_name else None
     if result is not None:
         return ModelFolder(name=model, url=Layout(storage).model(model), result=result)
-    if files.exists(files.join(model, CONFIG)):
+    if files.exists(files.join(model, hub.CONFIG)):
         return ModelFolder(name=layout.name_of(model), url=files.absolute(model), result=None)
     raise UserError(f"{model} is neither a finished run below {storage}/training nor a Hugging Face folder")
 
@@ -59,18 +53,13 @@ def check_fits(model: ModelFolder) -> None:
 
     Reads the headers of the safetensors files alone, so that a mistake is found before a cluster starts.
     """
-    content = model.config()
-    if content.get("model_type") != "gpt_neox":
-        raise UserError(f"{model.url} holds a {content.get('model_type')} model, not gpt_neox")
+    content = hub.read_config(model.url)
     found: dict[str, tuple[int, ...]] = {}
-    for url in model.weights():
-        filesystem, path = files.split(url)
-        with filesystem.open(path, "rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        found |= {name: tuple(fact["shape"]) for name, fact in header.items() if name != "__metadata__"}
-    hidden, inner = content["hidden_size"], content["intermediate_size"]
-    expected = {"gpt_neox.embed_in.weight": (content["vocab_size"], hidden)}
-    for number in range(content["num_hidden_layers"]):
+    for url in hub.weight_files(model.url):
+        found |= hub.tensor_shapes(url)
+    hidden, inner = content.hidden_size, content.intermediate_size
+    expected = {"gpt_neox.embed_in.weight": (content.vocab_size, hidden)}
+    for number in range(content.num_hidden_layers):
         layer = f"gpt_neox.layers.{number}."
         expected[layer + "attention.query_key_value.weight"] = (3 * hidden, hidden)
         expected[layer + "mlp.dense_h_to_4h.weight"] = (inner, hidden)
@@ -89,7 +78,7 @@ def check_tokenizer(model: ModelFolder, version: Version) -> None:
     tokenizer.json lies beside both.
     """
     facts = version.manifest.tokenizer
-    vocabulary = model.config()["vocab_size"]
+    vocabulary = hub.read_config(model.url).vocab_size
     if facts.vocab_size > vocabulary:
         raise UserError(
             f"model {model.name} knows {vocabulary} tokens, but the corpus' tokenizer has {facts.vocab_size}"
@@ -97,11 +86,10 @@ def check_tokenizer(model: ModelFolder, version: Version) -> None:
     url = files.join(model.url, TOKENIZER)
     if not files.exists(url):
         return
-    content = files.read_bytes(url)
-    if hashlib.sha256(content).hexdigest() == facts.sha256:
+    if hashlib.sha256(files.read_bytes(url)).hexdigest() == facts.sha256:
         return
-    known = _tokens(json.loads(content))
-    for number, token in sorted(_tokens(files.read_json(version.tokenizer_url)).items()):
+    known = _tokens(url)
+    for number, token in sorted(_tokens(version.tokenizer_url).items()):
         if known.get(number) != token:
             raise UserError(
                 f"model {model.name} has another tokenizer than corpus {version.name}: "
@@ -109,13 +97,10 @@ def check_tokenizer(model: ModelFolder, version: Version) -> None:
             )
 
 
-def _tokens(tokenizer: dict[str, Any]) -> dict[int, str]:
-    """Token by id of a `tokenizers` JSON."""
-    vocabulary = tokenizer["model"]["vocab"]
-    if isinstance(vocabulary, list):  # Unigram's: token and score
-        vocabulary = {token: number for number, (token, _) in enumerate(vocabulary)}
-    added = {entry["content"]: entry["id"] for entry in tokenizer.get("added_tokens", [])}
-    return {number: token for token, number in {**vocabulary, **added}.items()}
+def _tokens(url: str) -> dict[int, str]:
+    """Token by id of a tokenizer.json."""
+    vocabulary: dict[str, int] = hub.read_tokenizer(url).get_vocab(with_added_tokens=True)
+    return {number: token for token, number in vocabulary.items()}
 
 
 def model_key(model: ModelFolder) -> str:
@@ -127,7 +112,7 @@ def model_key(model: ModelFolder) -> str:
     content = files.size if model.result else files.digest
     entries = [(layout.name_of(url), content(url)) for url in model.weights()]
     result = model.result.to_json() if model.result else {}
-    return files.key_of(model.url, entries, result, model.config())
+    return files.key_of(model.url, entries, result, files.read_json(files.join(model.url, hub.CONFIG)))
 
 
 def load(url: str, device: "torch.device | str") -> "NeoX":

@@ -14,6 +14,7 @@ from typing import Any
 
 from base import files
 from base.credentials import hide
+from base.damage import DamagedError, sound
 from pipelines.runtime.tracking import Tracking, client_of, flatten
 
 MARK = ".shipped"
@@ -70,7 +71,8 @@ class _Shipper:
         content = self.content(start)
         if not content:
             return True
-        entries = [json.loads(line) for line in content.splitlines()]
+        with sound(self.url):
+            entries = [json.loads(line) for line in content.splitlines()]
         try:
             self.client = self.client or client_of(self.tracking)
             self.send_metrics(entries)
@@ -91,11 +93,15 @@ class _Shipper:
     def sent(self) -> int:
         """Bytes of the journal that this run has."""
         mark = self.url + MARK
-        found = files.read_json(mark) if files.exists(mark) else None
+        try:
+            found = files.read_json(mark)
+        except DamagedError:
+            return 0
         # The mark was a number alone once.
         if not isinstance(found, dict) or found != {**found, **self.target}:
             return 0
-        return int(found["bytes"])
+        sent = found.get("bytes")
+        return sent if type(sent) is int and sent >= 0 else 0
 
     def content(self, start: int) -> bytes:
         """The complete lines of the journal from byte `start` on."""

@@ -6,9 +6,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from base import files, manifest
+from base.damage import damaged
 from base.errors import UserError
-from base.layout import Layout, origins_path
-from base.manifest import Version
+from base.layout import Layout
+from base.manifest import ShardEntry, Version
 from model import batches, checkpoint, journal
 from model.corpus import Corpus
 from model.lineage import Span
@@ -26,7 +27,7 @@ class RunSamples:
         cache: where copies of remote shards are; absent: in the temporary folder.
         """
         self.name = name
-        url = Layout(storage).run(name)
+        url = files.below(Layout(storage).training, name)
         if not files.exists(files.join(url, RUN)):
             raise UserError(f"{url} is not a training run: it has no {RUN}")
         described = RunDescription.read(files.join(url, RUN))
@@ -141,29 +142,34 @@ def _places(version: Version, identifier: bytes) -> list[tuple[int, int]]:
     found = []
     for number, shard in enumerate(version.manifest.shards):
         if shard.documents:
-            identifiers = _origins(version, shard.path, ["document_id"])["document_id"]
+            identifiers = _origins(version, shard, ["document_id"])["document_id"]
             row = pc.index(identifiers, wanted.cast(identifiers.type)).as_py()
             if row >= 0:
                 found.append((number, row))
     return found
 
 
-def _origins(version: Version, shard: str, columns: list[str]) -> pa.Table:
-    """Columns of a shard's table of origins; raises UserError if it is not there."""
-    url = version.below_versions(origins_path(shard))
+def _origins(version: Version, shard: ShardEntry, columns: list[str]) -> pa.Table:
+    """Columns of a shard's table of origins; raises UserError if it is damaged or not there."""
+    url = version.below_versions(shard.origins)
     try:
-        return files.read_parquet(url, columns)
+        files.check_digest(url, shard.origins_digest)
+        table = files.read_parquet(url, columns)
     except FileNotFoundError:
-        raise UserError(f"origins {url} of shard {shard} do not exist") from None
+        raise UserError(f"origins {url} of shard {shard.path} do not exist") from None
+    if table.num_rows != shard.documents:
+        raise damaged(url, f"it has {table.num_rows} documents, its shard {shard.documents}")
+    return table
 
 
 def _with_origins(version: Version, spans: pa.Table) -> pa.Table:
     """`spans` with the columns file and record in place of shard and row."""
     shards, rows = spans["shard"].to_pylist(), spans["row"].to_pylist()
     found: dict[tuple[str, int], tuple[str, int]] = {}
+    entries = {shard.path: shard for shard in version.manifest.shards}
     for shard in dict.fromkeys(shards):
         wanted = sorted({row for name, row in zip(shards, rows, strict=True) if name == shard})
-        origins = _origins(version, shard, ["file", "record"]).take(pa.array(wanted))
+        origins = _origins(version, entries[shard], ["file", "record"]).take(pa.array(wanted))
         values = zip(origins["file"].to_pylist(), origins["record"].to_pylist(), strict=True)
         found |= {(shard, row): value for row, value in zip(wanted, values, strict=True)}
     places = [found[place] for place in zip(shards, rows, strict=True)]

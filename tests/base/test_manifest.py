@@ -66,7 +66,7 @@ def test_no_path_of_a_manifest_leaves_its_storage(tmp_path: Path, change: dict[s
     content = files.read_json(url)
     assert manifest.open_version(url).name == "v0001"
     files.write_json(url, content | change)
-    with pytest.raises(UserError, match="is no (path|name) below|is damaged or of another version"):
+    with pytest.raises(UserError, match="is no (path|name) below|is damaged or of another version: "):
         manifest.open_version(url)
 
 

@@ -161,11 +161,12 @@ def test_what_the_model_cannot_do_is_refused_and_what_it_does_not_need_left_out(
     path = tmp_path / "config.json"
     content = json.loads(path.read_text())
     foreign = {name: value for name, value in content.items() if name != "piledriver"}
-    for changes, message in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "uses linear rotary embeddings"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "uses yarn rotary embeddings"),
         ({"hidden_act": "relu"}, "uses the activation relu; supported are gelu"),
-    ]:
+    ]
+    for changes, message in cases:
         path.write_text(json.dumps({**foreign, **changes}))
         with pytest.raises(UserError, match=message):
             import_hf(str(tmp_path))

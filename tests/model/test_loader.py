@@ -308,10 +308,10 @@ def test_the_cache_forgets_what_was_read_longest_ago_and_never_gives_other_conte
     cache = ShardCache(str(tmp_path), 3000)
 
     def read(name: str, digest: str = "1") -> str:
-        return Path(cache.fetch(f"memory://lru/{name}", digest)).read_text()[:2]
+        return Path(cache.fetch(f"memory://lru/{name}", digest, 1000)).read_text()[:2]
 
     for moment, name in enumerate("abc"):
-        os.utime(cache.fetch(f"memory://lru/{name}", "1"), (moment, moment))
+        os.utime(cache.fetch(f"memory://lru/{name}", "1", 1000), (moment, moment))
     assert len(os.listdir(tmp_path)) == 3 and read("a") == "aa"
     assert read("d") == "dd"
     remote.rm("/lru/a")

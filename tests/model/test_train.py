@@ -228,7 +228,7 @@ def test_journal_and_summary_tell_what_was_trained(
     # Again, with nothing left to do.
     clock(4.0)
     again = run_here(manifest, **run, steps=7)
-    nothing = {"tokens_per_second": None, "checkpoint_stalls": [], "resumed_from": 7}
+    nothing: dict[str, Any] = {"tokens_per_second": None, "checkpoint_stalls": [], "resumed_from": 7}
     assert again == summary.model_copy(update=nothing)
     # Two steps more are the work of two steps.
     clock(2.0)

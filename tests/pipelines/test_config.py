@@ -96,6 +96,47 @@ def test_broken_files(tmp_path: Path, content: str, word: str) -> None:
         load(str(tmp_path))
 
 
+BOMB = "{x: &a [0,0,0,0,0,0,0,0,0], " + ", ".join(
+    f"{after}: &{after} [{','.join([f'*{before}'] * 9)}]"
+    for before, after in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        (BOMB + "}", "its aliases stand for more than 100,000 values"),
+        ("&a [*a]", "nested more than 32 deep"),
+        ("[" * 3000, "nested more than 32 deep"),
+        ("[" * 40 + "]" * 40, "nested more than 32 deep"),
+        ("x" * 2**21, "more than 1,048,576 bytes"),
+        ("2001-99-99", "month must be in"),
+        ("1" * 5000, "integer string conversion"),
+        ("{? [a] : b}", "unhashable key"),
+        ("!!python/object/apply:os.system [true]", "could not determine a constructor"),
+    ],
+)
+def test_yaml_is_read_within_limits(path: str, tmp_path: Path, value: str, word: str) -> None:
+    with pytest.raises(UserError, match=word) as error:
+        load(path, [f"mixture={value}"])
+    assert len(str(error.value)) < 1000
+    file = tmp_path / "other.yaml"
+    file.write_text(f"name: x\nmixture: {value}\n")
+    with pytest.raises(UserError, match=word):
+        load(str(file))
+
+
+def test_an_alias_that_is_followed_a_few_times_is_read(path: str) -> None:
+    urls = load(path, ["sources=[{name: a, urls: &u [x, y]}, {name: b, urls: *u}]"]).sources[1].urls
+    assert urls == ["x", "y"]
+
+
+@pytest.mark.parametrize("override", [".".join("a" * 500) + "=1", 'storage="a\\0b"', 'storage="\\ud800"'])
+def test_what_can_be_no_field_or_path_is_told(path: str, override: str) -> None:
+    with pytest.raises(UserError):
+        load(path, [override])
+
+
 def test_every_field_of_every_section_is_documented() -> None:
     import typing
 

@@ -7,7 +7,6 @@ from itertools import accumulate, chain
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from base import files
 
@@ -21,9 +20,7 @@ MEASURED = ("q_", "language_score")
 
 def row_groups(url: str, columns: list[str]) -> Iterator[pa.Table]:
     """The row groups of a parquet file that hold rows, restricted to those columns it has."""
-    filesystem, path = files.split(url)
-    with filesystem.open(path, "rb") as stream:
-        reader = pq.ParquetFile(stream)
+    with files.open_parquet(url) as reader:
         present = [name for name in columns if name in reader.schema_arrow.names]
         for group in range(reader.num_row_groups):
             if reader.metadata.row_group(group).num_rows:
@@ -32,9 +29,7 @@ def row_groups(url: str, columns: list[str]) -> Iterator[pa.Table]:
 
 def footer(url: str) -> tuple[list[str], int]:
     """(columns, rows) of a parquet file."""
-    filesystem, path = files.split(url)
-    with filesystem.open(path, "rb") as stream:
-        reader = pq.ParquetFile(stream)
+    with files.open_parquet(url) as reader:
         return reader.schema_arrow.names, reader.metadata.num_rows
 
 
@@ -61,10 +56,8 @@ def even_sample(urls: list[str]) -> pa.Table | None:
 
 def _sample_of_file(url: str, begin: int, step: int) -> list[pa.Table]:
     """Rows of one file of `even_sample`, of which `begin` rows lie in files before it."""
-    filesystem, path = files.split(url)
     pieces: list[pa.Table] = []
-    with filesystem.open(path, "rb") as stream:
-        reader = pq.ParquetFile(stream)
+    with files.open_parquet(url) as reader:
         others = ("source", "bytes", "n_control")
         names = [n for n in reader.schema_arrow.names if n in others or n.startswith(MEASURED)]
         for group in range(reader.num_row_groups):

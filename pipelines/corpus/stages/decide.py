@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from base import files
-from base.records import Record
+from base.records import Mark, made
 from dedup import hashing
 from pipelines.corpus.ledger import Ledger, add_counts
 from pipelines.corpus.reading.settings import Kind, SourceConfig
@@ -26,7 +26,7 @@ from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress, counter
 
 
-class DecisionCounts(Record):
+class DecisionCounts(Mark):
     """What the decision about a part counted; written last."""
 
     part: str
@@ -56,6 +56,10 @@ class DecidePart:
     entries: str
     dropped: str
     counts: str
+
+    def output(self, kind: str) -> str:
+        """Where the entries or the dropped documents go."""
+        return self.entries if kind == "entries" else self.dropped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +134,9 @@ def decide_part(task: DecidePart) -> dict[str, Any]:
 
     Returns the DecisionCounts as JSON; their file is written last and makes the task a no-op.
     """
-    if files.exists(task.counts):
-        return DecisionCounts.read(task.counts).to_json()
+    finished = DecisionCounts.finished(task.counts, task.output)
+    if finished is not None:
+        return finished.to_json()
     table = files.read_parquet(task.attributes)
     if task.scores is not None:
         scores = files.read_parquet(task.scores)
@@ -186,7 +191,12 @@ def decide_part(task: DecidePart) -> dict[str, Any]:
         stage.documents_out += row["bytes_count"]
         stage.bytes_out += row["bytes_sum"]
     count_dropped(ledger, "quality", dropped)
-    counts = DecisionCounts(part=task.part, ledger=ledger.to_json(), languages=count_languages(table))
+    counts = DecisionCounts(
+        part=task.part,
+        ledger=ledger.to_json(),
+        languages=count_languages(table),
+        made=made(task.output, ("entries", "dropped")),
+    )
     counts.write(task.counts)
     return counts.to_json()
 

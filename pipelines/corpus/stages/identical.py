@@ -91,7 +91,7 @@ def ordinals_of(url: str, part: int, documents: int) -> np.ndarray:
 def _run(task: tuple[Any, ...]) -> str:
     """Run a task of (function, arguments, output) unless its output is there; returns the output."""
     function, *arguments, output = task
-    if not files.exists(output):
+    if not files.whole(output):
         function(*arguments, output)
     return str(output)
 

@@ -30,7 +30,7 @@ def write_index(
     dropped: parquet files with the columns part and row, of deduplication and of later stages. index.json is
     written last; an index that has it is left as it is.
     """
-    if files.exists(files.join(output, INDEX)):
+    if IndexSummary.found(files.join(output, INDEX)) is not None:
         return
     catalog = catalog_of(entries, documents, [])
     bits = prefix_bits(total_rows(catalog), config)
@@ -65,7 +65,7 @@ def compact_indexes(
     Builds with it find the same duplicates and name the same versions. The old ones may then be deleted.
     Raises UserError if the indexes have different MinHash settings.
     """
-    if files.exists(files.join(output, INDEX)):
+    if IndexSummary.found(files.join(output, INDEX)) is not None:
         return
     contents = [read_summary(url) for url in indexes]
     for url, content in zip(indexes, contents, strict=True):

@@ -14,11 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from base import files
+from base import arrow, files, seals
 from base.layout import Layout, name_of
-from base.records import Record
+from base.records import Mark, Record, made
 from dedup import hashing, minhash
 from dedup.config import MinHashConfig
 from pipelines.config import Config
@@ -49,7 +48,15 @@ REJECTS = pa.schema(
 )
 
 
-class PartCounts(Record):
+class RecordCount(Record):
+    """How many records a range of a file holds."""
+
+    has_place: ClassVar[bool] = True
+    needs_seal: ClassVar[bool] = True
+    records: int
+
+
+class PartCounts(Mark):
     """What a part held; written last, so that the part is measured."""
 
     part: str
@@ -80,6 +87,10 @@ class MeasurePart:
     def url(self, kind: str, suffix: str) -> str:
         """Where an output of this part goes."""
         return self.layout.part(kind, self.key, self.input.part, suffix)
+
+    def output(self, kind: str) -> str:
+        """Where the documents, attributes or rejects go."""
+        return self.url(kind, "arrow" if kind == "documents" else "parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,10 +251,13 @@ class Measure(Stage):
 
 def count_part(task: CountPart) -> int:
     """The number of records of a part, as first_record of the parts after it adds them up."""
-    if not files.exists(task.output):
+    found = RecordCount.found(task.output)
+    if found is None:
         item = task.input
-        files.write_json(task.output, ingest.count_records(item.file, task.source, item.start, item.stop))
-    return int(files.read_json(task.output))
+        records = ingest.count_records(item.file, task.source, item.start, item.stop)
+        found = RecordCount(records=records)
+        found.write(task.output)
+    return found.records
 
 
 def measure_part(task: MeasurePart) -> dict[str, Any]:
@@ -253,8 +267,9 @@ def measure_part(task: MeasurePart) -> dict[str, Any]:
     returned at once when it is already there.
     """
     done = task.url("parts", "json")
-    if files.exists(done):
-        return PartCounts.read(done).to_json()
+    finished = PartCounts.finished(done, task.output)
+    if finished is not None:
+        return finished.to_json()
     notes = _Notes(task)
     with files.together():
         _write_columns(task, notes)
@@ -265,6 +280,7 @@ def measure_part(task: MeasurePart) -> dict[str, Any]:
         documents=sum(stage.documents_out for stage in cleaned),
         bytes=sum(stage.bytes_out for stage in cleaned),
         ledger=notes.ledger.to_json(),
+        made=made(task.output, ("documents", "attributes", "rejects")),
     )
     counts.write(done)
     return counts.to_json()
@@ -273,28 +289,28 @@ def measure_part(task: MeasurePart) -> dict[str, Any]:
 def _write_columns(task: MeasurePart, notes: "_Notes") -> None:
     """Write the documents, attributes and rejects of one part."""
     with (
-        files.atomic_writer(task.url("documents", "arrow")) as documents_file,
-        files.atomic_writer(task.url("attributes", "parquet")) as attributes_file,
-        pa.ipc.new_file(
-            documents_file, DOCUMENTS, options=pa.ipc.IpcWriteOptions(compression="zstd")
-        ) as documents,
+        files.atomic_writer(task.output("documents")) as documents_file,
+        files.atomic_writer(task.output("attributes")) as attributes_file,
     ):
-        attributes: pq.ParquetWriter | None = None
+        documents = arrow.Writer(documents_file, task.output("documents"), DOCUMENTS, compression="zstd")
+        attributes: seals.ParquetWriter | None = None
+        url = task.output("attributes")
         place = (task.input.start, task.input.stop, task.first_record)
         for batch in ingest.read(task.input.file, task.source, task.ingest, *place):
             notes.count_rejects(batch)
             for table, measured in _measure_batch(batch, task, notes):
-                documents.write_table(table)
+                documents.write(table)
                 if attributes is None:
-                    attributes = pq.ParquetWriter(attributes_file, measured.schema, compression="zstd")
+                    attributes = seals.ParquetWriter(attributes_file, url, measured.schema)
                 attributes.write_table(measured)
                 tick(measured.num_rows, pc.sum(measured["raw_bytes"]).as_py())
         if attributes is None:
             empty = _empty_attributes(task)
-            attributes = pq.ParquetWriter(attributes_file, empty.schema, compression="zstd")
+            attributes = seals.ParquetWriter(attributes_file, url, empty.schema)
             attributes.write_table(empty)
         attributes.close()
-    files.write_parquet(task.url("rejects", "parquet"), pa.concat_tables(notes.rejects))
+        documents.close()
+    files.write_parquet(task.output("rejects"), pa.concat_tables(notes.rejects))
 
 
 def _names(column: pa.ChunkedArray, source: SourceConfig) -> pa.Array:

@@ -83,8 +83,8 @@ class Phases:
         """
         folder = files.join(self.work, name)
         outputs = [files.join(folder, f"{i:05d}.parquet") for i in range(len(arguments))]
-        done = self._names(folder)
-        if read_by is not None and len(self._names(files.join(self.work, read_by))) == len(outputs):
+        done = files.whole_names(folder)
+        if read_by is not None and len(files.whole_names(files.join(self.work, read_by))) == len(outputs):
             done = {name_of(url) for url in outputs}
         tasks = [
             _Task(output=output, function=function, catalog=self.catalog, arguments=values)
@@ -97,13 +97,9 @@ class Phases:
             raise ReachedError(name)
         return outputs
 
-    def _names(self, folder: str) -> set[str]:
-        """Names of the files of a folder."""
-        return {name_of(url) for url in files.list_files(folder)}
-
 
 def _run(task: _Task) -> None:
-    if not files.exists(task.output):
+    if not files.whole(task.output):
         task.function(shared(task.catalog), *task.arguments, task.output)
         # Arrow keeps what it freed: a worker would grow with the number of tasks that it has had.
         pa.default_memory_pool().release_unused()

@@ -84,7 +84,7 @@ class Score(Stage):
         missing = [
             ScorePart(documents=documents[item.part], output=tables[item.part])
             for item in measured.inputs
-            if not files.exists(tables[item.part])
+            if not files.whole(tables[item.part])
         ]
         arguments = {"config": self.settings, "storage": self.storage}
         executor.map_actors(Scorer, arguments, missing, counter(progress, "score", 0, len(missing)))

@@ -66,9 +66,10 @@ class Output:
     def holds(self, written: WrittenShard) -> bool:
         """Whether shard and origins are there as they were written."""
         url, origins_url = files.join(self.folder, self.path), files.join(self.folder, self.origins)
-        if not (files.exists(url) and files.exists(origins_url)):
+        try:
+            return (files.digest(url), files.digest(origins_url)) == (written.digest, written.origins_digest)
+        except FileNotFoundError:
             return False
-        return (files.digest(url), files.digest(origins_url)) == (written.digest, written.origins_digest)
 
     def write(self, shard: pa.Table, origins: pa.Table) -> WrittenShard:
         """Write the shard (of one chunk) and its origins."""
@@ -108,11 +109,10 @@ def write_shard(task: MergeRuns) -> dict[str, Any]:
 
     Raises RuntimeError when a checked document's ids differ from those of `tokenizers`.
     """
-    if files.exists(task.facts_url()):
-        done = WrittenShard.read(task.facts_url())
-        # A build with another configuration may have been killed in the same version's folder.
-        if task.holds(done):
-            return done.to_json()
+    done = WrittenShard.found(task.facts_url())
+    # A build with another configuration may have been killed in the same version's folder.
+    if done is not None and done.path == task.path and task.holds(done):
+        return done.to_json()
     pieces, origins = [], []
     low = task.number * 2**64 // task.count
     high = (task.number + 1) * 2**64 // task.count - 1
@@ -145,11 +145,10 @@ def write_shard(task: MergeRuns) -> dict[str, Any]:
 def _run_slice(run: Run, low: int, high: int) -> pa.Table:
     """The documents of a run whose keys lie within [low, high]."""
     reader = arrow.open_file(run.tokens)
-    batch = reader.get_batch(run.number).slice(run.start, run.documents)
-    keys = batch["key"].to_numpy()
+    keys = reader.get_column(run.number, "key", run.start, run.documents).to_numpy()
     first = int(np.searchsorted(keys, np.uint64(low), "left"))
     last = int(np.searchsorted(keys, np.uint64(high), "right"))
-    return pa.Table.from_batches([batch.slice(first, last - first)])
+    return pa.Table.from_batches([reader.get_rows(run.number, run.start + first, last - first)])
 
 
 def _verify(task: MergeRuns, table: pa.Table, origin: pa.Table) -> None:

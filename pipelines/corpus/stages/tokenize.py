@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from base import arrow, files
 from base.layout import Layout, name_of, parent_of
-from base.records import Record
+from base.records import Mark, Record, made
 from pipelines.corpus.ledger import Ledger, add_counts
 from pipelines.corpus.settings import ShardConfig
 from pipelines.corpus.stages.edit import CHANGES, DROPS, account, redacted_pieces
@@ -70,7 +70,7 @@ class RunRange(Record):
     """Of the edited texts."""
 
 
-class TokenCounts(Record):
+class TokenCounts(Mark):
     """What tokenizing a part counted; written last."""
 
     part: str
@@ -207,8 +207,9 @@ def tokenize_part(task: TokenizePart) -> dict[str, Any]:
     for each run the range of every (source, split). What another choice of survivors has tokenized already is
     taken from there, so that only the texts of other documents are read.
     """
-    if files.exists(task.url("json")):
-        return TokenCounts.read(task.url("json")).to_json()
+    finished = TokenCounts.finished(task.url("json"), task.url)
+    if finished is not None:
+        return finished.to_json()
     entries = surviving_entries(task.survivors, ["document_id", "source", "length"])
     source = entries["source"].cast(pa.string())
     entries = entries.set_column(entries.schema.get_field_index("source"), "source", source)
@@ -236,6 +237,7 @@ def tokenize_part(task: TokenizePart) -> dict[str, Any]:
         runs=runs.ranges,
         ledger=ledger.to_json(),
         redacted=redacted_pieces(entries, changes),
+        made=made(task.url, ("dropped", "changes", "hits"), unsealed=["arrow"]),
     )
     counts.write(task.url("json"))
     return counts.to_json()
@@ -287,6 +289,9 @@ def _encode(task: TokenizePart, entries: pa.Table, tokenizer: Tokenizer) -> Iter
         key = name_of(parent_of(counts))
         if not missing.any():
             break
+        place = functools.partial(_output, task.folder, key, task.survivors.part)
+        if TokenCounts.finished(counts, place) is None:
+            continue
         for encoded in _earlier(task, key, rows[missing]):
             for table in (encoded.tokens, encoded.dropped):
                 missing[np.searchsorted(rows, table["row"].to_numpy())] = False

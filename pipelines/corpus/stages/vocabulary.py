@@ -11,6 +11,7 @@ from base import files
 from base.kernels import splitmix64
 from base.layout import TOKENIZER, Layout
 from base.manifest import TokenizerFacts
+from base.records import Mark, made
 from dedup import hashing
 from pipelines.corpus.stages.plan_edits import EditPlan
 from pipelines.corpus.stages.stage import Stage, unkeyed
@@ -55,10 +56,16 @@ class ChooseVocabulary(Stage):
     def run(self, executor: Executor, progress: Progress) -> Vocabulary:
         """Train the tokenizer if none is given and it is not trained yet."""
         url = self.given or self.layout.work(self.name, self.key, TOKENIZER)
-        if self.given is None and not files.exists(url):
+        mark = self.layout.work(self.name, self.key, "trained.json")
+        if self.given is None and Mark.finished(mark, self._output) is None:
             self._train(url, executor, progress)
+            Mark(made=made(self._output, (), unsealed=[TOKENIZER])).write(mark)
         facts = tokenizer.facts(url, self.settings.end_of_document)
         return Vocabulary(url=url, facts=TokenizerFacts(file=TOKENIZER, **facts))
+
+    def _output(self, name: str) -> str:
+        """A file that training a tokenizer leaves."""
+        return self.layout.work(self.name, self.key, name)
 
     def _train(self, url: str, executor: Executor, progress: Progress) -> None:
         progress("train tokenizer", 0, 1)
@@ -94,7 +101,7 @@ def sample_texts(task: SamplePart) -> str:
 
     Returns the URL of the table.
     """
-    if files.exists(task.output):
+    if files.whole(task.output):
         return task.output
     entries = surviving_entries(task.survivors, ["document_id", "source"])
     high, low = hashing.id_words(entries["document_id"])

@@ -49,13 +49,23 @@ def build(plan: Plan, name: str, run: Run) -> Version:
     Raises UserError for what a person can mend, LedgerError when counts disagree.
     """
     folder = plan.layout.version(name)
+    manifest = make(plan, name, run, folder=folder)
+    run.claim.publish(plan.layout.manifest(name), manifest)
+    return manifests.open_version(folder)
+
+
+def make(plan: Plan, name: str, run: Run, *, folder: str, facts: str | None = None) -> Manifest:
+    """Write all files of the version of that name but the manifest into `folder`; returns the manifest.
+
+    facts: as WriteShards has it.
+    """
     selected = select(plan, run)
     vocabulary, tokenized = tokenize(plan, selected, run)
     check_losses_of_edits(plan, selected, tokenized)
     ledger = ledger_of(selected, tokenized)
     if plan.parent is None:
         losses.check_documents(ledger, selected.measured)
-    shards = write_shards(plan, vocabulary, tokenized, run, folder=folder)
+    shards = write_shards(plan, vocabulary, tokenized, run, folder=folder, facts=facts)
     ledger.check()
     common = common_manifest(
         plan.config,
@@ -69,8 +79,7 @@ def build(plan: Plan, name: str, run: Run) -> Version:
     )
     manifest = write_files(plan, folder, common, selected, vocabulary, tokenized, run)
     check_shards(folder, shards)
-    run.claim.publish(plan.layout.manifest(name), manifest)
-    return manifests.open_version(folder)
+    return manifest
 
 
 def index_documents(plan: Plan, name: str, selected: Selected, run: Run) -> list[str]:

@@ -19,6 +19,7 @@ from pipelines.corpus.stages.plan import Plan, Run
 from pipelines.corpus.text import language
 from pipelines.corpus.versions import merge as merging
 from pipelines.corpus.versions.build import build, find_build, new_inputs
+from pipelines.corpus.versions.remake import remake, unreadable
 from pipelines.runtime import tracking
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress, watched
@@ -59,11 +60,18 @@ def inputs_of(config: Config, found: set[tuple[str, str]] | None = None) -> list
 def prepare(
     config: Config, inputs: list[Input], *, claim: Claim, executor: Executor, progress: Progress
 ) -> Outcome:
-    """Build a corpus version from all sources, or find the version that holds just that."""
+    """Build a corpus version from all sources, or find the version that holds just that.
+
+    A version whose manifest cannot be read is made again. Raises UserError if it is not that one.
+    """
+    run = Run(claim=claim, executor=executor, progress=progress)
+    again = [_build(config, inputs, None, "prepare", run, again=name) for name in unreadable(config.storage)]
+    if again:
+        return again[-1]
     version = find_build(config, inputs)
     if version:
         return Outcome(version, False)
-    return _build(config, inputs, None, "prepare", Run(claim=claim, executor=executor, progress=progress))
+    return _build(config, inputs, None, "prepare", run)
 
 
 def deduplicated(
@@ -158,12 +166,15 @@ def _build(
     parent: Version | None,
     command: str,
     run: Run,
+    again: str | None = None,
 ) -> Outcome:
-    name = manifests.next_name(config.storage)
+    """Make a version with an MLflow run around it; `again`: the one whose manifest cannot be read."""
+    name = again or manifests.next_name(config.storage)
     plan = Plan(config=config, layout=Layout(config.storage), inputs=tuple(inputs), parent=parent)
     key = files.key_of(build_configuration(config), [item.part for item in inputs], name)
     work = _Work(config=config, name=name, parent=parent, command=command, key=key, tags={})
-    return _recorded(work, lambda run: build(plan, name, run), run)
+    make = remake if again else build
+    return _recorded(work, lambda run: make(plan, name, run), run)
 
 
 @dataclass(frozen=True, kw_only=True)

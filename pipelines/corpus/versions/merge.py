@@ -15,10 +15,11 @@ from base import files
 from base import layout as paths
 from base import manifest as manifests
 from base.claims import Claim
+from base.damage import sound
 from base.errors import UserError
 from base.layout import REPORT, Layout
 from base.manifest import InputEntry, Manifest, MergedFrom, ShardEntry, Version, WrittenShard
-from base.records import Record
+from base.records import Mark, made
 from dedup import hashing, runs
 from dedup.catalog import read_summary
 from pipelines.config import Config
@@ -176,7 +177,7 @@ class FilterShards:
         """A task for each shard of the other corpus, in its order."""
         outcome = self.compared.outcome
         bits = min(8, (sum(outcome.counts.values()) // DROPPED_ROWS).bit_length())
-        seed = self.other.manifest.config["shard"]["seed"]
+        seed = self._seed()
         routes = [
             _Route(
                 dropped=outcome.dropped[first : first + DROPPED_FILES],
@@ -209,6 +210,11 @@ class FilterShards:
                 )
             )
         return tasks
+
+    def _seed(self) -> int:
+        """The seed by which the other corpus orders its documents."""
+        with sound(self.other.manifest_url):
+            return int(self.other.manifest.config["shard"]["seed"])
 
 
 def merge(compare: Compare, name: str, run: Run) -> Version:
@@ -307,7 +313,7 @@ class _Route:
 
 def _route(task: _Route) -> str:
     """Write a run of dropped documents by the first bits of their shuffle key; returns its URL."""
-    if not files.exists(task.output):
+    if not files.whole(task.output):
         table = pa.concat_tables([files.read_parquet(url) for url in task.dropped])
         for name in ("part", "source", "reason"):
             plain = table[name].cast(pa.string())
@@ -318,7 +324,7 @@ def _route(task: _Route) -> str:
     return task.output
 
 
-class FilteredShard(Record):
+class FilteredShard(Mark):
     """What was written of a shard of the other corpus."""
 
     line: WrittenShard | None
@@ -344,10 +350,9 @@ def write_shard(task: FilterShard) -> dict[str, Any]:
 
     Returns the FilteredShard as JSON.
     """
-    if files.exists(task.facts_url()):
-        done = FilteredShard.read(task.facts_url())
-        if done.line is None or task.holds(done.line):
-            return done.to_json()
+    done = FilteredShard.finished(task.facts_url(), task.facts_url)
+    if done is not None and (done.line is None or task.holds(done.line)):
+        return done.to_json()
     origins = read_origins(task.versions, task.shard)
     if task.names:
         renamed = pc.index_in(origins["part"], pa.array(list(task.names)))
@@ -359,7 +364,11 @@ def write_shard(task: FilterShard) -> dict[str, Any]:
         kept = pa.array(stays)
         written = task.write(read_shard(task.versions, task.shard).filter(kept), origins.filter(kept))
     files.write_parquet(task.facts_url("dropped.parquet"), dropped)
-    result = FilteredShard(line=written, ledger=_ledger(task.source, origins, dropped).to_json())
+    result = FilteredShard(
+        line=written,
+        ledger=_ledger(task.source, origins, dropped).to_json(),
+        made=made(task.facts_url, ["dropped.parquet"]),
+    )
     result.write(task.facts_url())
     return result.to_json()
 

@@ -5,11 +5,13 @@ shards are merged, and a file is replaced only by one with the digest that the m
 """
 
 from dataclasses import replace
+from typing import Any
 
 from base import files
 from base import manifest as manifests
 from base.claims import Claim
 from base.credentials import restored
+from base.damage import sound
 from base.errors import UserError
 from base.layout import MANIFEST, Layout, name_of
 from base.manifest import Version
@@ -20,7 +22,7 @@ from pipelines.corpus.versions import build, merge
 from pipelines.corpus.versions.build import new_inputs
 from pipelines.corpus.versions.commands import inputs_of
 from pipelines.corpus.versions.commit import common_manifest
-from pipelines.corpus.versions.verify import Damage
+from pipelines.corpus.versions.verify import INDEXES, Damage
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress
 
@@ -41,8 +43,13 @@ def repair(
     Raises UserError if a source file is needed and is no longer what it was.
     """
     run = Run(claim=claim, executor=executor, progress=progress)
-    paths = {item.path for item in damage if name_of(item.path) != MANIFEST}
-    left = [item for item in damage if item.path not in paths]
+    indexes = {item.path for item in damage if item.path.startswith(INDEXES)}
+    paths = {item.path for item in damage if name_of(item.path) != MANIFEST} - indexes
+    left = [item for item in damage if item.path not in paths | indexes]
+    if not versions:
+        return sorted(left)
+    for name in sorted({path.removeprefix(INDEXES).split("/", 1)[0] for path in indexes}):
+        _index_again(config, versions, name, run)
     # A version's tokenizer is that of its parent, so the oldest come first.
     for name in sorted({path.split("/", 1)[0] for path in paths}):
         version = manifests.open_version(versions[0].below_versions(name))
@@ -51,12 +58,74 @@ def repair(
     return sorted(left)
 
 
+def _index_again(config: Config, versions: list[Version], name: str, run: Run) -> None:
+    """Write a dedup index again, which is the last of the first version that has it."""
+    layout = Layout(config.storage)
+    version = min(
+        (version for version in versions if layout.index(name) in version.indexes),
+        key=lambda version: len(version.manifest.shards),
+    )
+    settings, parent = _settings(config, version), _parent(version)
+    files.remove(layout.index(name))
+    if parent and version.manifest.merged:
+        compare = merge.Compare(config=settings, layout=layout, parent=parent, other=_other(version))
+        merge.index_documents(compare, version.name, run(compare), run)
+    else:
+        plan = _plan(settings, layout, version, parent)
+        build.index_documents(plan, version.name, select(plan, run), run)
+
+
+def _settings(config: Config, version: Version) -> Config:
+    """The configuration that a version was made with, and the project's for the rest."""
+    now = config.model_dump(mode="json")
+    with sound(version.manifest_url):
+        unknown = _code(version.manifest.config) - _code(now)
+        if unknown:
+            raise UserError(
+                f"{version.manifest_url} names code that the configuration does not: {sorted(unknown)[0]}; "
+                "name it there if it shall be run"
+            )
+        return Config.model_validate({**now, **restored(version.manifest.config, now)})
+
+
+def _code(values: dict[str, Any]) -> set[str]:
+    """Import paths in a configuration or in what a manifest has of one: of formats, filters and edits."""
+    formats = {str(source.get("format", "")) for source in values.get("sources", [])}
+    plugins = [item for kind in values.get("plugins", {}).values() for item in kind]
+    paths = {str(item["path"] if isinstance(item, dict) else item) for item in plugins}
+    return {path for path in formats | paths if ":" in path}
+
+
+def _parent(version: Version) -> Version | None:
+    name = version.manifest.parent
+    return manifests.open_version(version.below_versions(name)) if name else None
+
+
+def _plan(settings: Config, layout: Layout, version: Version, parent: Version | None) -> Plan:
+    """What a version was built from; parts whose files are gone will be measured again."""
+    inputs = [Input(**item.model_dump()) for item in version.manifest.inputs]
+    if parent:
+        inputs = new_inputs(parent, inputs)
+    return _measure_lost(Plan(config=settings, layout=layout, inputs=tuple(inputs), parent=parent), version)
+
+
+def _other(version: Version) -> Version:
+    """The version of another corpus that was merged. Raises UserError if it is no longer there."""
+    merged = version.manifest.merged
+    assert merged is not None
+    there = files.exists(files.join(merged.url, MANIFEST))
+    other = manifests.open_version(merged.url) if there else None
+    if other is None or other.hash != merged.manifest_hash:
+        raise UserError(
+            f"{version.name} was merged from {merged.url}, which is gone or has changed: restore it first"
+        )
+    return other
+
+
 def _rebuild(config: Config, version: Version, damaged: frozenset[str], run: Run) -> list[Damage]:
     """Make damaged files (paths below the version's folder) again; returns those that were not."""
     manifest = version.manifest
-    now = config.model_dump(mode="json")
-    settings = Config.model_validate({**now, **restored(manifest.config, now)})
-    parent = manifests.open_version(version.below_versions(manifest.parent)) if manifest.parent else None
+    settings, parent = _settings(config, version), _parent(version)
     layout = Layout(config.storage)
     folder = layout.work("rebuild", version.name)
     files.remove(folder)
@@ -91,11 +160,7 @@ def _build_again(
     run: Run,
 ) -> None:
     """Repeat the build of a version below `folder`, as far as its damaged files need it."""
-    inputs = [Input(**item.model_dump()) for item in version.manifest.inputs]
-    if parent:
-        inputs = new_inputs(parent, inputs)
-    plan = Plan(config=settings, layout=layout, inputs=tuple(inputs), parent=parent)
-    plan = _measure_lost(plan, version)
+    plan = _plan(settings, layout, version, parent)
     selected = select(plan, run)
     tables = damaged & version.manifest.files.keys()
     if tables:
@@ -139,14 +204,7 @@ def _merge_again(
 
     Raises UserError if the corpus version that was merged is no longer there.
     """
-    merged = version.manifest.merged
-    assert merged is not None
-    there = files.exists(files.join(merged.url, MANIFEST))
-    other = manifests.open_version(merged.url) if there else None
-    if other is None or other.hash != merged.manifest_hash:
-        raise UserError(
-            f"{version.name} was merged from {merged.url}, which is gone or has changed: restore it first"
-        )
+    other = _other(version)
     compare = merge.Compare(config=settings, layout=layout, parent=parent, other=other)
     compared = run(compare)
     tables = damaged & version.manifest.files.keys()

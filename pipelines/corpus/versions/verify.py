@@ -14,15 +14,19 @@ from base import manifest as manifests
 from base.errors import UserError
 from base.layout import MANIFEST, name_of, parent_of
 from base.manifest import Manifest, ShardEntry, TokenizerFacts, Version
+from dedup.catalog import INDEX, read_summary
 from pipelines.corpus.ledger import Ledger, LedgerError
 from pipelines.corpus.text import tokenizer
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Progress, counter
 
+INDEXES = "../index/"
+"""The folder of dedup indexes, from that of versions."""
+
 
 @dataclass(frozen=True, order=True)
 class Damage:
-    """One file that is not what its manifest says; `path` is below corpus/versions."""
+    """One file that is not what its manifest says; `path` is below corpus/versions, or in INDEXES."""
 
     path: str
     problem: str
@@ -47,9 +51,21 @@ def read_origins(versions: str, shard: ShardEntry) -> pa.Table:
     """
     url = files.join(versions, shard.origins)
     try:
-        return pq.read_table(pa.BufferReader(_read(url, shard.origins_digest)))
+        return _origins(_read(url, shard.origins_digest))
     except _DamagedError as error:
         raise UserError(f"origins {url}: {error}; jobs.verify --rebuild makes them again") from None
+
+
+def _origins(content: pa.Buffer, columns: list[str] | None = None) -> pa.Table:
+    try:
+        table = pq.read_table(pa.BufferReader(content), columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise _DamagedError(f"it is no parquet file: {' '.join(str(error).split())}") from None
+    for name, kind in (("document_id", pa.binary(16)), ("bytes", pa.int64())):
+        place = table.schema.get_field_index(name)
+        if place < 0 or table.schema.field(place).type != kind:
+            raise _DamagedError(f"its column {name} is missing or of another type")
+    return table
 
 
 class _DamagedError(Exception):
@@ -71,8 +87,22 @@ def _read(url: str, digest: str | None) -> pa.Buffer:
     return content
 
 
+DTYPES = (pa.large_list(pa.uint16()), pa.large_list(pa.uint32()))
+"""Types of token ids in a shard."""
+
+
 def _open_shard(versions: str, shard: ShardEntry) -> pa.Table:
-    return pa.ipc.open_file(_read(files.join(versions, shard.path), shard.digest)).read_all()
+    content = _read(files.join(versions, shard.path), shard.digest)
+    try:
+        table = pa.ipc.open_file(content).read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise _DamagedError(f"it is no Arrow file: {' '.join(str(error).split())}") from None
+    for name, types in (("input_ids", DTYPES), ("document_id", (pa.binary(16),))):
+        place = table.schema.get_field_index(name)
+        if place < 0 or table.schema.field(place).type not in types:
+            raise _DamagedError(f"its column {name} is missing or of another type")
+    return table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +127,10 @@ def _check_shard(task: _CheckShard) -> dict[str, Any]:
         wrong.append((entry.path, str(error)))
     try:
         content = _read(files.join(task.versions, entry.origins), entry.origins_digest)
-        origins = pq.read_table(pa.BufferReader(content), columns=["document_id", "bytes"])
+        origins = _origins(content, ["document_id", "bytes"])
         wrong += [(entry.origins, problem) for problem in _origins_problems(origins, entry, identifiers)]
     except _DamagedError as error:
         wrong.append((entry.origins, str(error)))
-    except (pa.ArrowException, OSError) as error:
-        wrong.append((entry.origins, f"it is not a parquet file of origins: {error}"))
     return {"documents": entry.documents, "bytes": entry.bytes, "wrong": wrong}
 
 
@@ -217,6 +245,24 @@ def _check_tokenizer(version: Version) -> list[str]:
     ]
 
 
+def _check_index(url: str) -> list[tuple[str, str]]:
+    """What is (path, problem) wrong with a dedup index: a file that is not there, or not what was written."""
+    place = f"{INDEXES}{name_of(url)}"
+    try:
+        summary = read_summary(url)
+    except UserError as error:
+        return [(f"{place}/{INDEX}", str(error))]
+    wrong = []
+    for folder, count in summary.files.items():
+        for number in range(count):
+            path = f"{folder}/{number:05d}.parquet"
+            try:
+                files.read_parquet(files.join(url, path))
+            except UserError as error:
+                wrong.append((f"{place}/{path}", str(error)))
+    return wrong
+
+
 def open_versions(urls: list[str]) -> tuple[list[Version], list[Damage]]:
     """The versions of some manifests, and the manifests that cannot be read."""
     versions, damage = [], []
@@ -252,6 +298,9 @@ def verify(versions: list[Version], *, executor: Executor, progress: Progress) -
                 _read(version.file(name), digest)
             except _DamagedError as error:
                 damage.append(Damage(f"{version.name}/{name}", str(error)))
+    indexes = sorted({url for version in versions for url in version.indexes})
+    found = executor.run_tasks(_check_index, indexes, counter(progress, "verify indexes", 0, len(indexes)))
+    damage += [Damage(path, problem) for wrong in found for path, problem in wrong]
     tasks = list(shards.values())
     results = executor.run_tasks(_check_shard, tasks, counter(progress, "verify", 0, len(tasks)))
     damage += [Damage(path, problem) for result in results for path, problem in result["wrong"]]

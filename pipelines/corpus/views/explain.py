@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from base import arrow, files, layout
 from base.credentials import hide
+from base.damage import MissingError
 from base.errors import UserError
 from base.manifest import InputEntry, Version, ancestry
 from dedup.catalog import INDEX, read_summary
@@ -88,34 +88,41 @@ def _kept_before(chain: list[Version], decision: Decision) -> Decision | None:
     )
 
 
-def _scan(url: str, columns: list[str], condition: Any) -> Iterator[dict[str, Any]]:
-    """The rows of a parquet file that meet a condition, reading a row group at a time; none without the file.
+def _scan(version: Version, path: str, columns: list[str], condition: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a table of a version that meet a condition, reading a row group at a time; none without it.
 
     condition: from a table with `columns` to a boolean array.
     """
-    filesystem, path = files.split(url)
+    return _scan_file(version.file(path), version.manifest.files.get(path), columns, condition)
+
+
+def _scan_file(url: str, digest: str | None, columns: list[str], condition: Any) -> Iterator[dict[str, Any]]:
+    """As _scan, of a file with a digest."""
     try:
-        opened = filesystem.open(path, "rb")
-    except FileNotFoundError:
+        files.check_digest(url, digest)
+        with files.open_parquet(url) as parquet:
+            if not set(columns) <= set(parquet.schema_arrow.names):
+                return
+            for group in range(parquet.num_row_groups):
+                hits = np.flatnonzero(condition(parquet.read_row_group(group, columns)).to_numpy())
+                if len(hits):
+                    yield from parquet.read_row_group(group).take(pa.array(hits)).to_pylist()
+    except MissingError:
         return
-    with opened as file, pq.ParquetFile(file) as parquet:
-        if not set(columns) <= set(parquet.schema_arrow.names):
-            return
-        for group in range(parquet.num_row_groups):
-            hits = np.flatnonzero(condition(parquet.read_row_group(group, columns)).to_numpy())
-            if len(hits):
-                yield from parquet.read_row_group(group).take(pa.array(hits)).to_pylist()
 
 
 def _decision(chain: list[Version], condition: Any, columns: list[str]) -> Decision | None:
     """The decision about the first document that meets the condition, newest version first."""
     for version in chain:
         for url in files.list_files(version.file(layout.dropped("*"))):
-            for row in _scan(url, columns, condition):
+            for row in _scan(
+                version, layout.dropped(layout.name_of(url).removesuffix(".parquet")), columns, condition
+            ):
                 stage = layout.name_of(url).removesuffix(".parquet")
                 return Decision(version=version, place=stage, kept=False, row=row)
         for entry in sorted(version.own_shards, key=lambda entry: entry.origins):
-            for row in _scan(version.below_versions(entry.origins), columns, condition):
+            url = version.below_versions(entry.origins)
+            for row in _scan_file(url, entry.origins_digest, columns, condition):
                 row = {"source": entry.source, **row}
                 return Decision(version=version, place=entry.path, kept=True, row=row)
     return None
@@ -148,7 +155,8 @@ def _by_record(chain: list[Version], file: str, record: int) -> Decision | list[
             return decision
     for version in chain:
         for reject in _scan(
-            version.file(layout.REJECTS),
+            version,
+            layout.REJECTS,
             ["file", "record"],
             lambda table: pc.and_(
                 pc.equal(table["file"].cast(pa.string()), names[0]), pc.equal(table["record"], record)
@@ -258,9 +266,13 @@ def _relation(row: dict[str, Any]) -> str:
 
 def _passages(decision: Decision) -> list[str]:
     """The benchmark passages that were found in the document."""
-    url = decision.version.file(layout.CONTAMINATION)
     identifier = pa.scalar(decision.row["document_id"], pa.binary(16))
-    found = _scan(url, ["document_id"], lambda table: pc.equal(table["document_id"], identifier))
+    found = _scan(
+        decision.version,
+        layout.CONTAMINATION,
+        ["document_id"],
+        lambda table: pc.equal(table["document_id"], identifier),
+    )
     return [
         f"  holds {row['ngrams']} of {row['passage_ngrams']} n-grams of {row['benchmark']}, item"
         f" {row['item']} ({row['field']}), at bytes {row['start']:,} to {row['end']:,}"
@@ -270,9 +282,9 @@ def _passages(decision: Decision) -> list[str]:
 
 def _origin(chain: list[Version], row: dict[str, Any]) -> str:
     """`file, record n` of a row that has part and row, and file and record perhaps."""
-    file = row.get("file") or _file_of(chain).get(row["part"], f"part {row['part']}")
-    record = row.get("record")
-    url = _documents(chain, row["part"]) if record is None else None
+    part, record = row.get("part"), row.get("record")
+    file = row.get("file") or _file_of(chain).get(str(part), f"part {part}")
+    url = _documents(chain, part) if record is None and part is not None else None
     if url is not None:
         for _, table in document_texts(url, np.array([row["row"]])):
             record = table["record"][0].as_py()
@@ -284,8 +296,12 @@ def _cluster(chain: list[Version], kept: bytes, document: bytes) -> list[str]:
     identifier = pa.scalar(kept, pa.binary(16))
     members = []
     for version in chain:
-        url = version.file(layout.dropped("duplicates"))
-        rows = _scan(url, ["kept_id"], lambda table: pc.equal(table["kept_id"], identifier))
+        rows = _scan(
+            version,
+            layout.dropped("duplicates"),
+            ["kept_id"],
+            lambda table: pc.equal(table["kept_id"], identifier),
+        )
         members += [(row, version.name) for row in rows]
     if not members:
         return ["no document of these versions was dropped as a duplicate of it"]

@@ -95,7 +95,7 @@ def export(
             manifest_hash=version.hash,
             dtype=version.manifest.tokenizer.dtype,
             shards=shards,
-            output=files.join(output, f"{source}-{split}"),
+            output=files.below(output, f"{source}-{split}"),
         )
         for (source, split), shards in sorted(groups.items())
         if (not sources or source in sources) and split in splits
@@ -113,7 +113,8 @@ def write_pair(task: Export) -> dict[str, Any]:
     """
     pair = task.pair().to_json()
     done = f"{task.output}.json"
-    if files.exists(done) and files.read_json(done) == pair:
+    finished = ExportedPair.found(done)
+    if finished is not None and finished.to_json() == pair and _is_there(task):
         return pair
     # An index beside the tokens of another export would be read as if it were theirs.
     files.remove(done)
@@ -127,8 +128,19 @@ def write_pair(task: Export) -> dict[str, Any]:
                 stream.write(tokens.data.cast("B"))
                 lengths.append(np.diff(offsets).astype("<i4"))
     _write_index(f"{task.output}.idx", np.concatenate([np.zeros(0, "<i4"), *lengths]), task.dtype)
-    files.write_json(done, pair)
+    ExportedPair.from_json(pair, done).write(done)
     return pair
+
+
+def _is_there(task: Export) -> bool:
+    """Whether both files have the size that their content asks for."""
+    documents = sum(shard.documents for shard in task.shards)
+    tokens = sum(shard.tokens for shard in task.shards) * np.dtype(task.dtype).itemsize
+    sizes = {"bin": tokens, "idx": len(MAGIC) + 25 + 20 * documents + 8}
+    try:
+        return all(files.size(f"{task.output}.{suffix}") == size for suffix, size in sizes.items())
+    except FileNotFoundError:
+        return False
 
 
 def _write_index(url: str, lengths: NDArray[np.int32], dtype: str) -> None:

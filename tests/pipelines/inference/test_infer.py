@@ -307,7 +307,7 @@ def test_an_inference_is_in_mlflow(
 
 
 def test_the_key_of_a_row_is_its_id_its_key_or_its_number(tmp_path: Path) -> None:
-    rows = [{"id": 5, "key": "k"}, {"key": "k"}, {"id": 0, "key": "k"}, {}]
+    rows: list[dict[str, Any]] = [{"id": 5, "key": "k"}, {"key": "k"}, {"id": 0, "key": "k"}, {}]
     path = tmp_path / "prompts.jsonl"
     path.write_text("\n".join(json.dumps({**row, "prompt": "p"}) for row in rows))
     assert [row.key for row in read_prompts(str(path))] == ["5", "k", "0", "3"]

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from base import manifest
+from base import files, manifest
+from base.claims import ClaimsConfig, held
 from base.errors import UserError
 from base.layout import Layout
 from pipelines.inference import models
@@ -61,7 +62,10 @@ def _finished(storage: Path, run: str, loss: float = 2.0) -> RunResult:
     values |= {"skipped_steps": 0, "rollbacks": 0, "resumed_from": 0, "evaluation": {}, "last_loss": loss}
     values |= {"checkpoint_stalls": [], "version": "v0001", "manifest_hash": "0", "model": "hf"}
     result = RunResult(**{**values, "unigram_entropy": 3.0})
-    results.record(str(storage), run, result)
+    url = Layout(str(storage)).run(run)
+    files.remove(url)  # a result is never replaced
+    with held(url, "train", ClaimsConfig()) as claim:
+        results.record(str(storage), run, result, claim)
     return result
 
 
@@ -110,13 +114,14 @@ def test_weights_that_do_not_fit_are_named_before_they_are_read(tmp_path: Path) 
     path = Path(folder.url, "model.safetensors")
     content = Path(folder.url, "config.json")
     whole, tensors = json.loads(content.read_text()), load_file(path)
-    for changes, message in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"model_type": "llama"}, "holds a llama model, not gpt_neox"),
         ({"hidden_size": 32}, r"embed_in.weight is \(128, 16\), the configuration asks for \(128, 32\)"),
         ({"vocab_size": 64}, r"embed_in.weight is \(128, 16\), the configuration asks for \(64, 16\)"),
         ({"intermediate_size": 48}, r"layers.0.mlp.dense_h_to_4h.weight is \(64, 16\), .* \(48, 16\)"),
         ({"num_hidden_layers": 3}, r"layers.2.attention.query_key_value.weight is missing"),
-    ]:
+    ]
+    for changes, message in cases:
         content.write_text(json.dumps({**whole, **changes}))
         with pytest.raises(UserError, match=message):
             models.check_fits(folder)

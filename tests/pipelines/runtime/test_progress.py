@@ -62,7 +62,7 @@ def test_a_counter_adds_what_results_tell() -> None:
     count({"documents": 4, "bytes": 400, "text_bytes": 40})
     count()
     assert seen == [
-        ("stage", 1, 4),
+        ("stage", 1, 4, 0, 0),
         ("stage", 2, 4, 6, 60),
         ("stage", 3, 4, 10, 100),
         ("stage", 4, 4, 10, 100),

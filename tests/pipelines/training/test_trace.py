@@ -179,6 +179,7 @@ def test_a_changed_corpus_is_refused(tmp_path: Path) -> None:
     run_here(manifest, str(tmp_path / "training" / "tiny"), steps=2)
     url = str(tmp_path / "training" / "tiny" / RUN)
     facts = files.read_json(url)
+    del facts["seal"]
     files.write_json(url, {**facts, "data": {**facts["data"], "manifest_hash": "0" * 32}})
     with pytest.raises(UserError, match="was trained on another corpus version"):
         trace.RunSamples(str(tmp_path), "tiny")
@@ -228,7 +229,8 @@ def test_the_trace_tells_the_rows_that_the_loop_fed(
 
     monkeypatch.setattr(Loop, "accumulate", spy)
     run_here(manifest, str(tmp_path / "training" / "tiny"), steps=12, **run)
-    traced, seen = trace.RunSamples(str(tmp_path), "tiny"), {}
+    traced = trace.RunSamples(str(tmp_path), "tiny")
+    seen: dict[Any, Any] = {}
     for step, rows in enumerate(fed, 1):
         told = np.full_like(rows, -1)
         for span in trace.documents_of_step(traced, step).to_pylist():

@@ -6,10 +6,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from base import files, manifest
+from base import manifest
 from base.errors import UserError
 from pipelines.corpus.ledger import Ledger, LedgerError
 from pipelines.corpus.stages.losses import SourceLossError
+from pipelines.corpus.stages.measure import PartCounts
 from pipelines.corpus.versions import commands
 from pipelines.corpus.versions.verify import verify
 from pipelines.corpus.views import explain
@@ -279,11 +280,9 @@ def test_a_ledger_that_does_not_balance_fails_the_build(
     run(settings)
     parts = Path(settings.storage, "corpus", "parts").rglob("*.json")
     # One of the files is empty.
-    part, content = next(
-        (part, content) for part in parts if (content := files.read_json(str(part)))["ledger"]
-    )
-    stage = next(iter(content["ledger"].values()))[0]
+    part, counts = next((part, counts) for part in parts if (counts := PartCounts.read(str(part))).ledger)
+    stage = next(iter(counts.ledger.values()))[0]
     stage["bytes_out"] += 1
-    files.write_json(str(part), content)
+    counts.write(str(part))
     with pytest.raises(LedgerError, match="stage read"):
         run(config(raw, tmp_path / "a", "quality.basic.min_words=4"))

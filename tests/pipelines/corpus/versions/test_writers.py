@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,7 +90,7 @@ def test_a_build_that_was_taken_over_publishes_nothing(project: Path, stage: str
     assert manifest.versions(mine.storage) == []
     files_there = {path.suffix for path in Path(corpus, "versions").rglob("*") if path.is_file()}
     assert files_there == (set() if stage != "tables" else {".arrow", ".parquet", ".json"})
-    assert [path.name for path in Path(corpus, layout.CLAIM).iterdir()] == ["000001.json", "000002.json"]
+    assert [path.name for path in Path(corpus, layout.CLAIM).iterdir()] == ["000002.json"]
 
 
 def test_a_shard_that_somebody_else_has_replaced_is_not_published(project: Path) -> None:
@@ -98,7 +99,7 @@ def test_a_shard_that_somebody_else_has_replaced_is_not_published(project: Path)
     def progress(name: str, done: int, *_: int) -> None:
         if name == "tables" and done == 0:
             shard = next(Path(mine.storage).rglob("train-00000.arrow"))
-            shard.write_bytes(b"of another one")
+            shutil.copy(shard.with_name("heldout-00000.arrow"), shard)
 
     with pytest.raises(UserError, match="train-00000.arrow is not what this command has written"):
         run(mine, progress=progress)
@@ -141,9 +142,9 @@ def test_two_builds_at_once_make_two_versions_or_one_stops(project: Path) -> Non
     assert "corpus v0001 " in ends[good][0]
     error = ends[bad][1].splitlines()[-1]
     assert error.startswith("error: ") and f"(process {good.pid}, since " in error
-    one, two = ((seed, "claims.wait=true") for seed in seeds)
-    with started(project, *one) as first, started(project, *two) as second:
-        ends = {process: process.communicate() for process in (first, second)}
+    wait = "claims.wait=true"
+    with started(project, seeds[0], wait) as one, started(project, seeds[1], wait) as two:
+        ends = {process: process.communicate() for process in (one, two)}
     assert [process.returncode for process in ends] == [0, 0]
     assert any("waiting for jobs.prepare of" in error for _, error in ends.values())
     versions = manifest.versions(str(project / "storage"))
