@@ -8,6 +8,7 @@ go to benchmarks/results/soak.json. Deleting the first file begins anew.
 import argparse
 import json
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first draw; the others follow")
     chosen = parser.parse_args()
     warm.MODULES.append("model.train")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what is mounted is taken away
     good = True
     for name in [chosen.kind] if chosen.kind else list(kinds.KINDS):
         count = len(kinds.KINDS[name].full) if chosen.draws is None else chosen.draws
