@@ -91,18 +91,18 @@ class Run:
 @pytest.mark.slow
 def test_the_same_bytes_after_kills_in_every_phase(tmp_path):
     inputs = write_parts(tmp_path / "in", corpus_of(1, 240), THOROUGH, parts=6)
-    steps = list(Run(tmp_path / "whole", inputs).lines())
+    steps = list(Run(tmp_path / "whole" / "work", inputs).lines())
     assert steps[-1].startswith("finished")
-    expected = content(tmp_path / "whole")
-    assert list(Run(tmp_path / "eight", inputs, workers=8).lines())[-1] == steps[-1]
-    assert content(tmp_path / "eight") == expected
+    expected = content(tmp_path / "whole" / "work")
+    assert list(Run(tmp_path / "eight" / "work", inputs, workers=8).lines())[-1] == steps[-1]
+    assert content(tmp_path / "eight" / "work") == expected
     phases = sorted({line.rsplit(" ", 2)[0] for line in steps[:-1]})
     assert len(phases) > 15
     generator = np.random.default_rng(7)
     wanted, workers_killed, starts = set(phases), 0, 0
     while True:
         starts += 1
-        run = Run(tmp_path / "killed", inputs)
+        run = Run(tmp_path / "killed" / "work", inputs)
         last = ""
         for line in run.lines():
             last = line
@@ -126,5 +126,5 @@ def test_the_same_bytes_after_kills_in_every_phase(tmp_path):
         if last.startswith("finished"):
             break
     assert not wanted and starts > 3 and workers_killed > 5
-    assert content(tmp_path / "killed") == expected
+    assert content(tmp_path / "killed" / "work") == expected
     assert last == steps[-1]
