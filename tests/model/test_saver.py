@@ -34,6 +34,10 @@ def test_all_of_a_checkpoint_is_synced_before_it_has_its_name_and_its_name_then(
     temporary = events[moved].partition(" becomes ")[0]
     names = [path.relative_to(target) for path in Path(target).rglob("*") if path.is_file()]
     assert len(names) >= 3
-    wanted = {os.path.join(temporary, name) for name in names} | {temporary}
+    described = Path(checkpoint.DESCRIPTION)
+    wanted = {os.path.join(temporary, name) for name in names if name != described} | {temporary}
     assert wanted <= set(events[:moved])
+    # It is created, by way of a name of its own.
+    own = [event for event in events[:moved] if event.startswith(f"{temporary}/.tmp-")]
+    assert described in names and [event.endswith(f"-{described}") for event in own] == [True]
     assert os.path.dirname(target) in events[moved:]
