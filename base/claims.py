@@ -134,10 +134,7 @@ class Claim:
 
     def check(self) -> None:
         """Raise TakenOverError if another command has taken over."""
-        try:
-            mine = Holder.read(_holder_url(self.folder, self.number)).token == self.token
-        except FileNotFoundError:
-            mine = False
+        mine = _is_token(self.folder, self.number, self.token)
         if mine and not files.exists(_holder_url(self.folder, self.number + 1)):
             return
         newest = _newest(self.folder)
