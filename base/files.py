@@ -194,6 +194,12 @@ def remove(url: str) -> None:
         filesystem.rm(path, recursive=True)
 
 
+def put_aside(url: str) -> None:
+    """Move a damaged file to another name, so that one can be created again."""
+    filesystem, path = split(url)
+    filesystem.mv(path, f"{path}.damaged")
+
+
 def list_files(pattern: str) -> list[str]:
     """The file of that name, or all that match a glob pattern or lie below a folder, sorted, as URLs.
 

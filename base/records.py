@@ -83,8 +83,7 @@ class Record(BaseModel):
         """As `found`; a damaged file is put aside under another name, so that one can be created again."""
         found = cls.found(url)
         if found is None and files.exists(url):
-            filesystem, path = files.split(url)
-            filesystem.mv(path, f"{path}.damaged")
+            files.put_aside(url)
         return found
 
     def write(self, url: str) -> None:

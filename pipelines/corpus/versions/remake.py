@@ -36,8 +36,7 @@ def remake(plan: Plan, name: str, run: Run) -> Version:
         )
     for path in lost:
         run.claim.write(files.below(layout.version(name), path), files.read_bytes(files.join(work, path)))
-    filesystem, path = files.split(layout.manifest(name))
-    filesystem.mv(path, f"{path}.damaged")
+    files.put_aside(layout.manifest(name))
     run.claim.publish(layout.manifest(name), manifest)
     files.remove(work)
     return manifests.open_version(layout.version(name))
