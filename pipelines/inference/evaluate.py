@@ -21,7 +21,7 @@ from pipelines.inference import models
 from pipelines.inference.models import ModelFolder
 from pipelines.runtime import tracking
 from pipelines.runtime.executor import Executor
-from pipelines.runtime.progress import Progress, counter, watched
+from pipelines.runtime.progress import Counter, Progress, watched
 
 UNIT_DOCUMENTS = 32
 log = logging.getLogger("piledriver.evaluate")
@@ -180,7 +180,7 @@ def _evaluate(
             "end_of_document_id": version.manifest.tokenizer.end_of_document_id,
             "batch": settings.micro_batch_size,
         }
-        count = counter(progress, "evaluate", len(units) - len(missing), len(units))
+        count = Counter(progress, "evaluate", len(units) - len(missing), len(units))
         executor.map_actors(Scorer, arguments, missing, count)
         table = pa.concat_tables([files.read_parquet(unit.output) for unit in units])
         documents = files.join(url, "documents.parquet")

@@ -23,7 +23,7 @@ from pipelines.inference.models import ModelFolder
 from pipelines.inference.settings import InferConfig
 from pipelines.runtime import tracking
 from pipelines.runtime.executor import Executor
-from pipelines.runtime.progress import Progress, counter, watched
+from pipelines.runtime.progress import Counter, Progress, watched
 
 BLOCK_ROWS = 64
 
@@ -266,7 +266,7 @@ def _complete(
     with tracking.run(place, "infer", key, tags) as run:
         run.params(settings.model_dump(mode="json"))
         missing = [block for block in blocks if not _is_done(block)]
-        count = counter(progress, "infer", len(blocks) - len(missing), len(blocks))
+        count = Counter(progress, "infer", len(blocks) - len(missing), len(blocks))
         arguments = {"model": model.url, "settings": settings}
         executor.map_actors(Generator, arguments, missing, count, workers=settings.workers)
         content = b"".join(files.read_bytes(block.output) for block in blocks)

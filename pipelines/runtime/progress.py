@@ -116,11 +116,6 @@ class Counter:
         self._progress(self._stage, self._done, self._total, *sums)
 
 
-def counter(progress: Progress, stage: str, done: int, total: int) -> Counter:
-    """A callback that counts one more finished task of a stage at each call, given the task's result."""
-    return Counter(progress, stage, done, total)
-
-
 class Work:
     """What the task that runs in this thread has done so far."""
 

@@ -23,7 +23,7 @@ from pipelines.corpus.stages.stage import Stage
 from pipelines.corpus.text import plugins, quality
 from pipelines.corpus.text.settings import LanguageConfig, QualityConfig
 from pipelines.runtime.executor import Executor
-from pipelines.runtime.progress import Progress, counter
+from pipelines.runtime.progress import Counter, Progress
 
 
 class DecisionCounts(Mark):
@@ -119,7 +119,7 @@ class Decide(Stage):
             for number, item in enumerate(self.measured.inputs)
         ]
         ledger, languages, unjudged = Ledger(), dict[str, dict[str, int]](), dict[str, dict[str, int]]()
-        count = counter(progress, self.name, 0, len(tasks))
+        count = Counter(progress, self.name, 0, len(tasks))
         for value in executor.run_tasks(decide_part, tasks, count):
             counts = DecisionCounts.from_json(value, "the counts of a decision")
             ledger.add(Ledger.from_json(counts.ledger))

@@ -32,7 +32,7 @@ from pipelines.corpus.text import language, normalise, plugins, quality, redact
 from pipelines.corpus.text.plugins import Plugin
 from pipelines.corpus.text.settings import LanguageConfig, RedactConfig
 from pipelines.runtime.executor import Executor
-from pipelines.runtime.progress import Progress, counter, tick
+from pipelines.runtime.progress import Counter, Progress, tick
 
 DOCUMENTS = pa.schema([("document_id", pa.binary(16)), ("record", pa.int64()), ("text", pa.large_string())])
 REJECTS = pa.schema(
@@ -207,7 +207,7 @@ class Measure(Stage):
             for item in self.inputs
         ]
         sizes = [item.bytes for item in self.inputs]
-        values = executor.map_files(measure_part, tasks, sizes, counter(progress, self.name, 0, len(tasks)))
+        values = executor.map_files(measure_part, tasks, sizes, Counter(progress, self.name, 0, len(tasks)))
         counts = tuple(PartCounts.from_json(value, "the counts of a part") for value in values)
         ledger, read = Ledger(), dict[str, StageCounts]()
         for item, entry in zip(self.inputs, counts, strict=True):
@@ -238,7 +238,7 @@ class Measure(Stage):
             )
             for item in counted
         ]
-        counts = executor.run_tasks(count_part, tasks, counter(progress, "count", 0, len(tasks)))
+        counts = executor.run_tasks(count_part, tasks, Counter(progress, "count", 0, len(tasks)))
         records = dict(zip(counted, counts, strict=True))
         first: dict[Input, int] = {}
         below = 0

@@ -16,7 +16,7 @@ from dedup import index
 from dedup.catalog import Catalog, open_catalog
 from dedup.config import DedupConfig
 from pipelines.runtime.executor import Executor, shared
-from pipelines.runtime.progress import Progress, counter
+from pipelines.runtime.progress import Counter, Progress
 
 GROUP_ROWS = 250_000
 """Entries of a group of parts (dedup/catalog.py), about."""
@@ -91,7 +91,7 @@ class Phases:
             for output, values in zip(outputs, arguments, strict=True)
             if name_of(output) not in done
         ]
-        count = counter(self.progress, f"dedup {name}", len(outputs) - len(tasks), len(outputs))
+        count = Counter(self.progress, f"dedup {name}", len(outputs) - len(tasks), len(outputs))
         self.executor.run_tasks(_run, tasks, count)
         if name == self.until:
             raise ReachedError(name)

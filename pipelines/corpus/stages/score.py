@@ -26,7 +26,7 @@ from pipelines.corpus.text.quality import Limit
 from pipelines.corpus.text.tokenizer import Tokenizer
 from pipelines.inference import models
 from pipelines.runtime.executor import Executor
-from pipelines.runtime.progress import Progress, counter
+from pipelines.runtime.progress import Counter, Progress
 
 RULES = {"max_perplexity", "min_fasttext", "pareto_alpha"}
 """Settings that act on scores and change none."""
@@ -87,7 +87,7 @@ class Score(Stage):
             if not files.whole(tables[item.part])
         ]
         arguments = {"config": self.settings, "storage": self.storage}
-        executor.map_actors(Scorer, arguments, missing, counter(progress, "score", 0, len(missing)))
+        executor.map_actors(Scorer, arguments, missing, Counter(progress, "score", 0, len(missing)))
         return Scored(key=self.key, tables=tables)
 
 

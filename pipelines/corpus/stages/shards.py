@@ -21,7 +21,7 @@ from pipelines.corpus.stages.tokenize import Tokenized, tokenizer_of
 from pipelines.corpus.stages.vocabulary import Vocabulary
 from pipelines.corpus.text.tokenizer import SpecialTokens
 from pipelines.runtime.executor import Executor
-from pipelines.runtime.progress import Progress, counter
+from pipelines.runtime.progress import Counter, Progress
 
 VERIFY_BYTES, VERIFY_SHARE = 2**17, 1 / 200
 """Text of a shard that is encoded by `tokenizers` too, at about 2 MB a second."""
@@ -201,7 +201,7 @@ class WriteShards(Stage):
     def run(self, executor: Executor, progress: Progress) -> list[WrittenShard]:
         """Write the shards that are not written, by source, split and number."""
         tasks = [task for task in self.tasks() if self.only is None or {task.path, task.origins} & self.only]
-        values = executor.run_tasks(write_shard, tasks, counter(progress, "shard", 0, len(tasks)))
+        values = executor.run_tasks(write_shard, tasks, Counter(progress, "shard", 0, len(tasks)))
         return [WrittenShard.from_json(value, "a shard") for value in values]
 
     def tasks(self) -> list[MergeRuns]:

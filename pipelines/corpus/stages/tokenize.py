@@ -24,7 +24,7 @@ from pipelines.corpus.stages.vocabulary import Vocabulary
 from pipelines.corpus.text import decontaminate as contamination
 from pipelines.corpus.text.tokenizer import SpecialTokens, Tokenizer
 from pipelines.runtime.executor import Executor
-from pipelines.runtime.progress import Progress, counter
+from pipelines.runtime.progress import Counter, Progress
 
 RUN_TOKENS = 2**26
 SPELLED = "special_tokens"
@@ -192,7 +192,7 @@ class Tokenize(Stage):
             for item, survivors in chosen
         )
         sizes = [item.bytes for item, _ in chosen]
-        count = counter(progress, self.name, 0, len(tasks))
+        count = Counter(progress, self.name, 0, len(tasks))
         values = executor.map_files(tokenize_part, list(tasks), sizes, count)
         counts = tuple(TokenCounts.from_json(value, "the counts of a part") for value in values)
         ledger = Ledger()

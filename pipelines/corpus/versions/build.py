@@ -24,7 +24,7 @@ from pipelines.corpus.stages.vocabulary import Vocabulary
 from pipelines.corpus.text import language, quality
 from pipelines.corpus.versions.commit import Join, check_shards, common_manifest, digests, join_tables
 from pipelines.corpus.versions.indexes import add_index
-from pipelines.runtime.progress import counter
+from pipelines.runtime.progress import Counter
 
 
 def find_build(config: Config, inputs: list[Input]) -> Version | None:
@@ -153,7 +153,7 @@ def _join_tables(folder: str, selected: Selected, tokenized: Tokenized, run: Run
         layout.LINES: selected.repeated.lines,
     }
     tasks = [Join(files.join(folder, path), urls, run.claim) for path, urls in parts.items()]
-    urls = run.executor.run_tasks(join_tables, tasks, counter(run.progress, "tables", 0, len(tasks)))
+    urls = run.executor.run_tasks(join_tables, tasks, Counter(run.progress, "tables", 0, len(tasks)))
     return dict(zip(parts, urls, strict=True))
 
 

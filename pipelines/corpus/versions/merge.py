@@ -33,7 +33,7 @@ from pipelines.corpus.versions.commit import Join, check_shards, common_manifest
 from pipelines.corpus.versions.indexes import add_index
 from pipelines.corpus.versions.verify import read_origins, read_shard
 from pipelines.runtime.executor import Executor
-from pipelines.runtime.progress import Progress, counter
+from pipelines.runtime.progress import Counter, Progress
 
 DROPPED_FILES = 4
 """Tables of dropped documents that one task routes."""
@@ -162,7 +162,7 @@ class FilterShards:
             for task in self._tasks(executor)
             if self.only is None or {task.path, task.origins} & self.only
         ]
-        values = executor.run_tasks(write_shard, tasks, counter(progress, "shard", 0, len(tasks)))
+        values = executor.run_tasks(write_shard, tasks, Counter(progress, "shard", 0, len(tasks)))
         results = [FilteredShard.from_json(value, "a shard") for value in values]
         ledger = Ledger()
         for result in results:

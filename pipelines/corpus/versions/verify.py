@@ -18,7 +18,7 @@ from dedup.catalog import INDEX, read_summary
 from pipelines.corpus.ledger import Ledger, LedgerError
 from pipelines.corpus.text import tokenizer
 from pipelines.runtime.executor import Executor
-from pipelines.runtime.progress import Progress, counter
+from pipelines.runtime.progress import Counter, Progress
 
 INDEXES = "../index/"
 """The folder of dedup indexes, from that of versions."""
@@ -299,9 +299,9 @@ def verify(versions: list[Version], *, executor: Executor, progress: Progress) -
             except _DamagedError as error:
                 damage.append(Damage(f"{version.name}/{name}", str(error)))
     indexes = sorted({url for version in versions for url in version.indexes})
-    found = executor.run_tasks(_check_index, indexes, counter(progress, "verify indexes", 0, len(indexes)))
+    found = executor.run_tasks(_check_index, indexes, Counter(progress, "verify indexes", 0, len(indexes)))
     damage += [Damage(path, problem) for wrong in found for path, problem in wrong]
     tasks = list(shards.values())
-    results = executor.run_tasks(_check_shard, tasks, counter(progress, "verify", 0, len(tasks)))
+    results = executor.run_tasks(_check_shard, tasks, Counter(progress, "verify", 0, len(tasks)))
     damage += [Damage(path, problem) for result in results for path, problem in result["wrong"]]
     return sorted(damage)

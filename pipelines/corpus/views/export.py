@@ -20,7 +20,7 @@ from base.manifest import ShardEntry, Version
 from base.records import Record
 from pipelines.corpus.versions.verify import read_shard
 from pipelines.runtime.executor import Executor
-from pipelines.runtime.progress import Progress, counter
+from pipelines.runtime.progress import Counter, Progress
 
 MAGIC = b"MMIDIDX\x00\x00"
 FORMAT_VERSION = 1
@@ -102,7 +102,7 @@ def export(
     ]
     if not tasks:
         raise UserError(f"{version.name} has no shards of these sources and splits")
-    written = executor.run_tasks(write_pair, tasks, counter(progress, "export", 0, len(tasks)))
+    written = executor.run_tasks(write_pair, tasks, Counter(progress, "export", 0, len(tasks)))
     return [ExportedPair.from_json(pair, task.output) for pair, task in zip(written, tasks, strict=True)]
 
 

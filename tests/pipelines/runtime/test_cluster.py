@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from base.errors import UserError
 from pipelines.runtime import cluster
-from pipelines.runtime.progress import counter, tick
+from pipelines.runtime.progress import Counter, tick
 from pipelines.runtime.settings import RayConfig
 from tests.helpers.late import RUNNING
 
@@ -123,7 +123,7 @@ def test_a_long_task_over_a_file_tells_how_far_it_is() -> None:
         return {"documents": 8, "bytes": 800}
 
     seen: list[tuple[Any, ...]] = []
-    count = counter(lambda *values: seen.append(values), "measure", 0, 2)
+    count = Counter(lambda *values: seen.append(values), "measure", 0, 2)
     cluster.map_files(task, [0, 1], [1, 1], 1, count, count.within)
     assert seen[0] == ("measure", 0, 2, 0, 0) and seen[-1] == ("measure", 2, 2, 16, 1600)
     within = [values for values in seen if values[1] == 1 and values[3] != 8]

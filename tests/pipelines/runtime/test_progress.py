@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.runtime.progress import Pace, counter, watched
+from pipelines.runtime.progress import Counter, Pace, watched
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_long_tasks_keep_their_speed(clock: list[float]) -> None:
 
 def test_a_counter_adds_what_results_tell() -> None:
     seen: list[tuple[object, ...]] = []
-    count = counter(lambda *counts: seen.append(counts), "stage", 1, 4)
+    count = Counter(lambda *counts: seen.append(counts), "stage", 1, 4)
     stages = [{"documents_in": 9, "bytes_in": 90}, {"documents_in": 3, "bytes_in": 30}]
     count({"documents": 1, "bytes": 1, "ledger": {"books": stages, "web": stages, "none": []}})
     count({"documents": 4, "bytes": 400, "text_bytes": 40})
