@@ -6,10 +6,10 @@ Names and paths in a manifest may be somebody else's: none leaves the folder tha
 import importlib.metadata
 import json
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import xxhash
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from base import VERSION, files, layout
 from base.damage import damaged, sound
@@ -128,6 +128,13 @@ class MergedFrom(Record):
     manifest_hash: str
 
 
+class Dropped(Record):
+    """What a stage dropped for one reason."""
+
+    documents: int
+    bytes: int
+
+
 class LedgerEntry(Record):
     """Counts of one source in one stage (pipelines/corpus/ledger.py)."""
 
@@ -135,9 +142,20 @@ class LedgerEntry(Record):
     documents_in: int
     bytes_in: int
     bytes_delta: dict[str, int]
-    dropped: dict[str, dict[str, int]]
+    dropped: dict[str, Dropped]
     documents_out: int
     bytes_out: int
+
+
+def _counts(ledger: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    for entries in ledger.values():
+        for entry in entries:
+            LedgerEntry.model_validate(entry)
+    return ledger
+
+
+LedgerCounts = Annotated[dict[str, list[dict[str, Any]]], AfterValidator(_counts)]
+"""The JSON value of a ledger, of which every entry has the fields of LedgerEntry."""
 
 
 class Manifest(Record):
@@ -157,7 +175,7 @@ class Manifest(Record):
     shards: list[ShardEntry]
     indexes: list[str]
     inputs: list[InputEntry]
-    ledger: dict[str, list[dict[str, Any]]]
+    ledger: LedgerCounts
     merged: MergedFrom | None = None
     lines: list[str] = []
     languages: dict[str, dict[str, int]] | None = None
@@ -167,15 +185,6 @@ class Manifest(Record):
     special_tokens: dict[str, dict[str, int]] | None = None
     files: dict[str, str] = {}
     """Digest by path below the version's folder, of its files besides shards and origins."""
-
-    @field_validator("ledger")
-    @classmethod
-    def _counts(cls, ledger: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-        """The ledger, of which every entry has the counts of a stage."""
-        for entries in ledger.values():
-            for entry in entries:
-                LedgerEntry.model_validate(entry)
-        return ledger
 
     def paths_stay(self, folder: str) -> None:
         """Raise UserError if a name or path is not below what it belongs to; `folder` is the version's."""

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from base import files
+from base.manifest import LedgerCounts
 from base.records import Mark, made
 from dedup import hashing
 from pipelines.corpus.ledger import Ledger, add_counts
@@ -30,7 +31,7 @@ class DecisionCounts(Mark):
     """What the decision about a part counted; written last."""
 
     part: str
-    ledger: dict[str, list[dict[str, Any]]]
+    ledger: LedgerCounts
     """Of the stage quality (`Ledger.to_json`)."""
     languages: dict[str, dict[str, int]]
     """Documents by source and language, before any is dropped."""

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from base import arrow, files, seals
 from base.layout import Layout, name_of
+from base.manifest import LedgerCounts
 from base.records import Mark, Record, made
 from dedup import hashing, minhash
 from dedup.config import MinHashConfig
@@ -63,8 +64,16 @@ class PartCounts(Mark):
     documents: int
     bytes: int
     """Of the cleaned texts."""
-    ledger: dict[str, list[dict[str, Any]]]
+    ledger: LedgerCounts
     """Of the stages read and normalise (`Ledger.to_json`)."""
+
+    def fits(self, task: "MeasurePart") -> bool:
+        """Whether these can be the counts of a task: of its part, each source with what was read of it."""
+        return (
+            self.part == task.input.part
+            and (task.source.name_field is not None or self.ledger.keys() <= {task.source.name})
+            and all(any(entry["stage"] == "read" for entry in entries) for entries in self.ledger.values())
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +277,7 @@ def measure_part(task: MeasurePart) -> dict[str, Any]:
     """
     done = task.url("parts", "json")
     finished = PartCounts.finished(done, task.output)
-    if finished is not None:
+    if finished is not None and finished.fits(task):
         return finished.to_json()
     notes = _Notes(task)
     with files.together():

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from base import arrow, files
 from base.layout import Layout, name_of, parent_of
+from base.manifest import LedgerCounts
 from base.records import Mark, Record, made
 from pipelines.corpus.ledger import Ledger, add_counts
 from pipelines.corpus.settings import ShardConfig
@@ -78,7 +79,7 @@ class TokenCounts(Mark):
     part: str
     runs: list[list[RunRange]]
     """What each run holds."""
-    ledger: dict[str, list[dict[str, Any]]]
+    ledger: LedgerCounts
     """Of the edits and the stage tokenize (`Ledger.to_json`)."""
     redacted: dict[str, dict[str, int]]
     """Pieces of personal data that were replaced, by source and kind."""

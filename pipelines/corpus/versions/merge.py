@@ -18,7 +18,7 @@ from base.claims import Claim
 from base.damage import sound
 from base.errors import UserError
 from base.layout import REPORT, Layout
-from base.manifest import InputEntry, Manifest, MergedFrom, ShardEntry, Version, WrittenShard
+from base.manifest import InputEntry, LedgerCounts, Manifest, MergedFrom, ShardEntry, Version, WrittenShard
 from base.records import Mark, made
 from dedup import hashing, runs
 from dedup.catalog import read_summary
@@ -329,7 +329,7 @@ class FilteredShard(Mark):
 
     line: WrittenShard | None
     """None if no document is left; then there is no file."""
-    ledger: dict[str, list[dict[str, Any]]]
+    ledger: LedgerCounts
     """What entered the merge from the shard, and what left it."""
 
 

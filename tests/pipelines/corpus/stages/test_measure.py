@@ -1,10 +1,12 @@
 """What measuring a part leaves on disk."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from base.layout import Layout
 from dedup.config import MinHashConfig
@@ -12,7 +14,7 @@ from pipelines.corpus.inputs import Input
 from pipelines.corpus.ledger import Ledger
 from pipelines.corpus.reading.settings import IngestConfig, SourceConfig
 from pipelines.corpus.settings import RejectsConfig
-from pipelines.corpus.stages.measure import MeasurePart, measure_part
+from pipelines.corpus.stages.measure import MeasurePart, PartCounts, measure_part
 from pipelines.corpus.text.settings import LanguageConfig
 
 SECRET = "AKIA" + "IOSFODNN7ABCDEFG"
@@ -78,3 +80,28 @@ def test_a_file_without_documents_leaves_tables_like_any_other(tmp_path: Path) -
     with pa.memory_map(none.url("documents", "arrow")) as file:
         assert pa.ipc.open_file(file).read_all().num_rows == 0
     assert pq.read_table(none.url("rejects", "parquet")).num_rows == 1
+
+
+Entries = dict[str, list[dict[str, object]]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ledger: {"other": ledger["s"]},
+        lambda ledger: {"s": ledger["s"][1:]},
+        lambda ledger: {"s": []},
+        lambda ledger: {"s": [ledger["s"][0] | {"dropped": {"reason": {"bytes": 1}}}]},
+        lambda ledger: {"s": [ledger["s"][0] | {"documents_in": "1"}]},
+    ],
+)
+def test_counts_that_cannot_be_of_the_part_are_made_again(
+    tmp_path: Path, change: Callable[[Entries], Entries]
+) -> None:
+    task = measure(tmp_path, [json.dumps({"text": "Some words of a text."})], RejectsConfig())
+    right = PartCounts.read(task.url("parts", "json"))
+    PartCounts.model_construct(**{**dict(right), "ledger": change(right.ledger)}).write(
+        task.url("parts", "json")
+    )
+    assert measure_part(task) == right.to_json()
+    assert PartCounts.read(task.url("parts", "json")) == right
