@@ -22,6 +22,21 @@ from dedup.config import MinHashConfig
 
 INDEX = "index.json"
 """The summary of an index, below its folder; the index is complete when it is there."""
+TABLES = {
+    "texts": pa.schema(
+        [("high", pa.uint64()), ("low", pa.uint64()), ("ref", pa.uint64()), ("document_id", pa.binary(16))]
+    ),
+    "bands": pa.schema([("hash", pa.uint64()), ("ref", pa.uint64())]),
+    "locations": pa.schema(
+        [
+            ("ref", pa.uint64()),
+            ("document_id", pa.binary(16)),
+            ("length", pa.int64()),
+            ("source", pa.string()),
+        ]
+    ),
+}
+"""The columns of an index's tables, by their folder, without nulls."""
 MAX_GROUPS = 2048
 """Routing writes groups × partitions row groups; this bounds them."""
 FEWEST_GROUPS, SMALL_ROWS = 4, 20_000
@@ -256,7 +271,8 @@ def lookup(catalog: Catalog, refs: np.ndarray, columns: list[str]) -> pa.Table:
             table = table.take(pa.array(at if order is None else order[at]))
         else:
             there = [name for name in columns if name not in old]
-            table = runs.read_matching(part.table, "ref", refs_of(part.number, rows), ["ref", *there])
+            wanted = pa.schema([TABLES["locations"].field(name) for name in ("ref", *there)])
+            table = runs.read_matching(part.table, wanted, refs_of(part.number, rows))
             for name in set(columns) - set(there):
                 value = pa.scalar(old[name], types[name])
                 table = table.append_column(name, pa.repeat(value, len(table)))
