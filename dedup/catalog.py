@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from base import arrow, files
-from base.damage import MissingError
+from base.damage import MissingError, damaged
 from base.errors import UserError
 from base.records import Record
 from dedup import hashing, runs
@@ -37,6 +37,8 @@ TABLES = {
     ),
 }
 """The columns of an index's tables, by their folder, without nulls."""
+_DOCUMENTS = pa.schema([("document_id", pa.binary(16)), ("text", pa.large_string())])
+"""What is read of a documents file."""
 MAX_GROUPS = 2048
 """Routing writes groups × partitions row groups; this bounds them."""
 FEWEST_GROUPS, SMALL_ROWS = 4, 20_000
@@ -273,6 +275,8 @@ def lookup(catalog: Catalog, refs: np.ndarray, columns: list[str]) -> pa.Table:
             there = [name for name in columns if name not in old]
             wanted = pa.schema([TABLES["locations"].field(name) for name in ("ref", *there)])
             table = runs.read_matching(part.table, wanted, refs_of(part.number, rows))
+            if len(table) != len(rows):
+                raise damaged(part.table, f"it has {len(table)} of {len(rows)} documents of part {part.name}")
             for name in set(columns) - set(there):
                 value = pa.scalar(old[name], types[name])
                 table = table.append_column(name, pa.repeat(value, len(table)))
@@ -307,7 +311,7 @@ def text_batches(catalog: Catalog, refs: np.ndarray) -> Iterator[pa.Array]:
 
 def _texts_of(url: str, rows: np.ndarray) -> Iterator[pa.Array]:
     # Only a batch knows how many rows it has: of those that are passed over, one short column is read.
-    counts, texts = arrow.open_columns(url, ["document_id", "text"])
+    counts, texts = arrow.open_columns(url, _DOCUMENTS)
     start = 0
     for i in range(counts.num_record_batches):
         if start > rows[-1]:

@@ -469,6 +469,7 @@ def recall(shared_data, documents, places, rows, threshold):
         ("texts", lambda table: table.slice(0, 0), "not of the same documents"),
         ("texts", lambda table: table.drop_columns("low"), "has no column low"),
         ("locations", lambda table: table.drop_columns("length"), "has no column length"),
+        ("locations", lambda table: table.slice(0, 2), "not of the same documents"),
     ],
 )
 def test_an_index_with_tables_of_something_else_is_named(tmp_path, folder, change, told):
@@ -481,3 +482,13 @@ def test_an_index_with_tables_of_something_else_is_named(tmp_path, folder, chang
         deduplicate_indexes(
             [second], [first], work=str(tmp_path / "work"), config=THOROUGH, executor=HERE, progress=silent
         )
+
+
+def test_documents_that_an_index_does_not_locate_are_told(tmp_path):
+    first, _ = indexed(tmp_path, "a", corpus_of(5, 20, 60))
+    for path in sorted((tmp_path / "a" / "locations").glob("*.parquet")):
+        pq.write_table(files.read_parquet(str(path)).slice(0, 0), path)
+    new = [{**d, "name": f"again {d['name']}"} for d in corpus_of(5, 20, 60)]
+    entries, urls = write_parts(tmp_path / "new", new, THOROUGH)
+    with pytest.raises(UserError, match=r"locations/00000.parquet is damaged: it has 0 of \d+ documents"):
+        run(entries, urls, tmp_path / "work", THOROUGH, [first])
