@@ -90,23 +90,33 @@ class Reader:
         return batch.slice(start, count)
 
 
-def open_file(url: str) -> Reader:
-    """A reader of the record batches of an Arrow file."""
-    return Reader(url, open_bytes(url))
+def open_file(url: str, columns: pa.Schema | None = None) -> Reader:
+    """A reader of the record batches of an Arrow file, which must have some columns of some types."""
+    reader = Reader(url, open_bytes(url))
+    with sound(url):
+        for field in columns or ():
+            _place(reader.schema, field)
+    return reader
 
 
-def open_columns(url: str, names: list[str]) -> list[Reader]:
-    """A reader of each of some columns of an Arrow file alone: nothing else is read or decompressed."""
+def open_columns(url: str, columns: list[str] | pa.Schema) -> list[Reader]:
+    """A reader of each of some columns of an Arrow file alone: nothing else is read or decompressed.
+
+    columns: names, or a schema, whose types the columns must have.
+    """
     file = open_bytes(url)
     schema = Reader(url, file).schema
     with sound(url):
-        options = [pa.ipc.IpcReadOptions(included_fields=[_place(schema, name)]) for name in names]
+        options = [pa.ipc.IpcReadOptions(included_fields=[_place(schema, field)]) for field in columns]
     return [Reader(url, file, option) for option in options]
 
 
-def _place(schema: pa.Schema, name: str) -> int:
-    """The number of a column. Raises ValueError if there is none."""
+def _place(schema: pa.Schema, column: str | pa.Field) -> int:
+    """The number of a column. Raises ValueError if there is none, or one of another type."""
+    name = column if isinstance(column, str) else column.name
     number: int = schema.get_field_index(name)
     if number < 0:
         raise ValueError(f"it has no column {name}")
+    if isinstance(column, pa.Field) and schema.field(number).type != column.type:
+        raise ValueError(f"its column {name} is {schema.field(number).type}")
     return number

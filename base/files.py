@@ -498,20 +498,26 @@ def write_parquet(url: str, table: pa.Table, **options: Any) -> None:
         writer.close()
 
 
-def read_parquet(url: str, columns: list[str] | None = None) -> pa.Table:
-    """Read a parquet file, or the named columns of it. Raises UserError that names a damaged one."""
+def read_parquet(url: str, columns: list[str] | pa.Schema | None = None) -> pa.Table:
+    """Read a parquet file, or the named columns of it. Raises UserError that names a damaged one.
+
+    columns: names, or a schema, of which every column must be there with its type and without nulls.
+    """
     filesystem, path = split(url)
+    names = columns.names if isinstance(columns, pa.Schema) else columns
     with sound(url), filesystem.open(path, "rb") as file:
         footer = seals.footer(file, url)
-        if columns is not None:
-            _check_columns(footer.schema.to_arrow_schema(), columns)
+        _check_columns(footer.schema.to_arrow_schema(), columns or ())
         file.seek(0)
-        return pq.read_table(file, columns=columns, page_checksum_verification=True)
+        table = pq.read_table(file, columns=names, page_checksum_verification=True)
+        if isinstance(columns, pa.Schema) and any(column.null_count for column in table.columns):
+            raise ValueError("it has nulls")
+        return table
 
 
 @contextmanager
-def open_parquet(url: str, columns: Iterable[str] = ()) -> Iterator[pq.ParquetFile]:
-    """A parquet file of ours, which must have some columns, to read what is wanted of it.
+def open_parquet(url: str, columns: Iterable[str] | pa.Schema = ()) -> Iterator[pq.ParquetFile]:
+    """A parquet file of ours, which must have some columns (of some types), to read what is wanted of it.
 
     The block is for reading alone: what is raised there is taken for damage of the file.
     """
@@ -523,10 +529,14 @@ def open_parquet(url: str, columns: Iterable[str] = ()) -> Iterator[pq.ParquetFi
         yield opened
 
 
-def _check_columns(schema: pa.Schema, columns: Iterable[str]) -> None:
-    lacking = [name for name in columns if name not in schema.names]
+def _check_columns(schema: pa.Schema, columns: Iterable[str] | pa.Schema) -> None:
+    names = columns.names if isinstance(columns, pa.Schema) else columns
+    lacking = [name for name in names if name not in schema.names]
     if lacking:
         raise ValueError(f"it has no column {lacking[0]}")
+    for field in columns if isinstance(columns, pa.Schema) else ():
+        if schema.field(field.name).type != field.type:
+            raise ValueError(f"its column {field.name} is {schema.field(field.name).type}")
 
 
 def key_of(*values: Any) -> str:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from base import arrow, files
-from base.damage import MissingError
+from base.damage import MissingError, damaged
 from base.errors import UserError
 from base.records import Record
 from dedup import hashing, runs
@@ -22,6 +22,23 @@ from dedup.config import MinHashConfig
 
 INDEX = "index.json"
 """The summary of an index, below its folder; the index is complete when it is there."""
+TABLES = {
+    "texts": pa.schema(
+        [("high", pa.uint64()), ("low", pa.uint64()), ("ref", pa.uint64()), ("document_id", pa.binary(16))]
+    ),
+    "bands": pa.schema([("hash", pa.uint64()), ("ref", pa.uint64())]),
+    "locations": pa.schema(
+        [
+            ("ref", pa.uint64()),
+            ("document_id", pa.binary(16)),
+            ("length", pa.int64()),
+            ("source", pa.string()),
+        ]
+    ),
+}
+"""The columns of an index's tables, by their folder, without nulls."""
+_DOCUMENTS = pa.schema([("document_id", pa.binary(16)), ("text", pa.large_string())])
+"""What is read of a documents file."""
 MAX_GROUPS = 2048
 """Routing writes groups × partitions row groups; this bounds them."""
 FEWEST_GROUPS, SMALL_ROWS = 4, 20_000
@@ -256,7 +273,10 @@ def lookup(catalog: Catalog, refs: np.ndarray, columns: list[str]) -> pa.Table:
             table = table.take(pa.array(at if order is None else order[at]))
         else:
             there = [name for name in columns if name not in old]
-            table = runs.read_matching(part.table, "ref", refs_of(part.number, rows), ["ref", *there])
+            wanted = pa.schema([TABLES["locations"].field(name) for name in ("ref", *there)])
+            table = runs.read_matching(part.table, wanted, refs_of(part.number, rows))
+            if len(table) != len(rows):
+                raise damaged(part.table, f"it has {len(table)} of {len(rows)} documents of part {part.name}")
             for name in set(columns) - set(there):
                 value = pa.scalar(old[name], types[name])
                 table = table.append_column(name, pa.repeat(value, len(table)))
@@ -291,7 +311,7 @@ def text_batches(catalog: Catalog, refs: np.ndarray) -> Iterator[pa.Array]:
 
 def _texts_of(url: str, rows: np.ndarray) -> Iterator[pa.Array]:
     # Only a batch knows how many rows it has: of those that are passed over, one short column is read.
-    counts, texts = arrow.open_columns(url, ["document_id", "text"])
+    counts, texts = arrow.open_columns(url, _DOCUMENTS)
     start = 0
     for i in range(counts.num_record_batches):
         if start > rows[-1]:

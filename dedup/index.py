@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from base import files
+from base.errors import UserError
 from dedup import catalog as catalogs
 from dedup import hashing, runs
 from dedup.catalog import Catalog, Index
@@ -29,7 +30,7 @@ def find_texts(
     ids = np.zeros((len(high), 16), np.uint8)
     there = np.zeros(len(high), np.bool_)
     for index in catalog.indexes:
-        table = _matching(index, "texts", 0, np.unique(high), ["high", "low", "ref", "document_id"])
+        table = _matching(index, "texts", 0, np.unique(high))
         # Several texts may share the upper half: only equal whole hashes count, the first of each.
         old_high, old_low = table["high"].to_numpy(), table["low"].to_numpy()
         first = np.searchsorted(old_high, high)
@@ -48,21 +49,20 @@ def find_band(catalog: Catalog, band: int, hashes: np.ndarray) -> tuple[np.ndarr
     shared = [np.empty(0, np.uint64)]
     refs = [np.empty(0, np.uint64)]
     for index in catalog.indexes:
-        table = _matching(index, "bands", band, hashes, ["hash", "ref"])
+        table = _matching(index, "bands", band, hashes)
         shared.append(table["hash"].to_numpy())
         refs.append(table["ref"].to_numpy() + np.uint64(index.first << 32))
     return np.concatenate(shared), np.concatenate(refs)
 
 
-def _matching(index: Index, folder: str, band: int, hashes: np.ndarray, columns: list[str]) -> pa.Table:
-    """The rows of an index whose first of `columns` is one of the sorted, distinct `hashes`."""
+def _matching(index: Index, folder: str, band: int, hashes: np.ndarray) -> pa.Table:
+    """The rows of a folder's tables whose first column is one of the sorted, distinct `hashes`."""
     prefixes = hashing.prefix(hashes, index.bits)
     tables = [
         runs.read_matching(
             files.join(index.url, folder, f"{band << index.bits | prefix:05d}.parquet"),
-            columns[0],
+            catalogs.TABLES[folder],
             hashes[prefixes == prefix],
-            columns,
         )
         for prefix in np.unique(prefixes).tolist() or [0]
     ]
@@ -125,7 +125,8 @@ def compact(catalog: Catalog, folder: str, bits: int, partition: int, output: st
     tables = []
     for index in catalog.indexes:
         file = f"{partition >> (bits - index.bits):05d}.parquet"
-        table = _numbered(index, files.read_parquet(files.join(index.url, folder, file)))
+        table = files.read_parquet(files.join(index.url, folder, file), catalogs.TABLES[folder])
+        table = _numbered(index, table)
         mine = hashing.prefix(table[table.column_names[0]].to_numpy(), bits) == prefix
         tables.append(table.filter(pa.array(mine)))
     table = pa.concat_tables(tables)
@@ -136,7 +137,7 @@ def compact(catalog: Catalog, folder: str, bits: int, partition: int, output: st
 
 def compact_locations(catalog: Catalog, number: int, url: str, output: str) -> None:
     """Write a locations file of index `number` of the catalog with the catalog's refs."""
-    table = _numbered(catalog.indexes[number], files.read_parquet(url))
+    table = _numbered(catalog.indexes[number], files.read_parquet(url, catalogs.TABLES["locations"]))
     runs.write_sorted(output, table, ROW_GROUP)
 
 
@@ -170,6 +171,11 @@ def write_entries(
     refs, count = table["ref"].to_numpy(), len(table)
     hashes = runs.read_partitions(texts, [number]).sort_by("ref")
     hashed = runs.read_partitions(bands, [number])
+    if not np.array_equal(hashes["ref"], refs) or not np.isin(hashed["ref"], refs).all():
+        raise UserError(
+            f"the tables of the dedup index of part {part.name} are not of the same documents; jobs.verify "
+            "--rebuild on the storage of that part makes the index again"
+        )
     at = np.searchsorted(refs, hashed["ref"].to_numpy())
     matrix = np.zeros((count, width), np.uint64)
     matrix[at, hashed["band"].to_numpy()] = hashed["hash"].to_numpy()

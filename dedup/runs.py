@@ -81,18 +81,16 @@ def read_metadata(url: str) -> dict[str, str]:
     return values | {"rows": str(footer.num_rows)}
 
 
-def read_matching(url: str, column: str, values: np.ndarray, columns: list[str]) -> pa.Table:
-    """The rows of a file sorted by the uint64 `column` that hold one of the sorted, distinct `values`.
+def read_matching(url: str, schema: pa.Schema, values: np.ndarray) -> pa.Table:
+    """The rows of a file sorted by the first, uint64, column that hold one of the sorted, distinct `values`.
 
-    Reads the row groups that can hold one, first `column` alone, and the other `columns` of a row group only
-    if one is there.
+    schema: of the columns that are wanted. Reads the row groups that can hold one, first that column alone,
+    and the others of a row group only if one is there.
     """
-    with files.open_parquet(url, columns) as parquet:
+    column, *others = schema.names
+    with files.open_parquet(url, schema) as parquet:
         at = parquet.schema_arrow.get_field_index(column)
-        for name in {"hash", "high", "low", "ref"} & {*columns}:
-            if parquet.schema_arrow.field(name).type != pa.uint64():
-                raise ValueError(f"its column {name} is {parquet.schema_arrow.field(name).type}")
-        tables = [parquet.schema_arrow.empty_table().select(columns)]
+        tables = [schema.empty_table()]
         for i in range(parquet.num_row_groups):
             if parquet.metadata.row_group(i).num_rows == 0:
                 continue
@@ -110,10 +108,12 @@ def read_matching(url: str, column: str, values: np.ndarray, columns: list[str])
                 low, count = low[hit], np.searchsorted(there, wanted[hit], side="right") - low[hit]
                 rows = np.repeat(low - np.cumsum(count) + count, count) + np.arange(count.sum())
                 # Hashes do not compress: what was read of them is not read again.
-                others = [name for name in columns if name != column]
                 table = parquet.read_row_group(i, others).append_column(column, pa.array(there))
-                tables.append(table.select(columns).take(pa.array(rows)))
-        return pa.concat_tables(tables).replace_schema_metadata()
+                tables.append(table.select(schema.names).take(pa.array(rows)).replace_schema_metadata())
+        table = pa.concat_tables(tables)
+        if any(one.null_count for one in table.columns):
+            raise ValueError("it has nulls")
+        return table
 
 
 def write_sorted(url: str, table: pa.Table, row_group: int) -> None:

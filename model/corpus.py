@@ -117,6 +117,9 @@ class Corpus:
                 raise pa.ArrowInvalid(f"{batches.num_record_batches} record batches instead of 1")
             batch = batches.get_batch(0)
             batch.validate(full=True)
+            identifiers = batch.schema.field("document_id").type
+            if identifiers != pa.binary(16):
+                raise pa.ArrowInvalid(f"its document ids are {identifiers}")
             column = batch.column("input_ids")
             offsets = column.offsets.to_numpy(zero_copy_only=True)
             tokens = column.values.to_numpy(zero_copy_only=True)[offsets[0] : offsets[-1]]

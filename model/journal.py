@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from base import files
+from base.damage import damaged
 from base.errors import UserError
 from base.records import Record
 
@@ -159,14 +160,19 @@ def rewind(run_url: str, step: int) -> None:
 
 def parse(content: bytes, url: str) -> list[StepRecord]:
     """The complete lines of a journal that was read from `url`. Raises UserError for a damaged one."""
-    records = []
+    records: list[StepRecord] = []
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
         place = f"line {number} of {url}"
         try:
             value = json.loads(line)
         except ValueError as error:
             raise UserError(f"{place} is damaged: it is no JSON ({error})") from None
-        records.append(StepRecord.from_json(value, place))
+        record = StepRecord.from_json(value, place)
+        if not (records[-1].step if records else 0) < record.step < 2**48:
+            raise damaged(place, f"step {record.step} is not after the one before it")
+        if record.rollback is not None and not 0 <= record.rollback.step < record.step:
+            raise damaged(place, f"step {record.step} goes back to step {record.rollback.step}")
+        records.append(record)
     return records
 
 

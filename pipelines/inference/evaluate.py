@@ -151,7 +151,7 @@ def evaluate(
     with claims.held(url, "jobs.evaluate", config.claims, tell=tell) as claim:
         finished = EvaluationResult.found_or_aside(done)
         if finished is not None:
-            return finished, False
+            return finished.model_copy(update={"url": url}), False
         progress = watched(progress, claim.check, config.claims.stale_seconds / claims.BEATS)
         return _evaluate(config, version, model, units, key, url, claim, progress, executor), True
 

@@ -26,6 +26,8 @@ from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Counter, Progress, watched
 
 BLOCK_ROWS = 64
+RESULTS = "results.jsonl"
+"""The rows of an inference, below its folder."""
 
 log = logging.getLogger("piledriver.infer")
 
@@ -229,7 +231,7 @@ def infer(
 
 
 def _finished(url: str, key: str) -> InferenceResult | None:
-    """The result in a folder, if there is one. Raises UserError if it is of other work."""
+    """The result in a folder, if it is there with its rows. Raises UserError if it is of other work."""
     done = files.join(url, RESULT)
     found = InferenceResult.found_or_aside(done)
     if found is not None and found.key != key:
@@ -237,7 +239,10 @@ def _finished(url: str, key: str) -> InferenceResult | None:
             f"{done} is of other prompts, another model or other settings: give another folder as "
             "infer.output, or remove that one"
         )
-    return found
+    results = files.join(url, RESULTS)
+    if found is None or not files.exists(results):
+        return None
+    return found.model_copy(update={"url": results})  # wherever the folder was when it was written
 
 
 def _complete(
@@ -270,7 +275,7 @@ def _complete(
         arguments = {"model": model.url, "settings": settings}
         executor.map_actors(Generator, arguments, missing, count, workers=settings.workers)
         content = b"".join(files.read_bytes(block.output) for block in blocks)
-        results = files.join(url, "results.jsonl")
+        results = files.join(url, RESULTS)
         claim.write(results, content)
         with sound(results):
             written = [Row.from_json(json.loads(line), results) for line in content.splitlines()]

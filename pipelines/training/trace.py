@@ -51,6 +51,9 @@ class RunSamples:
         self.undone: dict[int, str] = {}
         """Of the steps that the weights hold nothing of, by 1-based step: why."""
         for record in records:
+            if record.tokens != batches.first_sample(*self.batch, record.step) * data.sequence_length:
+                place = files.join(url, journal.NAME)
+                raise damaged(place, f"it has {record.tokens} tokens at step {record.step}")
             if record.rollback is not None:
                 back, step = record.rollback.step, record.step
                 reason = f"rolled back: step {step} went back to the weights of step {back}"

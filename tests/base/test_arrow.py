@@ -4,6 +4,7 @@ import pyarrow as pa
 import pytest
 
 from base import arrow, files
+from base.errors import UserError
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -29,6 +30,18 @@ def test_readers_of_columns_hold_these_alone(url: str) -> None:
     texts, ids = arrow.open_columns(url, ["text", "id"])
     assert [texts.get_batch(i).to_pydict() for i in range(2)] == [{"text": ["a", "b"]}, {"text": ["c"]}]
     assert ids.get_batch(1).to_pydict() == {"id": [3]}
+
+
+def test_a_file_with_other_columns_than_wanted_is_named(url: str) -> None:
+    assert arrow.open_file(url, pa.schema([("id", pa.int64())])).num_record_batches == 2
+    for field, problem in (("id", "its column id is int64"), ("ids", "it has no column ids")):
+        columns = pa.schema([(field, pa.string())])
+        with pytest.raises(UserError, match=problem):
+            arrow.open_file(url, columns)
+        with pytest.raises(UserError, match=problem):
+            arrow.open_columns(url, columns)
+    with pytest.raises(UserError, match="it has no column ids"):
+        arrow.open_columns(url, ["ids"])
 
 
 def test_what_is_local_is_mapped(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_matching_rows_are_all_rows_with_a_wanted_value(there, wanted, row_group
     url = "memory://matching/sorted.parquet"
     table = pa.table({"value": np.array(there, np.uint64), "other": np.arange(len(there))})
     runs.write_sorted(url, table, row_group)
-    result = runs.read_matching(url, "value", np.array(wanted, np.uint64), ["value", "other"])
+    result = runs.read_matching(url, table.schema, np.array(wanted, np.uint64))
     expected = [(value, i) for i, value in enumerate(there) if value in wanted]
     assert list(zip(result["value"].to_pylist(), result["other"].to_pylist(), strict=True)) == expected
 

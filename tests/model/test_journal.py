@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -43,7 +44,14 @@ def test_a_record_keeps_its_bytes_and_a_damaged_line_is_named(tmp_path: Path) ->
         '"loader_wait": 0.0, "system": {}, "evaluation": {"a": {"loss": NaN}}}'
     )
     assert second.endswith('"system": {}, "skipped": true, "reason": "overflow", "samples": [8, 16]}')
-    for damaged, problem in (("{", "it is no JSON"), ('{"step": "3"}', "step: Input should be a valid int")):
+    back = json.dumps(step_record(2, rollback=journal.Rollback(step=2, samples=[8, 16])).to_json())
+    for damaged, problem in (
+        ("{", "it is no JSON"),
+        ('{"step": "3"}', "step: Input should be a valid int"),
+        (first, "step 1 is not after the one before it"),
+        (json.dumps(step_record(2**48).to_json()), "step 281474976710656 is not after"),
+        (back, "step 2 goes back to step 2"),
+    ):
         (tmp_path / journal.NAME).write_text(f"{first}\n{damaged}\n")
         with pytest.raises(UserError, match=f"line 2 of .*journal.jsonl is damaged.*{problem}"):
             journal.read(str(tmp_path))

@@ -285,6 +285,15 @@ def test_shards_that_are_not_what_the_manifest_says_are_named(tmp_path: Path) ->
         writer.write_batch(batch)
     with pytest.raises(UserError, match="a/train-00000.arrow is damaged: 2 record batches instead of 1"):
         Loader(Corpus.open(url), 16, seed=0).tokens(samples)
+    names = pa.array(["a", "b"])
+    for table, message in (
+        (pa.table({"input_ids": batch["input_ids"]}), "document_id"),
+        (pa.table({"input_ids": batch["input_ids"], "document_id": names}), "its document ids are string"),
+    ):
+        with pa.ipc.new_file(str(path), table.schema) as writer:
+            writer.write_table(table)
+        with pytest.raises(UserError, match=f"a/train-00000.arrow is damaged: .*{message}"):
+            Loader(Corpus.open(url), 16, seed=0).tokens(samples)
 
 
 def test_empty_shards_and_sources_are_no_part_of_a_stream(tmp_path: Path) -> None:

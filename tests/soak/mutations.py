@@ -142,7 +142,7 @@ def _snapshot(place: Path) -> dict[str, tuple[int, str]]:
 @functools.cache
 def _template() -> tuple[Path, dict[str, Any]]:
     """The project, and what each command says of it."""
-    root = Path(tempfile.mkdtemp(prefix="soak-project-"))
+    root = Path(tempfile.mkdtemp(prefix="soak-project-", dir=_in_memory()))
     template, place = root / "template", root / "now"
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     # In this process, so that it has compiled what those that it forks need.
@@ -161,6 +161,12 @@ def _template() -> tuple[Path, dict[str, Any]]:
         found, answers[name] = _in_child(command, place)
         assert found == "answer", (name, found, answers[name])
     return template, answers
+
+
+def _in_memory() -> str | None:
+    """A folder in memory with room for some projects, if there is one: a draw copies hundreds of files."""
+    memory = Path("/dev/shm")
+    return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > 2**28 else None
 
 
 def _in_child(command: Callable[[Path], Any], place: Path, seconds: float = SECONDS) -> tuple[str, Any]:

@@ -29,13 +29,13 @@ from pipelines.corpus.reading import ingest, records
 from pipelines.corpus.reading.settings import IngestConfig, SourceConfig, slug
 from pipelines.corpus.settings import RejectsConfig
 from pipelines.corpus.stages.stage import Stage, only, unkeyed
+from pipelines.corpus.stages.survivors import DOCUMENTS
 from pipelines.corpus.text import language, normalise, plugins, quality, redact
 from pipelines.corpus.text.plugins import Plugin
 from pipelines.corpus.text.settings import LanguageConfig, RedactConfig
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Counter, Progress, tick
 
-DOCUMENTS = pa.schema([("document_id", pa.binary(16)), ("record", pa.int64()), ("text", pa.large_string())])
 REJECTS = pa.schema(
     [
         ("source", pa.string()),

@@ -22,6 +22,7 @@ from pipelines.corpus.reading.settings import Kind
 from pipelines.corpus.settings import ScoreConfig
 from pipelines.corpus.stages.measure import Measured
 from pipelines.corpus.stages.stage import Stage, only, unkeyed
+from pipelines.corpus.stages.survivors import DOCUMENTS
 from pipelines.corpus.text.quality import Limit
 from pipelines.corpus.text.tokenizer import Tokenizer
 from pipelines.inference import models
@@ -112,7 +113,7 @@ class Scorer:
         """Score one part: q_perplexity and q_fasttext, float32."""
         names = [name for name in ("perplexity", "classifier") if getattr(self, name)]
         columns: dict[str, list[np.ndarray]] = {COLUMNS[name]: [np.zeros(0, np.float32)] for name in names}
-        [texts] = arrow.open_columns(task.documents, ["text"])
+        [texts] = arrow.open_columns(task.documents, pa.schema([DOCUMENTS.field("text")]))
         for number in range(texts.num_record_batches):
             text = texts.get_batch(number)["text"]
             text = pc.utf8_slice_codeunits(text, 0, self.config.max_characters)

@@ -10,6 +10,9 @@ import pyarrow.compute as pc
 from base import arrow, files
 from pipelines.corpus.stages.edit import Edited, Edits, SpanTable, edit, spans_of
 
+DOCUMENTS = pa.schema([("document_id", pa.binary(16)), ("record", pa.int64()), ("text", pa.large_string())])
+"""The columns of a documents file."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Survivors:
@@ -58,7 +61,7 @@ def edited_documents(survivors: Survivors, entries: pa.Table) -> Iterator[tuple[
 
 def document_texts(url: str, rows: np.ndarray) -> Iterator[tuple[slice, pa.Table]]:
     """Yield (positions within `rows`, table of those rows) for sorted row numbers of a documents file."""
-    reader = arrow.open_file(url)
+    reader = arrow.open_file(url, DOCUMENTS)
     first = 0
     for number in range(reader.num_record_batches):
         if not len(rows) or rows[-1] < first:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from base import files
 from base import manifest as manifests
 from base.claims import Claim
+from base.damage import damaged
 from base.errors import UserError
 from base.manifest import (
     InputEntry,
@@ -42,11 +43,16 @@ def join_tables(task: Join) -> str:
     Some tables are in memory at a time; a file without columns is written of none.
     """
     with task.claim.writer(task.url) as file, ThreadPoolExecutor(TABLES_AT_ONCE) as readers:
-        writer = None
+        writer, schema = None, None
         for first in range(0, len(task.parts), TABLES_AT_ONCE):
             batch = task.parts[first : first + TABLES_AT_ONCE]
-            table = pa.concat_tables(list(readers.map(_read_plain, batch)))
-            writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
+            tables = list(readers.map(_read_plain, batch))
+            schema = schema or tables[0].schema
+            for url, table in zip(batch, tables, strict=True):
+                if table.schema != schema:
+                    raise damaged(url, f"its columns are not those of {task.parts[0]}")
+            table = pa.concat_tables(tables)
+            writer = writer or pq.ParquetWriter(file, schema, compression="zstd")
             writer.write_table(table)
         if writer is None:
             writer = pq.ParquetWriter(file, pa.schema([]))

@@ -16,7 +16,7 @@ from base.damage import MissingError
 from base.errors import UserError
 from base.manifest import InputEntry, Version, ancestry
 from dedup.catalog import INDEX, read_summary
-from pipelines.corpus.stages.survivors import document_texts
+from pipelines.corpus.stages.survivors import DOCUMENTS, document_texts
 from pipelines.corpus.text import redact
 from pipelines.corpus.text.settings import RedactConfig
 
@@ -198,7 +198,7 @@ def _file_of(chain: list[Version]) -> dict[str, str]:
 
 
 def _row_of_record(url: str, record: int) -> int | None:
-    [records] = arrow.open_columns(url, ["record"])
+    [records] = arrow.open_columns(url, pa.schema([DOCUMENTS.field("record")]))
     first = 0
     for number in range(records.num_record_batches):
         batch = records.get_batch(number)

@@ -281,6 +281,21 @@ def test_other_prompts_into_the_same_folder_are_refused(
     assert infer(config, made[1], _prompts(second, 3), Told(), executor=Asked()) == (result, False)
 
 
+def test_a_finished_inference_has_its_rows_where_it_lies(
+    made: tuple[NeoX, ModelFolder], tmp_path: Path
+) -> None:
+    output, moved = tmp_path / "out", tmp_path / "moved"
+    prompts = _prompts(tmp_path, 3)
+    result, _ = infer(_config(tmp_path, output=str(output)), made[1], prompts, Told(), executor=Asked())
+    rows = Path(result.url).read_bytes()
+    Path(result.url).unlink()
+    again = infer(_config(tmp_path, output=str(output)), made[1], prompts, Told(), executor=Asked())
+    assert again == (result, True) and Path(result.url).read_bytes() == rows
+    output.rename(moved)
+    found, new = infer(_config(tmp_path, output=str(moved)), made[1], prompts, Told(), executor=Asked())
+    assert not new and found.url == str(moved / "results.jsonl")
+
+
 def test_two_inferences_into_the_same_folder_exclude_each_other(
     made: tuple[NeoX, ModelFolder], tmp_path: Path
 ) -> None:

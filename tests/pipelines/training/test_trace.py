@@ -253,3 +253,8 @@ def test_steps_whose_lines_are_not_there_yet_count_by_the_checkpoint(tmp_path: P
     assert trace.RunSamples(str(tmp_path), "tiny").steps == 4
     files.remove(checkpoint.folder(str(url), 4))
     assert trace.RunSamples(str(tmp_path), "tiny").steps == 3
+    path.write_text(path.read_text().replace('"step": 3,', f'"step": {2**40},'))
+    with pytest.raises(
+        UserError, match=f"journal.jsonl is damaged: it has {3 * 8 * LENGTH} tokens at step 1"
+    ):
+        trace.RunSamples(str(tmp_path), "tiny")

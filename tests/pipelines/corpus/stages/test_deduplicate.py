@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
@@ -452,3 +453,42 @@ def recall(shared_data, documents, places, rows, threshold):
                     found += document_id(one) in rows or document_id(other) in rows
     assert total > 100
     return found / total
+
+
+@pytest.mark.parametrize(
+    ("folder", "change", "told"),
+    [
+        ("bands", lambda table: table.rename_columns(["hashx", "ref"]), "has no column hash"),
+        ("bands", lambda table: table.set_column(1, "ref", table["ref"].cast(pa.float64())), "ref is double"),
+        ("bands", lambda table: table.set_column(0, "hash", pa.nulls(len(table), pa.uint64())), "has nulls"),
+        (
+            "bands",
+            lambda table: table.set_column(1, "ref", pa.array(np.arange(7, 7 + len(table)), "u8")),
+            "same",
+        ),
+        ("texts", lambda table: table.slice(0, 0), "not of the same documents"),
+        ("texts", lambda table: table.drop_columns("low"), "has no column low"),
+        ("locations", lambda table: table.drop_columns("length"), "has no column length"),
+        ("locations", lambda table: table.slice(0, 2), "not of the same documents"),
+    ],
+)
+def test_an_index_with_tables_of_something_else_is_named(tmp_path, folder, change, told):
+    first, _ = indexed(tmp_path, "a", corpus_of(5, 6, 60))
+    second, _ = indexed(tmp_path, "b", corpus_of(8, 6, 60))
+    for path in sorted((tmp_path / "b" / folder).glob("*.parquet")):
+        # As tables of earlier releases, which had no seals.
+        pq.write_table(change(files.read_parquet(str(path))), path)
+    with pytest.raises(UserError, match=told):
+        deduplicate_indexes(
+            [second], [first], work=str(tmp_path / "work"), config=THOROUGH, executor=HERE, progress=silent
+        )
+
+
+def test_documents_that_an_index_does_not_locate_are_told(tmp_path):
+    first, _ = indexed(tmp_path, "a", corpus_of(5, 20, 60))
+    for path in sorted((tmp_path / "a" / "locations").glob("*.parquet")):
+        pq.write_table(files.read_parquet(str(path)).slice(0, 0), path)
+    new = [{**d, "name": f"again {d['name']}"} for d in corpus_of(5, 20, 60)]
+    entries, urls = write_parts(tmp_path / "new", new, THOROUGH)
+    with pytest.raises(UserError, match=r"locations/00000.parquet is damaged: it has 0 of \d+ documents"):
+        run(entries, urls, tmp_path / "work", THOROUGH, [first])

@@ -117,3 +117,21 @@ def test_a_damaged_index_is_told_and_made_again(corpus: tuple[Config, dict[str, 
     assert [item.path.rsplit("/", 1)[-1] for item in damage] == ["index.json"]
     assert builds.mended(settings, versions, damage) == []
     assert {path: path.read_bytes() for path in paths} == before
+
+
+def test_a_shard_without_documents_is_made_again_from_the_files_it_was_made_from(
+    corpus: tuple[Config, dict[str, bytes], Path],
+) -> None:
+    settings, before, folder = corpus
+    shutil.rmtree(folder / "documents")
+    (folder / "versions/v0001/shards/web/train-00000.arrow").write_bytes(b"")
+    versions = [manifest.require(settings.storage)]
+    damage = verify(versions, executor=InProcess(), progress=silent)
+    raw = folder.parent.parent / "raw" / "web" / "a.jsonl"
+    content = raw.read_bytes()
+    raw.write_bytes(content + b'{"text": "One line more."}\n')
+    with pytest.raises(UserError, match=r"web/a.jsonl is not what v0001 was made from, and its documents"):
+        builds.mended(settings, versions, damage)
+    raw.write_bytes(content)
+    assert builds.mended(settings, versions, damage) == []
+    assert _version(settings) == before
