@@ -31,8 +31,11 @@ TYPES = {
 
 
 @pytest.fixture
-def growing(tmp_path: Path) -> Iterator[None]:
-    """A head without CPUs, and an autoscaler that can start two nodes of either type."""
+def growing(ray_cluster: None, tmp_path: Path) -> Iterator[None]:
+    """A head without CPUs, and an autoscaler that can start two nodes of either type.
+
+    Ray decides once a process whether it asks for tokens: as for the clusters of other tests.
+    """
     ray.shutdown()
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -54,7 +57,7 @@ def growing(tmp_path: Path) -> Iterator[None]:
     path.write_text(json.dumps(config))
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=0"]
     command += [f"--port={address.partition(':')[2]}", "--include-dashboard=false"]
-    environment = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_AUTH_MODE": "disabled"}
+    environment = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     head = subprocess.Popen(
         [*command, f"--autoscaling-config={path}"],
         env=os.environ | environment,
