@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import tenacity
 
@@ -166,17 +165,16 @@ def run_tasks(
 
     # Ray would take a task that is run again for one that yields the same again.
     remote = ray.remote(num_cpus=1, max_retries=0, num_returns="streaming")(_ticking)
+    named = remote.options(name=function.__name__)  # in Ray's dashboard, and as name of the process
     room = growth.Room(workers)
     results: list[Any] = [None] * len(items)
     tries: Counter[int] = Counter()
-    queue = deque(
-        range(len(items)) if sizes is None else np.argsort(-np.array(sizes), kind="stable").tolist()
-    )
+    queue = deque(sorted(range(len(items)), key=lambda index: -sizes[index] if sizes else index))
     running: dict[ray.ObjectRefGenerator, int] = {}
     while queue or running:
         while queue and len(running) < room():
             index = queue.popleft()
-            running[remote.remote(function, items[index], FIRST_TICK)] = index
+            running[named.remote(function, items[index], FIRST_TICK)] = index
         for stream in _ready(list(running)):
             index = running.pop(stream)
             try:
