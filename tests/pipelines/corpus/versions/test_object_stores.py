@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -170,5 +171,8 @@ def test_a_server_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
     environment = os.environ | variables | {"AWS_MAX_ATTEMPTS": "1"}
     found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert found.returncode == 2
-    assert found.stderr.startswith("error: source a: s3://bucket/* cannot be listed: Could not connect")
+    sentence = (
+        f"error: source a: s3://bucket/* cannot be used from {socket.gethostname()}: EndpointConnection"
+    )
+    assert found.stderr.startswith(sentence) and "Could not connect" in found.stderr
     assert found.stderr.count("\n") == 1
