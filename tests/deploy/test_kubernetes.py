@@ -72,6 +72,7 @@ def _schema(folder: Path, kind: str) -> dict[str, Any]:
     return schema
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CRDS)
 def test_kuberay_takes_every_job(real_data: Path, kind: str) -> None:
     schema = _schema(real_data, kind)
@@ -86,6 +87,7 @@ def test_kuberay_takes_every_job(real_data: Path, kind: str) -> None:
             jsonschema.validate(wrong, schema)
 
 
+@pytest.mark.slow
 def test_the_pods_of_deployments_are_pods(real_data: Path) -> None:
     schema = _schema(real_data, "RayJob")
     cluster = schema["properties"]["spec"]["properties"]["rayClusterSpec"]["properties"]
