@@ -511,7 +511,10 @@ def read_json(url: str) -> Any:
     """The value of a JSON file. Raises UserError that names it if it is none."""
     content = read_bytes(url)
     with sound(url):
-        return json.loads(content)
+        value = json.loads(content)
+        if b"\\u" in content:  # halves of surrogate pairs are no text, and could not be written again
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
 
 
 def write_json(url: str, value: Any) -> None:
