@@ -1,19 +1,20 @@
 """The Ray cluster: connecting to it quietly, and running many tasks a bounded number at a time."""
 
 import contextlib
+import heapq
 import json
 import logging
 import os
 import socket
 import sys
 import tempfile
-from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import tenacity
 
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
 
 
 FIRST_TICK = 2.0
-"""Seconds after which a task tells how far it is; then after twice as many, and so on."""
+"""Seconds after which a task of a map over files tells how far it is; then after twice as many, and so on."""
+ROUNDS = 6
+"""Tasks of a Ray Data map over files for each worker, where files are small."""
+BLOCK_BYTES = 2**28
+"""Bytes of the files of a task, if it has several: so much is done again where a node is lost."""
 WAIT = 2.0
 """Seconds between looks whether nodes have joined, while no task ends."""
 TRIES = 8
@@ -152,80 +157,109 @@ def run_tasks(
     items: list[Any],
     workers: int | None,
     on_done: Callable[[Any], None] | None = None,
-    on_tick: Callable[[int, int, int], None] = lambda *_: None,
-    sizes: list[int] | None = None,
 ) -> list[Any]:
     """`function` of every item as Ray tasks of one CPU, a bounded number at a time (growth.Room).
 
-    Results come back in the order of `items`; `on_done` sees each as it arrives. `on_tick` gets the place of
-    an item and the documents and bytes that its task has worked on so far. With `sizes` the largest items
-    come first. A task whose worker is lost is run again; an exception of the task is raised here.
+    Results come back in the order of `items`; `on_done` sees each as it arrives. A task whose
+    worker is lost is run again; an exception of the task is raised here.
     """
     import ray
 
-    # Ray would take a task that is run again for one that yields the same again.
-    remote = ray.remote(num_cpus=1, max_retries=0, num_returns="streaming")(_ticking)
-    named = remote.options(name=function.__name__)  # in Ray's dashboard, and as name of the process
+    remote = ray.remote(num_cpus=1, max_retries=TRIES - 1)(function)
     room = growth.Room(workers)
     results: list[Any] = [None] * len(items)
-    tries: Counter[int] = Counter()
-    queue = deque(sorted(range(len(items)), key=lambda index: -sizes[index] if sizes else index))
-    running: dict[ray.ObjectRefGenerator, int] = {}
-    while queue or running:
-        while queue and len(running) < room():
-            index = queue.popleft()
-            running[named.remote(function, items[index], FIRST_TICK)] = index
-        for stream in _ready(list(running)):
-            index = running.pop(stream)
+    running: dict[ray.ObjectRef, int] = {}
+    queue: Iterator[int] = iter(range(len(items)))
+    while True:
+        while len(running) < room() and (index := next(queue, None)) is not None:
+            running[remote.remote(items[index])] = index
+        if not running:
+            return results
+        # Nodes may join while no task ends.
+        for reference in ray.wait(list(running), num_returns=1, timeout=WAIT)[0]:
+            index = running.pop(reference)
             try:
-                answer = ray.get(next(stream))
+                results[index] = ray.get(reference)
             except ray.exceptions.RayTaskError as error:
                 raise _cause(error) from None
-            except ray.exceptions.RayError:
-                tries[index] += 1
-                if tries[index] == TRIES:
-                    raise
-                queue.appendleft(index)
-                on_tick(index, 0, 0)
-                continue
-            if isinstance(answer, Work):
-                running[stream] = index
-                on_tick(index, answer.documents, answer.bytes)
-                continue
-            results[index] = answer[0]
-            on_tick(index, 0, 0)
             if on_done:
                 on_done(results[index])
-    return results
 
 
-def _ready(streams: "list[ray.ObjectRefGenerator]") -> "list[ray.ObjectRefGenerator]":
-    """Those of running tasks that have something to tell, or none after WAIT."""
-    import ray
+def map_files(
+    function: Callable[[Any], Any],
+    items: list[Any],
+    sizes: list[int],
+    workers: int | None,
+    on_done: Callable[[Any], None],
+    on_tick: Callable[[int, int, int], None] = lambda *_: None,
+) -> list[Any]:
+    """`function` of every item, one file each, as a Ray Data map; `on_done` sees results as they arrive.
 
-    first, _ = ray.wait(streams, num_returns=1, timeout=WAIT)
-    return ray.wait(streams, num_returns=len(streams), timeout=0)[0] if first else []
-
-
-def _ticking(function: Callable[[Any], Any], item: Any, wait: float) -> "Iterator[Work | tuple[Any]]":
-    """What a task has done so far, more and more seldom, and then its result.
-
-    wait: seconds until it tells the first time.
+    `sizes` are the files' bytes. At most `workers` tasks run at a time; None: as many as the cluster has CPUs
+    for, and Ray Data asks its autoscaler for more. Results are small JSON values, in the order of `items`.
+    `on_tick` gets the place of an item and the documents and bytes that its task has worked on so far:
+    nothing when it ends.
     """
-    work, told = Work(), 0
+    # Workers import this module, and most of them need no Ray Data, which takes half a second of CPU.
+    import ray.data
 
-    def answer() -> Any:
-        with noted(work):
-            return function(item)
+    if not items:
+        return []
+    shared = ray.put(items)
 
-    with ThreadPoolExecutor(1) as thread:
-        future = thread.submit(answer)
-        while not futures.wait([future], timeout=wait).done:
-            wait *= 2
-            if work.documents > told:
-                told = work.documents
-                yield work
-        yield (future.result(),)
+    def apply(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        tasks = ray.get(shared)
+        for index in batch["id"].tolist():
+            for answer in _ticking(index, function, tasks[index]):
+                yield {name: [value] for name, value in answer.items()}
+
+    growth.Room(workers)()
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+
+    def answers(missing: list[int]) -> "ray.data.Dataset":
+        dealt = _blocks([sizes[index] for index in missing], workers or max(cpus, 1))
+        blocks = [[missing[place] for place in block] for block in dealt]
+        strategy = ray.data.TaskPoolStrategy(workers and min(workers, len(blocks)))
+        return _numbers(blocks).map_batches(apply, batch_size=None, compute=strategy, num_cpus=1)
+
+    return _results(answers, len(items), on_done, on_tick)
+
+
+def _blocks(sizes: list[int], workers: int) -> list[list[int]]:
+    """Which items each task of a map has.
+
+    Some tenths of a second pass between two tasks of Ray Data, so they are few: rounds of one for each
+    worker, a round half of what is left, so that the last ones are small and all workers end together. Files
+    that are large have a task each.
+    """
+    left = sorted(range(len(sizes)), key=lambda index: (-sizes[index], index))
+    blocks: list[list[int]] = []
+    while left:
+        ahead = np.cumsum([sizes[index] for index in left])
+        last = len(blocks) >= (ROUNDS - 1) * workers
+        count = len(left) if last else max(int(np.searchsorted(ahead, ahead[-1] / 2)) + 1, workers)
+        dealt: list[list[int]] = [[] for _ in range(workers)]
+        loads = [(0, block) for block in range(workers)]
+        for index in left[:count]:
+            load, block = heapq.heappop(loads)
+            heapq.heappush(loads, (load + sizes[index], block))
+            dealt[block].append(index)
+        blocks += [part for block in dealt for part in _parts(block, sizes)]
+        left = left[count:]
+    return blocks
+
+
+def _parts(block: list[int], sizes: list[int]) -> Iterator[list[int]]:
+    """The items of a block in parts of at most BLOCK_BYTES, or of one item."""
+    part: list[int] = []
+    for index in block:
+        if part and sum(sizes[other] for other in (*part, index)) > BLOCK_BYTES:
+            yield part
+            part = []
+        part.append(index)
+    if part:
+        yield part
 
 
 def map_actors(
@@ -265,43 +299,56 @@ def map_actors(
         def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
             return _answer(row["id"], self.call, row["id"])
 
-    def answers(missing: list[int], gpus: int) -> "ray.data.Dataset":
-        most = len(missing) if workers is None else min(workers, len(missing))
-        return _numbers(missing).map(
-            Guarded,
-            compute=ray.data.ActorPoolStrategy(min_size=1 if workers is None else most, max_size=most),
-            num_cpus=1,
-            num_gpus=gpus,
-        )
+    with growth.asked({"CPU": 1, "GPU": 1}, workers or 1, 1) as has_gpu:
 
-    results: list[Any] = [None] * len(items)
-    with growth.asked({"CPU": 1, "GPU": 1}, workers or 1, 1) as gpu:
-        try:
-            for attempt in _again():
-                with attempt:
-                    missing = [index for index, result in enumerate(results) if result is None]
-                    for row in answers(missing, int(gpu)).iter_rows() if missing else []:
-                        if row["mistake"]:
-                            raise UserError(row["mistake"])
-                        results[row["index"]] = json.loads(row["result"])
-                        on_done(results[row["index"]])
-        except ray.exceptions.RayTaskError as error:
-            raise _cause(error) from None
-    return results
+        def answers(missing: list[int]) -> "ray.data.Dataset":
+            most = len(missing) if workers is None else min(workers, len(missing))
+            return _numbers([[index] for index in missing]).map(
+                Guarded,
+                compute=ray.data.ActorPoolStrategy(min_size=1 if workers is None else most, max_size=most),
+                num_cpus=1,
+                num_gpus=int(has_gpu),
+            )
+
+        return _results(answers, len(items), on_done)
 
 
 def _answer(index: int, function: Callable[[Any], Any], argument: Any) -> dict[str, Any]:
     """The row of a result; Ray Data keeps no more than the text of an exception, so of a UserError too."""
     try:
-        return {"index": index, "result": json.dumps(function(argument)), "mistake": ""}
+        return {**_row(index), "result": json.dumps(function(argument))}
     except Exception as error:
         if (sentence := mistake(error)) is None:
             raise
-        return {"index": index, "result": "", "mistake": sentence}
+        return {**_row(index), "mistake": sentence}
 
 
-def _numbers(numbers: list[int]) -> "ray.data.Dataset":
-    """Numbers as `id`, each a block of its own.
+def _row(index: int) -> dict[str, Any]:
+    """The row of an item that has neither a result nor failed, and has done nothing."""
+    return {"index": index, "result": "", "mistake": "", "documents": 0, "bytes": 0}
+
+
+def _ticking(index: int, function: Callable[[Any], Any], argument: Any) -> Iterator[dict[str, Any]]:
+    """Rows of what a task has done so far, more and more seldom, and the row of its result."""
+    work, wait = Work(), FIRST_TICK
+
+    def answer() -> dict[str, Any]:
+        with noted(work):
+            return _answer(index, function, argument)
+
+    with ThreadPoolExecutor(1) as thread:
+        future = thread.submit(answer)
+        told = 0
+        while not futures.wait([future], timeout=wait).done:
+            wait *= 2
+            if work.documents > told:
+                told = work.documents
+                yield {**_row(index), "documents": work.documents, "bytes": work.bytes}
+        yield future.result()
+
+
+def _numbers(blocks: list[list[int]]) -> "ray.data.Dataset":
+    """Numbers as `id`, in these blocks, of which a map makes tasks.
 
     What a map makes of them is seen when it is there, not when its task ends.
     """
@@ -310,14 +357,41 @@ def _numbers(numbers: list[int]) -> "ray.data.Dataset":
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = 1
-    return ray.data.from_arrow([pa.table({"id": [number]}) for number in numbers])
+    return ray.data.from_arrow([pa.table({"id": block}) for block in blocks])
 
 
-def _again() -> tenacity.Retrying:
-    """Attempts at what Ray Data did not finish, where it failed itself (an actor of its own is gone, say)."""
-    return tenacity.Retrying(
+def _results(
+    answers: "Callable[[list[int]], ray.data.Dataset]",
+    count: int,
+    on_done: Callable[[Any], None],
+    on_tick: Callable[[int, int, int], None] = lambda *_: None,
+) -> list[Any]:
+    """The results of a map over `count` items, in their order; `answers` maps items of the given numbers.
+
+    When Ray Data itself fails, not a task of it (an actor of its own that is gone, say), what is missing is
+    mapped again, up to twice.
+    """
+    import ray.exceptions
+
+    results: list[Any] = [None] * count
+    again = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_of_ray_data), stop=tenacity.stop_after_attempt(3), reraise=True
     )
+    try:
+        for attempt in again:
+            with attempt:
+                missing = [index for index in range(count) if results[index] is None]
+                for row in answers(missing).iter_rows() if missing else []:
+                    if row["mistake"]:
+                        raise UserError(row["mistake"])
+                    on_tick(row["index"], row["documents"], row["bytes"])
+                    if not row["result"]:
+                        continue
+                    results[row["index"]] = json.loads(row["result"])
+                    on_done(results[row["index"]])
+    except ray.exceptions.RayTaskError as error:
+        raise _cause(error) from None
+    return results
 
 
 def _is_of_ray_data(error: BaseException) -> bool:

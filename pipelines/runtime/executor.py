@@ -67,10 +67,10 @@ class OnRay:
     def map_files(
         self, function: Callable[[Any], Any], items: list[Any], sizes: list[int], count: Counter
     ) -> list[Any]:
-        """As Executor says, the largest files first."""
+        """As Executor says, by Ray Data."""
         from pipelines.runtime import cluster
 
-        return cluster.run_tasks(function, items, self.workers, count, count.within, sizes)
+        return cluster.map_files(function, items, sizes, self.workers, count, count.within)
 
     def map_actors(
         self,

@@ -107,11 +107,9 @@ class Counter:
 
     def within(self, index: int, documents: int, size: int) -> None:
         """Count what the unfinished task of an item has done so far; nothing when it ends."""
+        self._running[index] = documents, size
         if documents:
-            self._running[index] = documents, size
             self._tell()
-        else:
-            self._running.pop(index, None)
 
     def _tell(self) -> None:
         sums = [sum(values) for values in zip(self._finished, *self._running.values(), strict=True)]

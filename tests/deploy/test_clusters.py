@@ -166,7 +166,7 @@ def test_ray_up_by_ssh(sshd: tuple[int, Path], home: Path, monkeypatch: pytest.M
                 "--yes",
                 "--no-config-cache",
                 "--disable-usage-stats",
-                home / "cluster.yaml",
+                str(home / "cluster.yaml"),
             ]
             up = subprocess.run(command, capture_output=True, text=True, timeout=300)
             assert up.returncode == 0, up.stdout + up.stderr

@@ -1,4 +1,4 @@
-"""The cluster that commands run on, and the tasks on it."""
+"""The cluster that commands run on, and how maps over files are dealt out."""
 
 import json
 import os
@@ -11,6 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from base.errors import UserError
 from pipelines.runtime import cluster
@@ -27,28 +29,44 @@ if RUNNING:
 def test_a_map_is_run_again_where_ray_data_itself_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ray.data.Dataset.iter_rows
     failures: list[Exception] = [Exception("an actor of Ray Data is gone")]
-    rows = 2
-    """After how many it fails."""
 
     def iter_rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
-        for number, row in enumerate(whole(dataset) if rows or not failures else [{}]):
-            if number == rows and failures:
+        for number, row in enumerate(whole(dataset)):
+            if number == 2 and failures:
                 raise failures.pop() from SystemException()
             yield row
 
-    class Square:
-        def __call__(self, number: int) -> int:
-            return number**2
-
     monkeypatch.setattr(ray.data.Dataset, "iter_rows", iter_rows)
     seen: list[int] = []
-    result = cluster.map_actors(Square, {}, list(range(5)), 1, seen.append)
+    result = cluster.map_files(lambda number: number**2, list(range(5)), [1] * 5, 2, seen.append)
     assert result == [0, 1, 4, 9, 16] and sorted(seen) == result and not failures
 
-    rows = 0
     failures += [Exception(f"failure {number}") for number in range(3)]
     with pytest.raises(Exception, match="failure 0"):
-        cluster.map_actors(Square, {}, list(range(9)), 2, seen.append)
+        cluster.map_files(lambda number: number, list(range(9)), [1] * 9, 2, seen.append)
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=60), st.integers(1, 7))
+def test_every_file_is_dealt_once_and_the_large_ones_first(sizes: list[int], workers: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "BLOCK_BYTES", 10**5)
+        parts = cluster._blocks(sizes, workers)
+    assert sorted(index for part in parts for index in part) == list(range(len(sizes)))
+    assert all(len(part) == 1 or 0 < sum(sizes[index] for index in part) <= 10**5 for part in parts if part)
+    blocks = cluster._blocks(sizes, workers)
+    assert sorted(index for block in blocks for index in block) == list(range(len(sizes)))
+    assert all(blocks) and len(blocks) <= cluster.ROUNDS * workers
+    smallest_of_first = min(sizes[block[0]] for block in blocks[: min(workers, len(sizes))])
+    assert sum(size > smallest_of_first for size in sizes) < workers
+    if len(sizes) >= workers:
+        # A round has half of what is left, or one file a worker: nobody gets over what is fair and a file.
+        loads = [sum(sizes[index] for index in block) for block in blocks[:workers]]
+        assert max(loads) <= (sum(sizes) / 2 + max(sizes)) / workers + max(sizes)
+
+
+def test_rounds_become_smaller() -> None:
+    blocks = cluster._blocks([100] * 64, 2)
+    assert [len(block) for block in blocks] == [16, 16, 8, 8, 4, 4, 2, 2, 1, 1, 1, 1]
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -60,10 +78,8 @@ def test_only_the_task_of_a_lost_worker_is_run_again(tmp_path: Path) -> None:
             os._exit(1)
         return number
 
-    ticks: list[tuple[int, int, int]] = []
-    items = list(range(8))
-    found = cluster.run_tasks(task, items, None, on_tick=lambda *tick: ticks.append(tick), sizes=[1] * 8)
-    assert found == items and (3, 0, 0) in ticks
+    items, seen = list(range(8)), list[int]()
+    assert cluster.run_tasks(task, items, None, seen.append) == sorted(seen) == items
     assert [len(Path(tmp_path, str(n)).read_text().splitlines()) for n in items] == [1, 1, 1, 3, 1, 1, 1, 1]
 
 
@@ -75,21 +91,19 @@ def test_a_task_that_kills_each_worker_is_given_up(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_large_files_come_first_and_a_mistake_ends_the_map(tmp_path: Path) -> None:
-    order = tmp_path / "order"
-
+@pytest.mark.parametrize("workers", [1, None])
+def test_a_map_over_files_takes_what_the_cluster_has(workers: int | None) -> None:
     def task(number: int) -> int:
-        with order.open("a") as file:
-            file.write(f"{number}\n")
         if number == 9:
             raise UserError("nine is too many")
         return -number
 
-    assert cluster.run_tasks(task, [1, 2, 3, 4], 1, sizes=[20, 40, 10, 30]) == [-1, -2, -3, -4]
-    assert order.read_text().split() == ["2", "4", "1", "3"]
+    seen: list[int] = []
+    assert cluster.map_files(task, [1, 2, 3, 4], [20, 40, 10, 30], workers, seen.append) == [-1, -2, -3, -4]
+    assert sorted(seen) == [-4, -3, -2, -1]
     with pytest.raises(UserError, match="nine is too many"):
-        cluster.run_tasks(task, [9, 9], 2)
-    assert cluster.run_tasks(task, [], None) == []
+        cluster.map_files(task, [9, 9], [1, 1], workers, seen.append)
+    assert cluster.map_files(task, [], [], workers, seen.append) == []
 
 
 def test_what_workers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,10 +156,9 @@ def test_which_cluster_a_command_takes(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_long_task_over_a_file_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "FIRST_TICK", 0.05)
-
+def test_a_long_task_over_a_file_tells_how_far_it_is() -> None:
     def task(number: int) -> dict[str, int]:
+        cluster.FIRST_TICK = 0.05  # in the worker, for the second task
         for _ in range(8):
             tick(1, 100)
             time.sleep(0.1)
@@ -153,7 +166,7 @@ def test_a_long_task_over_a_file_tells_how_far_it_is(monkeypatch: pytest.MonkeyP
 
     seen: list[tuple[Any, ...]] = []
     count = Counter(lambda *values: seen.append(values), "measure", 0, 2)
-    cluster.run_tasks(task, [0, 1], 1, count, count.within)
+    cluster.map_files(task, [0, 1], [1, 1], 1, count, count.within)
     assert seen[0] == ("measure", 0, 2, 0, 0) and seen[-1] == ("measure", 2, 2, 16, 1600)
     within = [values for values in seen if values[1] == 1 and values[3] != 8]
     assert within and all(8 < values[3] <= 16 and values[4] == 100 * values[3] for values in within)

@@ -29,8 +29,8 @@ from tests.helpers.values import known
 
 ROOT = Path(__file__).parents[4]
 KINDS = ["driver"] * 21 + ["worker"] * 26 + ["raylet"] * 2 + ["cluster"] * 3
-# Names of processes that run a task; Ray's agents have others.
-TASKS = ("ray::_run", "ray::decide", "ray::measure", "ray::sample", "ray::tokenize", "ray::write")
+# Names of processes that run a task; Ray's agents and Ray Data's own actors have others.
+TASKS = ("ray::Map", "ray::_run", "ray::decide", "ray::sample", "ray::write")
 PHASES = ("measure", "decide", "dedup", "tokenize", "shard", "index")
 FORK = multiprocessing.get_context("forkserver")
 
