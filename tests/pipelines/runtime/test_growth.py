@@ -119,6 +119,9 @@ def test_nodes_are_asked_for_and_waited_for(
     monkeypatch.setattr(growth, "PATIENCE", 8.0)
     with growth.asked({"CPU": 1.0, "GPU": 4.0}, 1, 1) as fit:
         assert not fit  # no type of node has four
+    # No node is up that has a CPU.
+    assert cluster.map_files(lambda number: -number, [1, 2], [1, 1], None, lambda _: None) == [-1, -2]
+    assert "waits for nodes: none that is up has a CPU" in caplog.text
     bundle = {"CPU": 1.0, "GPU": 1.0}
     with growth.asked(bundle, 4, 3) as fit:
         assert fit and growth.fitting(bundle) >= 3
