@@ -66,9 +66,8 @@ def asked(bundle: Bundle, count: int, least: int) -> Iterator[bool]:
     if not grows():
         yield fitting(bundle) >= least
         return
-    request_resources(bundles=[bundle] * count)
     try:
-        yield _waited(bundle, least)
+        yield _waited(bundle, count, least)
     finally:
         request_resources(bundles=[])
 
@@ -95,9 +94,12 @@ def grows() -> bool:
     return is_autoscaler_v2() or any(name != f"node_{node}" for node, name in types.items())
 
 
-def _waited(bundle: Bundle, least: int) -> bool:
+def _waited(bundle: Bundle, count: int, least: int) -> bool:
     """Wait for nodes while the cluster starts some; whether `least` workers have room then."""
+    from ray.autoscaler.sdk import request_resources
+
     said, end = "", time.monotonic() + PATIENCE
+    request_resources(bundles=[bundle] * count)
     while (room := fitting(bundle)) < least:
         if coming := _coming():
             end = time.monotonic() + PATIENCE
@@ -108,6 +110,8 @@ def _waited(bundle: Bundle, least: int) -> bool:
         if now != said:
             log.warning("waits for nodes: %s", said := now)
         time.sleep(LOOK)
+        # The latest request holds in a cluster, and Ray Data makes some too.
+        request_resources(bundles=[bundle] * count)
     return True
 
 
