@@ -58,7 +58,6 @@ def growing(ray_cluster: None, tmp_path: Path) -> Iterator[None]:
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=0"]
     command += [f"--port={address.partition(':')[2]}", "--include-dashboard=false"]
     environment = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    environment["AUTOSCALER_HEARTBEAT_TIMEOUT_S"] = "600"  # such nodes give no sign of life to it
     head = subprocess.Popen(
         [*command, f"--autoscaling-config={path}"],
         env=os.environ | environment,
@@ -113,23 +112,26 @@ def test_how_many_tasks_a_cluster_gets(
 
 
 @pytest.mark.slow
-def test_nodes_are_asked_for_and_waited_for(
+def test_nodes_are_started_for_tasks(growing: None, caplog: pytest.LogCaptureFixture) -> None:
+    def where(number: int) -> str:
+        time.sleep(1.5)
+        return str(ray.get_runtime_context().get_node_id())
+
+    assert ray.cluster_resources().get("CPU", 0) == 0
+    found = cluster.run_tasks(where, list(range(24)), None)
+    assert len(set(found)) >= 2
+    assert caplog.text.count("waits for nodes") == 1
+
+
+@pytest.mark.slow
+def test_gpus_are_asked_for_and_waited_for(
     growing: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(growth, "PATIENCE", 8.0)
     with growth.asked({"CPU": 1.0, "GPU": 4.0}, 1, 1) as fit:
         assert not fit  # no type of node has four
-    # No node is up that has a CPU.
-    assert cluster.map_files(lambda number: -number, [1, 2], [1, 1], None, lambda _: None) == [-1, -2]
-    assert "waits for nodes: none that is up has a CPU" in caplog.text
     bundle = {"CPU": 1.0, "GPU": 1.0}
     with growth.asked(bundle, 4, 3) as fit:
         assert fit and growth.fitting(bundle) >= 3
     said = "waits for nodes: 0 of 3 workers of 1 CPU and 1 GPU have room; nodes that start: "
     assert f"{said}2 of gpu" in caplog.text
-
-    def where(number: int) -> str:
-        time.sleep(1.5)
-        return str(ray.get_runtime_context().get_node_id())
-
-    assert len(set(cluster.run_tasks(where, list(range(60)), None))) >= 3  # others than the two with GPUs
