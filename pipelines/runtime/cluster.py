@@ -48,6 +48,8 @@ def worker_environment() -> dict[str, str]:
         "NUMBA_CACHE_LOCATOR_CLASSES": NUMBA_LOCATORS,
         "TOKENIZERS_PARALLELISM": "false",
         "RAY_TRAIN_ENABLE_V2": "1",
+        # Ray Train asks for the workers of a lost node too, until it has heard that the node is lost.
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     }
 
 

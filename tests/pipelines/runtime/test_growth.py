@@ -114,7 +114,10 @@ def test_how_many_tasks_a_cluster_gets(
 @pytest.mark.slow
 def test_nodes_are_started_for_tasks(growing: None, caplog: pytest.LogCaptureFixture) -> None:
     def where(number: int) -> str:
-        time.sleep(1.5)
+        end = time.monotonic() + 90
+        while sum("CPU" in node["Resources"] for node in ray.nodes()) < 2 and time.monotonic() < end:
+            time.sleep(0.5)
+        time.sleep(1)
         return str(ray.get_runtime_context().get_node_id())
 
     assert ray.cluster_resources().get("CPU", 0) == 0
