@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -81,6 +82,8 @@ def growing(ray_cluster: None, tmp_path: Path) -> Iterator[None]:
         ray.shutdown()
         head.send_signal(signal.SIGTERM)
         head.wait(60)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(head.pid, signal.SIGKILL)  # the nodes that it has started
 
 
 @pytest.mark.usefixtures("ray_cluster")
