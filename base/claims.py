@@ -29,6 +29,7 @@ from typing import IO
 from pydantic import Field
 
 from base import files, layout
+from base.damage import reached
 from base.errors import UserError
 from base.layout import CLAIM
 from base.records import Record
@@ -278,7 +279,7 @@ def _beat(claim: Claim, every: float, stop: threading.Event) -> None:
             claim.check()
             beat = Beat(time=_now(), clock=time.monotonic())
             beat.write(_beat_url(claim.folder, claim.number))
-        except UserError as error:
+        except TakenOverError as error:
             logger.warning("%s", error)
             return
         except Exception as error:  # a storage that is away for a moment
@@ -339,7 +340,8 @@ def _names(folder: str, suffix: str) -> list[str]:
     """Names of files of holders, or of their signs of life, in a claim's folder."""
     filesystem, path = files.split(files.join(folder, CLAIM))
     try:
-        names = [layout.name_of(name) for name in filesystem.ls(path, detail=False)]
+        with reached(folder):
+            names = [layout.name_of(name) for name in filesystem.ls(path, detail=False)]
     except FileNotFoundError:
         return []
     return sorted(name for name in names if re.fullmatch(rf"\d{{6}}\.{suffix}", name))

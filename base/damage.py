@@ -1,12 +1,15 @@
 """Files of ours that are missing or damaged: one sentence that names the file and the way out."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pyarrow as pa
 
-from base.errors import UserError, mistake
+from base.errors import StorageError, UserError, is_of_storage, mistake
+
+_LOCAL = ("file://", "local://")
 
 _MANIFEST = (
     "jobs.prepare makes it again if it is of just these sources and settings; else restore it, or move it "
@@ -45,14 +48,48 @@ def damaged(url: str, problem: object, what: str = "damaged") -> DamagedError:
 
 
 @contextmanager
-def readable(url: str) -> Iterator[None]:
-    """Turn what the operating system says in the block into MissingError or UnreadableError.
+def reached(url: str) -> Iterator[None]:
+    """Turn what a storage that is not on this machine raises in the block into StorageError.
 
-    Both name the file.
+    It names the URL and this machine, whose credentials and network it may be about. Whether a file is there
+    is told as before.
     """
     try:
         yield
-    except UserError:
+    except (
+        UserError,
+        StorageError,
+        FileNotFoundError,
+        FileExistsError,
+        NotADirectoryError,
+        IsADirectoryError,
+    ):
+        raise
+    except Exception as error:
+        if (
+            "://" not in url
+            or url.startswith(_LOCAL)
+            or not (isinstance(error, OSError) or is_of_storage(error))
+        ):
+            raise
+        kind, gist = type(error).__name__, " ".join(str(error).split())[:300].rstrip(".")
+        refused = isinstance(error, PermissionError) or "Credentials" in kind
+        raise StorageError(
+            f"{url} cannot be used from {socket.gethostname()}: {kind}: {gist}"
+            + ("; look at the credentials of that machine" if refused else "")
+        ) from None
+
+
+@contextmanager
+def readable(url: str) -> Iterator[None]:
+    """Turn what is raised over a file in the block into MissingError, UnreadableError or StorageError.
+
+    All name the file.
+    """
+    try:
+        with reached(url):
+            yield
+    except (UserError, StorageError):
         raise
     except FileNotFoundError:
         ways = [way for folder, way in _WAYS if folder in url]

@@ -13,13 +13,26 @@ class UserError(Exception):
         super().__init__(hide(message))
 
 
-def mistake(error: BaseException) -> str | None:
-    """The sentence for the person of a UserError, or of what a storage's own package raises; None for others.
+class StorageError(OSError):
+    """A storage that is not on this machine cannot be used now; the message is one sentence, as UserError's.
 
-    Those packages raise (no endpoint, no credentials, a refusal) mostly what is no OSError.
+    What is to be tried again may catch it, so it is no mistake of a person's.
     """
-    if isinstance(error, UserError):
+
+    def __init__(self, message: str) -> None:
+        """The message shows no credentials of URLs in it."""
+        super().__init__(hide(message))
+
+
+def is_of_storage(error: BaseException) -> bool:
+    """Whether a storage's package raises it (no endpoint, no credentials, a refusal): mostly no OSError."""
+    return type(error).__module__.partition(".")[0] in _STORAGES
+
+
+def mistake(error: BaseException) -> str | None:
+    """The sentence for the person of a UserError, or of a storage that cannot be used; None for others."""
+    if isinstance(error, UserError | StorageError):
         return str(error)
-    if type(error).__module__.partition(".")[0] not in _STORAGES:
-        return None
-    return hide(f"a storage cannot be used: {type(error).__name__}: {error}")
+    return (
+        hide(f"a storage cannot be used: {type(error).__name__}: {error}") if is_of_storage(error) else None
+    )

@@ -29,13 +29,15 @@ from fsspec.implementations.local import LocalFileSystem
 
 from base import seals
 from base.credentials import hide
-from base.damage import damaged, readable, sound
+from base.damage import damaged, reached, readable, sound
 from base.errors import UserError
 
 TEMPORARY = ".tmp-"
 READ_BYTES = 8 * 2**20
 EXCLUSIVE = frozenset({"file", "local", "memory", "s3", "s3a", "gs", "gcs"})
 """Protocols of storages that create a file only if there is none of its name."""
+BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "oci", "tos"})
+"""Protocols of storages without folders, in which making one would make the bucket."""
 SYNCS = 8
 """Files that are synced at the same time."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
@@ -112,13 +114,15 @@ def local_path(url: str) -> str | None:
 def exists(url: str) -> bool:
     """Whether a file or folder is there."""
     filesystem, path = split(url)
-    return bool(filesystem.exists(path))
+    with reached(url):
+        return bool(filesystem.exists(path))
 
 
 def size(url: str) -> int:
     """Bytes of a file."""
     filesystem, path = split(url)
-    return int(filesystem.size(path))
+    with reached(url):
+        return int(filesystem.size(path))
 
 
 def whole(url: str) -> bool:
@@ -130,7 +134,7 @@ def whole(url: str) -> bool:
     if isinstance(filesystem, LocalFileSystem):
         return _whole(path)
     try:
-        return bool(filesystem.size(path))
+        return bool(size(url))
     except FileNotFoundError:
         return False
 
@@ -139,7 +143,8 @@ def whole_names(folder: str) -> set[str]:
     """Names of the files in a folder that are whole; a remote folder is listed, and no file asked for."""
     filesystem, path = split(folder)
     if not isinstance(filesystem, LocalFileSystem):
-        found = filesystem.find(path, detail=True) if filesystem.exists(path) else {}
+        with reached(folder):
+            found = filesystem.find(path, detail=True) if filesystem.exists(path) else {}
         return {PurePosixPath(name).name for name, info in found.items() if info["size"]}
     names = os.listdir(path) if os.path.isdir(path) else []
     return {name for name in names if TEMPORARY not in name and _whole(os.path.join(path, name))}
@@ -160,7 +165,7 @@ def digest(url: str) -> str:
     """xxh3-128 of a file's bytes, hex."""
     filesystem, path = split(url)
     state = xxhash.xxh3_128()
-    with filesystem.open(path, "rb") as stream:
+    with reached(url), filesystem.open(path, "rb") as stream:
         while block := stream.read(READ_BYTES):
             state.update(block)
     return state.hexdigest()
@@ -169,7 +174,8 @@ def digest(url: str) -> str:
 def checksum(url: str) -> str | None:
     """What an object store tells of a file's content without reading it; None where it tells nothing."""
     filesystem, path = split(url)
-    return checksum_of(filesystem.info(path))
+    with reached(url):
+        return checksum_of(filesystem.info(path))
 
 
 def checksum_of(info: dict[str, Any]) -> str | None:
@@ -190,8 +196,9 @@ def check_digest(url: str, wanted: str | None) -> None:
 def remove(url: str) -> None:
     """Remove a file or a whole folder; nothing happens if it is not there."""
     filesystem, path = split(url)
-    if filesystem.exists(path):
-        filesystem.rm(path, recursive=True)
+    with reached(url):
+        if filesystem.exists(path):
+            filesystem.rm(path, recursive=True)
 
 
 def put_aside(url: str) -> None:
@@ -206,19 +213,22 @@ def list_files(pattern: str) -> list[str]:
     An address of the web is a folder if it ends in a slash. Links to folders are followed, to each once.
     """
     filesystem, path = split(pattern)
-    if _is_folder(filesystem, path):
-        local = isinstance(filesystem, LocalFileSystem)
-        names = list(_below(path)) if local else filesystem.find(path)
-    elif filesystem.exists(path):
-        names = [path]
-    elif any(character in path for character in "*?["):
-        matches = filesystem.glob(path, detail=True)
-        # Another type may still be a folder: a link to one.
-        names = [
-            name for name in matches if matches[name]["type"] == "file" or not _is_folder(filesystem, name)
-        ]
-    else:
-        names = []
+    with reached(pattern):
+        if _is_folder(filesystem, path):
+            local = isinstance(filesystem, LocalFileSystem)
+            names = list(_below(path)) if local else filesystem.find(path)
+        elif filesystem.exists(path):
+            names = [path]
+        elif any(character in path for character in "*?["):
+            matches = filesystem.glob(path, detail=True)
+            # Another type may still be a folder: a link to one.
+            names = [
+                name
+                for name in matches
+                if matches[name]["type"] == "file" or not _is_folder(filesystem, name)
+            ]
+        else:
+            names = []
     names = sorted(name for name in names if not PurePosixPath(name).name.startswith(TEMPORARY))
     if isinstance(filesystem, LocalFileSystem):
         return names
@@ -326,9 +336,29 @@ def atomic_writer(url: str) -> Iterator[IO[bytes]]:
     with _mendable(f"{url} by way of {tempfile.gettempdir()}", _FULL), tempfile.NamedTemporaryFile() as spool:
         yield spool
         spool.flush()
-        with _mendable(url, _FORBIDDEN):
-            filesystem.makedirs(filesystem._parent(path), exist_ok=True)
-            filesystem.put_file(spool.name, path)
+        upload(spool.name, url)
+
+
+def upload(local: str, url: str) -> None:
+    """Copy a local file to a remote URL, where it appears whole. Raises UserError if there is no bucket."""
+    filesystem, path = split(url)
+    with reached(url), _mendable(url, _FORBIDDEN), _in_folder(filesystem, url, path):
+        filesystem.put_file(local, path)
+
+
+@contextmanager
+def _in_folder(filesystem: fsspec.AbstractFileSystem, url: str, path: str) -> Iterator[None]:
+    """Make the folder of a remote file that is written in the block, but no bucket: it may be a slip."""
+    if not _is_one_of(filesystem, BUCKETS):
+        filesystem.makedirs(filesystem._parent(path), exist_ok=True)
+        yield
+        return
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(
+            f"cannot write {url}: there is no bucket {path.partition('/')[0]}; create it, or mend its name"
+        ) from None
 
 
 @contextmanager
@@ -400,8 +430,12 @@ def write_bytes(url: str, content: bytes) -> None:
 
 def creates_exclusively(url: str) -> bool:
     """Whether the storage of a URL creates a file only if there is none of its name: see `create`."""
-    protocols = split(url)[0].protocol
-    return bool(EXCLUSIVE & {protocols} if isinstance(protocols, str) else EXCLUSIVE & {*protocols})
+    return _is_one_of(split(url)[0], EXCLUSIVE)
+
+
+def _is_one_of(filesystem: fsspec.AbstractFileSystem, protocols: frozenset[str]) -> bool:
+    found = filesystem.protocol
+    return bool(protocols & ({found} if isinstance(found, str) else {*found}))
 
 
 def create(url: str, content: bytes) -> bool:
@@ -413,16 +447,17 @@ def create(url: str, content: bytes) -> bool:
     """
     filesystem, path = split(url)
     try:
-        with _mendable(url, _FORBIDDEN - {errno.EEXIST}):
+        with reached(url), _mendable(url, _FORBIDDEN - {errno.EEXIST}):
             if isinstance(filesystem, LocalFileSystem):
                 _create_local(path, content)
             elif creates_exclusively(url):
-                filesystem.pipe_file(path, content, mode="create")
+                with _in_folder(filesystem, url, path):
+                    filesystem.pipe_file(path, content, mode="create")
             elif filesystem.exists(path):
                 raise FileExistsError
             else:
-                filesystem.makedirs(filesystem._parent(path), exist_ok=True)
-                filesystem.pipe_file(path, content)
+                with _in_folder(filesystem, url, path):
+                    filesystem.pipe_file(path, content)
     except FileExistsError:  # of another one, or of this one when the answer was lost and it was sent again
         with contextlib.suppress(FileNotFoundError):
             return read_bytes(url) == content
@@ -476,7 +511,10 @@ def read_json(url: str) -> Any:
     """The value of a JSON file. Raises UserError that names it if it is none."""
     content = read_bytes(url)
     with sound(url):
-        return json.loads(content)
+        value = json.loads(content)
+        if b"\\u" in content:  # halves of surrogate pairs are no text, and could not be written again
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
 
 
 def write_json(url: str, value: Any) -> None:

@@ -132,6 +132,7 @@ def configuration(data: Path, storage: Path, sources: list[Path], workers: int, 
 
 def build(config: Config, looks: float = 5) -> dict[str, Any]:
     """Build on a new cluster: seconds in all and by stage, memory of a worker seen every `looks` s."""
+    assert config.ray.workers is not None
     cluster.start_local(config.ray.workers)
     time.sleep(SETTLE)
     watch = Watch(looks)

@@ -266,7 +266,7 @@ class TrainConfig(Section):
     cpus_per_worker: int = Field(1, ge=1)
     """CPU cores, and torch threads on CPU, of a worker."""
     use_gpu: Literal["auto", "yes", "no"] = "auto"
-    """auto: GPUs when Ray sees enough of them."""
+    """auto: GPUs when the cluster has enough of them, or starts nodes that have."""
     max_failures: int = Field(3, ge=0)
     """Times Ray Train restarts the workers after a failure."""
     peak_tflops: float | None = Field(None, gt=0)

@@ -1,5 +1,6 @@
 """Token shards of a corpus version, opened when they are first read."""
 
+import errno
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +10,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from base import files, manifest
+from base.damage import UnreadableError
 from base.errors import UserError
 from base.manifest import ShardEntry, TokenizerFacts, Version
 from model.shard_cache import ShardCache
 
+MOST_OPEN = 16384
+"""Shards that stay mapped; those read longest ago are closed. Linux allows a process 65,530 maps."""
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype(np.uint16), "uint32": np.dtype(np.uint32)}
 
 
@@ -59,6 +63,7 @@ class Corpus:
         self._cache = cache or ShardCache()
         self._verify = verify
         self._open: dict[int, OpenShard] = {}
+        """Those read longest ago come first."""
         self._numbers: dict[tuple[str, str], list[int]] = {}
         for number, shard in enumerate(self.shards):
             if shard.tokens:
@@ -82,24 +87,21 @@ class Corpus:
         return self.version.below_versions(self.shards[number].path)
 
     def shard(self, number: int) -> OpenShard:
-        """The open shard at a position of the manifest. Raises UserError when it is damaged."""
-        if number not in self._open:
-            self._open[number] = self._read(number)
-        return self._open[number]
+        """The shard at a position of the manifest, which is open as long as the result is kept.
 
-    def close_removed(self, keep: NDArray[np.int64]) -> list[int]:
-        """Close the shards whose copies the cache has removed, so that the disk gets their room; which.
-
-        keep: positions in the manifest of those that stay open.
+        Raises UserError when it is damaged.
         """
-        removed = [
-            number
-            for number, shard in list(self._open.items())
-            if shard.copy and number not in keep and not os.path.exists(shard.copy)
-        ]
-        for number in removed:
-            del self._open[number]
-        return removed
+        opened = self._open.pop(number, None) or self._read(number)
+        self._open[number] = opened
+        while len(self._open) > MOST_OPEN:
+            self._open.pop(next(iter(self._open)), None)
+        return opened
+
+    def close_removed(self) -> None:
+        """Close the shards whose copies the cache has removed, so that the disk gets their room."""
+        for number, shard in list(self._open.items()):
+            if shard.copy and not os.path.exists(shard.copy):
+                self._open.pop(number, None)
 
     def _read(self, number: int) -> OpenShard:
         entry, url = self.shards[number], self.shard_url(number)
@@ -124,6 +126,8 @@ class Corpus:
         except FileNotFoundError:
             raise UserError(f"shard {url} of manifest {self.manifest_url} does not exist") from None
         except (pa.ArrowException, KeyError, ValueError, AttributeError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+                raise UnreadableError(f"shard {url} cannot be opened: {os.strerror(error.errno)}") from None
             raise UserError(f"shard {url} is damaged: {' '.join(str(error).split())}") from None
         if tokens.dtype != self.dtype or len(tokens) != entry.tokens:
             raise UserError(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import xxhash
 
-from base import files, layout
+from base import files
 from base.errors import UserError
 from base.records import Record
 from model import checkpoint, ranks
@@ -149,9 +149,7 @@ class Saver:
                     files.sync(path)
                     files.sync(os.path.dirname(path))
                 else:
-                    filesystem, remote = files.split(files.join(target, name))
-                    filesystem.makedirs(layout.parent_of(remote), exist_ok=True)
-                    filesystem.put_file(path, remote)
+                    files.upload(path, files.join(target, name))
                     os.unlink(path)
             if local:
                 files.sync(temporary)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from base.damage import UnreadableError
 from base.errors import UserError
 from model import order
-from model.corpus import Corpus
+from model.corpus import Corpus, OpenShard
 from model.gather import gather
 
 logger = logging.getLogger("piledriver.loader")
@@ -53,7 +54,7 @@ class Streams:
         """[sources] cumulative token at which each stream begins."""
         self.windows = windows_in(np.diff(self.starts[self.first_shard]), sequence_length)
         """[sources] windows of each stream."""
-        self._addresses = np.zeros(len(self.numbers), np.int64)
+        self._sound = np.zeros(len(self.numbers), np.bool_)
         self._damaged = np.zeros(len(self.numbers), np.bool_)
 
     def read(self, source: NDArray[np.int64], window: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -63,10 +64,11 @@ class Streams:
         while True:
             known = int(self._damaged.sum())
             shard, position = self.positions(source, window)
-            self._map(shard, position)
+            addresses, held = self._map(shard, position)
             if int(self._damaged.sum()) > known:
                 continue
-            wrong = gather(self._addresses, self.starts, shard, position, width, vocab_size, rows)
+            wrong = gather(addresses, self.starts, shard, position, width, vocab_size, rows)
+            del held
             if wrong >= 0:
                 raise self._strange(wrong)
             return rows
@@ -112,7 +114,7 @@ class Streams:
 
     def left_out(self, index: int) -> bool:
         """Whether a shard (an index into `numbers`) is damaged, so that no window holds a token of it."""
-        if self.skip_damaged and self._addresses[index] == 0 and not self._damaged[index]:
+        if self.skip_damaged and not self._sound[index] and not self._damaged[index]:
             self._open(index)
         return bool(self._damaged[index])
 
@@ -121,35 +123,42 @@ class Streams:
         for index in range(int(self.first_shard[source]), int(self.first_shard[source + 1])):
             self.left_out(index)
 
-    def _open(self, index: int) -> None:
-        """Open a shard; note that it is damaged, or raise the error.
+    def _open(self, index: int) -> OpenShard | None:
+        """An open shard; None, and a note, where it is damaged, or the error is raised.
 
         What is damaged decides which windows are replaced, so it must not depend on what is read of it.
         """
         try:
-            tokens = self.corpus.shard(int(self.numbers[index])).tokens
-            if self.skip_damaged and int(tokens.max()) >= self.corpus.tokenizer.vocab_size:
+            opened = self.corpus.shard(int(self.numbers[index]))
+            sound = self._sound[index] or not self.skip_damaged
+            if not sound and int(opened.tokens.max()) >= self.corpus.tokenizer.vocab_size:
                 raise self._strange(index)
         except UserError as error:
-            if not self.skip_damaged:
+            if not self.skip_damaged or isinstance(error, UnreadableError):
                 raise
             logger.warning("%s; its samples are replaced by others of the source", error)
             self._damaged[index] = True
-        else:
-            self._addresses[index] = tokens.ctypes.data
+            return None
+        self._sound[index] = True
+        return opened
 
-    def _map(self, shard: NDArray[np.int64], position: NDArray[np.int64]) -> None:
-        """Open the shards of windows, and close those whose copies are gone."""
+    def _map(
+        self, shard: NDArray[np.int64], position: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], list[OpenShard]]:
+        """Open the shards of windows: [shards] where the tokens of these lie, and what keeps them mapped."""
         last = np.searchsorted(self.starts, position + self.sequence_length, side="right") - 1
         needed = np.unique(shard)
         crossing = last > shard
         if crossing.any():
             ranges = [np.arange(a, b + 1) for a, b in zip(shard[crossing], last[crossing], strict=True)]
             needed = np.unique(np.concatenate([needed, *ranges]))
-        for index in needed[self._addresses[needed] == 0]:
-            self._open(index)
-        removed = self.corpus.close_removed(self.numbers[needed])
-        self._addresses[np.isin(self.numbers, removed)] = 0
+        addresses, held = np.zeros(len(self.numbers), np.int64), []
+        for index in needed:
+            if (opened := self._open(int(index))) is not None:
+                addresses[index] = opened.tokens.ctypes.data
+                held.append(opened)
+        self.corpus.close_removed()
+        return addresses, held
 
     def _strange(self, index: int) -> UserError:
         """The error of a shard that holds tokens outside the vocabulary."""

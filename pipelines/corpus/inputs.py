@@ -14,7 +14,7 @@ import xxhash
 from base import files, seals
 from base.credentials import hide
 from base.damage import DamagedError
-from base.errors import UserError, mistake
+from base.errors import StorageError, UserError, mistake
 from base.manifest import InputEntry
 from base.records import Record
 from pipelines.corpus.reading import decompress, ingest, splitting
@@ -91,7 +91,7 @@ def check_sources(sources: list[SourceConfig]) -> set[tuple[str, str]]:
     for source in sources:
         for url in source.urls:
             pattern = files.absolute(url)
-            with _told(f"source {source.name}: {url} cannot be listed"):
+            with _told(f"source {source.name}: ", f"{url} cannot be listed"):
                 matches = files.list_files(pattern)
             if matches == [pattern]:
                 if source.format == "auto" and not ingest.possible_formats(pattern):
@@ -160,7 +160,7 @@ def _without_readme(names: list[str]) -> list[str]:
 
 def _data_files(state: str) -> set[str]:
     """The files of tables that a state.json of `datasets` names, if it names any."""
-    with _told(f"{state} cannot be read"):
+    with _told("", f"{state} cannot be read"):
         content = files.read_bytes(state)
     try:
         return {str(item["filename"]) for item in json.loads(content)["_data_files"]}
@@ -228,22 +228,24 @@ def _remembered(cache_url: str) -> dict[str, FileFacts]:
 
 
 @contextmanager
-def _told(sentence: str) -> Iterator[None]:
-    """Turn what a storage raises into a UserError that begins with `sentence`."""
+def _told(what: str, problem: str) -> Iterator[None]:
+    """Turn what a storage raises into a UserError that begins with `what`."""
     try:
         yield
     except UserError:
         raise
+    except StorageError as error:
+        raise UserError(f"{what}{error}") from None
     except Exception as error:
         if not isinstance(error, OSError) and mistake(error) is None:
             raise
-        raise UserError(f"{sentence}: {error}") from None
+        raise UserError(f"{what}{problem}: {error}") from None
 
 
 def _facts(file: str, noted: FileFacts | None) -> FileFacts:
     """The facts of a file; `noted` are those that are remembered, if there are some."""
     filesystem, path = files.split(file)
-    with _told(f"input file {file} cannot be read"):
+    with _told("input file ", f"{file} cannot be read"):
         try:
             info = filesystem.info(path)
             tag = files.checksum_of(info)

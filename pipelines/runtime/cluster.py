@@ -20,7 +20,7 @@ import tenacity
 
 from base import NUMBA_LOCATORS
 from base.errors import UserError, mistake
-from pipelines.runtime import kernels, nodes
+from pipelines.runtime import growth, kernels, nodes
 from pipelines.runtime.progress import Work, noted
 from pipelines.runtime.settings import RayConfig
 
@@ -32,7 +32,13 @@ if TYPE_CHECKING:
 FIRST_TICK = 2.0
 """Seconds after which a task of a map over files tells how far it is; then after twice as many, and so on."""
 ROUNDS = 6
-"""Tasks of a Ray Data map over files for each worker."""
+"""Tasks of a Ray Data map over files for each worker, where files are small."""
+BLOCK_BYTES = 2**28
+"""Bytes of the files of a task, if it has several: so much is done again where a node is lost."""
+WAIT = 2.0
+"""Seconds between looks whether nodes have joined, while no task ends."""
+TRIES = 8
+"""Times that a task is run whose worker or node is lost, or has too little memory for it."""
 
 
 def worker_environment() -> dict[str, str]:
@@ -42,6 +48,8 @@ def worker_environment() -> dict[str, str]:
         "NUMBA_CACHE_LOCATOR_CLASSES": NUMBA_LOCATORS,
         "TOKENIZERS_PARALLELISM": "false",
         "RAY_TRAIN_ENABLE_V2": "1",
+        # Ray Train asks for the workers of a lost node too, until it has heard that the node is lost.
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",
     }
 
 
@@ -149,47 +157,51 @@ def _quiet() -> None:
 def run_tasks(
     function: Callable[[Any], Any],
     items: list[Any],
-    workers: int,
+    workers: int | None,
     on_done: Callable[[Any], None] | None = None,
 ) -> list[Any]:
-    """`function` of every item as Ray tasks of one CPU, at most `workers` at a time.
+    """`function` of every item as Ray tasks of one CPU, a bounded number at a time (growth.Room).
 
     Results come back in the order of `items`; `on_done` sees each as it arrives. A task whose
-    worker dies is run again; an exception of the task is raised here.
+    worker is lost is run again; an exception of the task is raised here.
     """
     import ray
 
-    remote = ray.remote(num_cpus=1, max_retries=3)(function)
+    remote = ray.remote(num_cpus=1, max_retries=TRIES - 1)(function)
+    room = growth.Room(workers)
     results: list[Any] = [None] * len(items)
-    waiting: dict[ray.ObjectRef, int] = {}
+    running: dict[ray.ObjectRef, int] = {}
     queue: Iterator[int] = iter(range(len(items)))
     while True:
-        while len(waiting) < workers and (index := next(queue, None)) is not None:
-            waiting[remote.remote(items[index])] = index
-        if not waiting:
+        while len(running) < room() and (index := next(queue, None)) is not None:
+            running[remote.remote(items[index])] = index
+        if not running:
             return results
-        (reference,), _ = ray.wait(list(waiting), num_returns=1)
-        index = waiting.pop(reference)
-        try:
-            results[index] = ray.get(reference)
-        except ray.exceptions.RayTaskError as error:
-            raise _cause(error) from None
-        if on_done:
-            on_done(results[index])
+        # Nodes may join while no task ends.
+        for reference in ray.wait(list(running), num_returns=1, timeout=WAIT)[0]:
+            index = running.pop(reference)
+            try:
+                results[index] = ray.get(reference)
+            except ray.exceptions.RayTaskError as error:
+                raise _cause(error) from None
+            if on_done:
+                on_done(results[index])
 
 
 def map_files(
     function: Callable[[Any], Any],
     items: list[Any],
     sizes: list[int],
-    workers: int,
+    workers: int | None,
     on_done: Callable[[Any], None],
     on_tick: Callable[[int, int, int], None] = lambda *_: None,
 ) -> list[Any]:
     """`function` of every item, one file each, as a Ray Data map; `on_done` sees results as they arrive.
 
-    `sizes` are the files' bytes. Results are small JSON values, in the order of `items`. `on_tick` gets the
-    place of an item and the documents and bytes that its task has worked on so far: nothing when it ends.
+    `sizes` are the files' bytes. At most `workers` tasks run at a time; None: as many as the cluster has CPUs
+    for, and Ray Data asks its autoscaler for more. Results are small JSON values, in the order of `items`.
+    `on_tick` gets the place of an item and the documents and bytes that its task has worked on so far:
+    nothing when it ends.
     """
     # Workers import this module, and most of them need no Ray Data, which takes half a second of CPU.
     import ray.data
@@ -204,10 +216,13 @@ def map_files(
             for answer in _ticking(index, function, tasks[index]):
                 yield {name: [value] for name, value in answer.items()}
 
+    growth.Room(workers)()
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+
     def answers(missing: list[int]) -> "ray.data.Dataset":
-        dealt = _blocks([sizes[index] for index in missing], workers)
+        dealt = _blocks([sizes[index] for index in missing], workers or max(cpus, 1))
         blocks = [[missing[place] for place in block] for block in dealt]
-        strategy = ray.data.TaskPoolStrategy(min(workers, len(blocks)))
+        strategy = ray.data.TaskPoolStrategy(workers and min(workers, len(blocks)))
         return _numbers(blocks).map_batches(apply, batch_size=None, compute=strategy, num_cpus=1)
 
     return _results(answers, len(items), on_done, on_tick)
@@ -217,7 +232,8 @@ def _blocks(sizes: list[int], workers: int) -> list[list[int]]:
     """Which items each task of a map has.
 
     Some tenths of a second pass between two tasks of Ray Data, so they are few: rounds of one for each
-    worker, a round half of what is left, so that the last ones are small and all workers end together.
+    worker, a round half of what is left, so that the last ones are small and all workers end together. Files
+    that are large have a task each.
     """
     left = sorted(range(len(sizes)), key=lambda index: (-sizes[index], index))
     blocks: list[list[int]] = []
@@ -231,22 +247,34 @@ def _blocks(sizes: list[int], workers: int) -> list[list[int]]:
             load, block = heapq.heappop(loads)
             heapq.heappush(loads, (load + sizes[index], block))
             dealt[block].append(index)
-        blocks += [block for block in dealt if block]
+        blocks += [part for block in dealt for part in _parts(block, sizes)]
         left = left[count:]
     return blocks
+
+
+def _parts(block: list[int], sizes: list[int]) -> Iterator[list[int]]:
+    """The items of a block in parts of at most BLOCK_BYTES, or of one item."""
+    part: list[int] = []
+    for index in block:
+        if part and sum(sizes[other] for other in (*part, index)) > BLOCK_BYTES:
+            yield part
+            part = []
+        part.append(index)
+    if part:
+        yield part
 
 
 def map_actors(
     actor: type,
     arguments: dict[str, Any],
     items: list[Any],
-    workers: int,
+    workers: int | None,
     on_done: Callable[[Any], None],
 ) -> list[Any]:
     """What actors of a class, built with `arguments` and called with an item, give for each, by Ray Data.
 
-    Each actor has one CPU, and a GPU where the cluster has one. Results are small JSON values, in the order
-    of `items`; `on_done` sees each as it arrives.
+    Each actor has one CPU, and a GPU where the cluster has one or starts a node that has. Results are small
+    JSON values, in the order of `items`; `on_done` sees each as it arrives.
     """
     import ray.data
 
@@ -273,15 +301,18 @@ def map_actors(
         def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
             return _answer(row["id"], self.call, row["id"])
 
-    def answers(missing: list[int]) -> "ray.data.Dataset":
-        return _numbers([[index] for index in missing]).map(
-            Guarded,
-            compute=ray.data.ActorPoolStrategy(size=min(workers, len(missing))),
-            num_cpus=1,
-            num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
-        )
+    with growth.asked({"CPU": 1, "GPU": 1}, workers or 1, 1) as has_gpu:
 
-    return _results(answers, len(items), on_done)
+        def answers(missing: list[int]) -> "ray.data.Dataset":
+            most = len(missing) if workers is None else min(workers, len(missing))
+            return _numbers([[index] for index in missing]).map(
+                Guarded,
+                compute=ray.data.ActorPoolStrategy(min_size=1 if workers is None else most, max_size=most),
+                num_cpus=1,
+                num_gpus=int(has_gpu),
+            )
+
+        return _results(answers, len(items), on_done)
 
 
 def _answer(index: int, function: Callable[[Any], Any], argument: Any) -> dict[str, Any]:

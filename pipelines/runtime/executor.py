@@ -15,11 +15,6 @@ OnDone = Callable[[Any], None]
 class Executor(Protocol):
     """Runs a function for many items."""
 
-    @property
-    def workers(self) -> int:
-        """Tasks that run at a time."""
-        ...
-
     def run_tasks(
         self, function: Callable[[Any], Any], items: list[Any], on_done: OnDone | None = None
     ) -> list[Any]:
@@ -58,7 +53,8 @@ class Executor(Protocol):
 class OnRay:
     """Runs tasks on the cluster that this process is connected to (cluster.start)."""
 
-    workers: int
+    workers: int | None
+    """Tasks that run at a time; None: as many as the cluster has CPUs, and can grow to."""
 
     def run_tasks(
         self, function: Callable[[Any], Any], items: list[Any], on_done: OnDone | None = None
@@ -84,7 +80,7 @@ class OnRay:
         on_done: OnDone,
         workers: int | None = None,
     ) -> list[Any]:
-        """As Executor says, by Ray Data; an actor has a GPU where the cluster has one."""
+        """As Executor says, by Ray Data; an actor has a GPU where the cluster has or starts one."""
         from pipelines.runtime import cluster
 
         return cluster.map_actors(actor, arguments, items, workers or self.workers, on_done)
@@ -99,8 +95,6 @@ class OnRay:
 @dataclass(frozen=True, kw_only=True)
 class InProcess:
     """Runs one task after the other in this process, without Ray: for tests, benchmarks and small corpora."""
-
-    workers: int = 1
 
     def run_tasks(
         self, function: Callable[[Any], Any], items: list[Any], on_done: OnDone | None = None

@@ -19,5 +19,6 @@ class RayConfig(Section):
 
     address: str | None = None
     """Ray address; absent: the running cluster if there is one, else a local one for this command."""
-    workers: int = Field(2, ge=1)
-    """Tasks that run at a time in a corpus build."""
+    workers: int | None = Field(None, ge=1)
+    """Tasks that run at a time in a corpus build; absent: as many as the cluster has CPUs, or GiB of memory
+    where that is less, and can grow to."""

@@ -24,6 +24,7 @@ from model.job import TrainJob, check
 from model.journal import NAME, StepRecord
 from model.run import SUMMARY, Summary
 from pipelines.config import Config
+from pipelines.runtime import growth
 
 logger = logging.getLogger("piledriver.training")
 
@@ -52,11 +53,35 @@ def launch(
     train = config.train
     job = TrainJob(config.model, train, manifest_url, run_url, config.mixture, claim)
     check(job)
-    available = ray.cluster_resources()
+    with _nodes(train) as per_worker:
+        _fit(job, per_worker, on_start, on_line)
+    return Summary.read(files.join(run_url, SUMMARY))
+
+
+@contextlib.contextmanager
+def _nodes(train: TrainConfig) -> Iterator[growth.Bundle]:
+    """What a worker needs, on nodes that are up and stay up during the block.
+
+    Raises UserError when the cluster has no room for the workers, and starts no nodes that have.
+    """
     least = train.min_workers or train.workers
-    use_gpu = train.use_gpu == "yes" or (train.use_gpu == "auto" and available.get("GPU", 0) >= least)
-    _check_resources(config, available, use_gpu)
-    per_worker = {"CPU": float(train.cpus_per_worker), **({"GPU": 1.0} if use_gpu else {})}
+    bundle = {"CPU": float(train.cpus_per_worker)}
+    for kind in {"auto": ("GPU", "CPU"), "yes": ("GPU",), "no": ("CPU",)}[train.use_gpu]:
+        wanted = bundle | {kind: bundle.get(kind, 1.0)}
+        with growth.asked(wanted, train.workers, least) as fit:
+            if fit:
+                yield wanted
+                return
+    field = "min_workers" if train.min_workers else "workers"
+    raise UserError(
+        f"train.{field} = {least} with train.cpus_per_worker = {train.cpus_per_worker} need {least} times "
+        f"{growth.named(wanted)}, the Ray cluster has room for {growth.fitting(wanted)}"
+    )
+
+
+def _fit(job: TrainJob, per_worker: growth.Bundle, on_start: OnStart | None, on_line: OnLine | None) -> None:
+    """Train on workers that each have what `per_worker` says."""
+    train, use_gpu = job.train, "GPU" in per_worker
     # On this machine, so that it is there as long as whoever listens.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
@@ -67,9 +92,7 @@ def launch(
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=(
-                (train.min_workers, _most_workers(train, per_worker, available))
-                if train.min_workers
-                else train.workers
+                (train.min_workers, _most_workers(train, per_worker)) if train.min_workers else train.workers
             ),
             elastic_resize_monitor_interval_s=train.resize_seconds,
             use_gpu=use_gpu,
@@ -77,7 +100,7 @@ def launch(
         ),
         run_config=RunConfig(
             name="ray",
-            **_storage(run_url),
+            **_storage(job.run_url),
             failure_config=FailureConfig(max_failures=train.max_failures),
             callbacks=[_Failures(messages)],
             worker_runtime_env={"env_vars": _environment(use_gpu)},
@@ -91,7 +114,6 @@ def launch(
         if mistake is not None:
             raise UserError(str(mistake)) from None
         raise
-    return Summary.read(files.join(run_url, SUMMARY))
 
 
 def _environment(use_gpu: bool) -> dict[str, str]:
@@ -115,7 +137,7 @@ def _storage(url: str) -> dict[str, Any]:
     }
 
 
-def _most_workers(train: TrainConfig, per_worker: dict[str, float], total: dict[str, float]) -> int:
+def _most_workers(train: TrainConfig, per_worker: growth.Bundle) -> int:
     """The most workers that an elastic run may have.
 
     Ray Train counts a node's resources as free whoever holds them, and would wait for ever for workers that
@@ -126,7 +148,7 @@ def _most_workers(train: TrainConfig, per_worker: dict[str, float], total: dict[
     def room_in(resources: dict[str, float]) -> int:
         return int(min(resources.get(name, 0.0) // amount for name, amount in per_worker.items()))
 
-    wanted, end = min(room_in(total), train.workers), time.monotonic() + SETTLE
+    wanted, end = min(room_in(ray.cluster_resources()), train.workers), time.monotonic() + SETTLE
     while (room := room_in(ray.available_resources())) < wanted and time.monotonic() < end:
         time.sleep(0.5)
     if room >= wanted:
@@ -134,19 +156,6 @@ def _most_workers(train: TrainConfig, per_worker: dict[str, float], total: dict[
     most = max(room, train.min_workers)
     logger.warning("others use the cluster: training with at most %d of %d workers", most, train.workers)
     return most
-
-
-def _check_resources(config: Config, available: dict[str, float], use_gpu: bool) -> None:
-    train = config.train
-    field = "min_workers" if train.min_workers else "workers"
-    least = train.min_workers or train.workers
-    wanted = {"CPU": least * train.cpus_per_worker, "GPU": least if use_gpu else 0}
-    for name, amount in wanted.items():
-        if amount > available.get(name, 0):
-            raise UserError(
-                f"train.{field} = {least} with train.cpus_per_worker = {train.cpus_per_worker} need "
-                f"{amount} {name}s, the Ray cluster has {available.get(name, 0):g}"
-            )
 
 
 class _Failures(UserCallback):  # type: ignore[misc]

@@ -20,6 +20,16 @@ from base import files
 from base.errors import UserError
 
 
+def test_json_that_could_not_be_written_again_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(r'{"name": "\ud83d\ude00"}')
+    assert files.read_json(str(path)) == {"name": "😀"}
+    for content in (r'{"name": "\ud83d"}', r'{"\udc00": 1}', "{", "[" * 100_000):
+        path.write_text(content)
+        with pytest.raises(UserError, match="a.json is damaged"):
+            files.read_json(str(path))
+
+
 @pytest.mark.parametrize("root", ["{tmp}", "memory://files"])
 def test_write_read_list_remove(root: str, tmp_path: Path) -> None:
     root = root.format(tmp=tmp_path)

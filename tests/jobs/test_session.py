@@ -79,4 +79,4 @@ def test_no_cluster_is_started_where_none_is_needed() -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines() == ["False 2", "what was made"]
+    assert done.stdout.splitlines() == ["False None", "what was made"]

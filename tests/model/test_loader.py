@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -367,6 +368,43 @@ def test_a_trillion_tokens_start_at_once(tmp_path: Path) -> None:
     source, window = loader.locate(np.arange(10**8, 10**8 + 1024, dtype=np.int64))
     assert time.process_time() - begin < 1
     assert len(set(source.tolist())) == 35 and window.max() < loader.windows[0]
+
+
+def _mapped(folder: Path) -> int:
+    """Files below a folder that this process has mapped."""
+    return len({line.split()[5] for line in Path("/proc/self/maps").open() if str(folder) in line})
+
+
+def test_more_shards_than_a_process_may_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = write_corpus(tmp_path, {"a": [[60] * 4] * 40, "b": [[200, 31]] * 3})
+    samples = np.arange(200)
+    whole = Loader(Corpus.open(url), 16, seed=3)
+    expected, spans = whole.tokens(samples), [whole.trace(sample) for sample in range(200)]
+    del whole
+    monkeypatch.setattr("model.corpus.MOST_OPEN", 4)
+    for skip_damaged in (False, True):
+        loader, most = Loader(Corpus.open(url), 16, seed=3, skip_damaged=skip_damaged), 0
+        for sample in range(200):
+            assert np.array_equal(loader.sample(sample), expected[sample])
+            assert loader.trace(sample) == spans[sample]
+            most = max(most, _mapped(tmp_path))
+        assert most <= 4
+        assert np.array_equal(loader.tokens(samples), expected)  # all at once
+        assert _mapped(tmp_path) <= 4
+
+
+@pytest.mark.parametrize("skip_damaged", [False, True])
+def test_a_limit_of_the_system_is_not_called_damage(tmp_path: Path, skip_damaged: bool) -> None:
+    url = write_corpus(tmp_path, SOURCES)
+    loader = Loader(Corpus.open(url), 16, seed=3, skip_damaged=skip_damaged)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"train-0000\d.arrow cannot be opened: Too many open files"):
+            loader.sample(0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert np.array_equal(loader.sample(0), Loader(Corpus.open(url), 16, seed=3).sample(0))
 
 
 def test_gather_speed_from_page_cache(tmp_path: Path) -> None:

@@ -100,7 +100,9 @@ def draw(seed: int, folder: Path) -> dict[str, int]:
         found, said = _in_child(COMMANDS[command], place)
         story = f"seed {seed}: {target.relative_to(place)}: {kind}; {command}: {found}: {said}"
         assert _snapshot(place) == outside, f"something outside of the storage was changed: {story}"
-        free = pattern in FOREIGN or kind in KNOWING
+        # A manifest has no seal: who changes its JSON knows as much of it as whoever wrote it.
+        wanted = target.name == "manifest.json" and kind == "JSON changed"
+        free = pattern in FOREIGN or kind in KNOWING or wanted
         result = _judge(found, said, answers[command], free, place)
         assert result is not None, story
         return {"mutations": 1, result: 1, f"kind: {kind}": 1, f"command: {command}": 1}

@@ -14,6 +14,7 @@ import pyarrow as pa
 import zstandard
 
 from base import files
+from base.damage import reached
 from base.errors import UserError
 from pipelines.corpus.reading import members
 
@@ -102,7 +103,8 @@ def open_file(url: str) -> IO[bytes]:
     """Open a file for reading; UserError naming it when it is not there or may not be read."""
     filesystem, path = files.split(url)
     try:
-        file: IO[bytes] = filesystem.open(path, "rb")
+        with reached(url):
+            file: IO[bytes] = filesystem.open(path, "rb")
     except FileNotFoundError:
         raise UserError(f"input file {url} is not there any more") from None
     except OSError as error:

@@ -23,7 +23,7 @@ from dedup import hashing, minhash
 from dedup.config import MinHashConfig
 from pipelines.config import Config
 from pipelines.corpus.inputs import Input
-from pipelines.corpus.ledger import Ledger
+from pipelines.corpus.ledger import Ledger, LedgerError
 from pipelines.corpus.ledger import Stage as StageCounts
 from pipelines.corpus.reading import ingest, records
 from pipelines.corpus.reading.settings import IngestConfig, SourceConfig, slug
@@ -69,6 +69,10 @@ class PartCounts(Mark):
 
     def fits(self, task: "MeasurePart") -> bool:
         """Whether these can be the counts of a task: of its part, each source with what was read of it."""
+        try:
+            Ledger.from_json(self.ledger).check()
+        except LedgerError:
+            return False
         return (
             self.part == task.input.part
             and (task.source.name_field is not None or self.ledger.keys() <= {task.source.name})

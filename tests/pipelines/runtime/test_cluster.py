@@ -48,6 +48,11 @@ def test_a_map_is_run_again_where_ray_data_itself_failed(monkeypatch: pytest.Mon
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=60), st.integers(1, 7))
 def test_every_file_is_dealt_once_and_the_large_ones_first(sizes: list[int], workers: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "BLOCK_BYTES", 10**5)
+        parts = cluster._blocks(sizes, workers)
+    assert sorted(index for part in parts for index in part) == list(range(len(sizes)))
+    assert all(len(part) == 1 or 0 < sum(sizes[index] for index in part) <= 10**5 for part in parts if part)
     blocks = cluster._blocks(sizes, workers)
     assert sorted(index for block in blocks for index in block) == list(range(len(sizes)))
     assert all(blocks) and len(blocks) <= cluster.ROUNDS * workers
@@ -62,6 +67,43 @@ def test_every_file_is_dealt_once_and_the_large_ones_first(sizes: list[int], wor
 def test_rounds_become_smaller() -> None:
     blocks = cluster._blocks([100] * 64, 2)
     assert [len(block) for block in blocks] == [16, 16, 8, 8, 4, 4, 2, 2, 1, 1, 1, 1]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_only_the_task_of_a_lost_worker_is_run_again(tmp_path: Path) -> None:
+    def task(number: int) -> int:
+        with Path(tmp_path, str(number)).open("a") as file:
+            file.write("begun\n")
+        if number == 3 and len(Path(tmp_path, "3").read_text().splitlines()) < 3:
+            os._exit(1)
+        return number
+
+    items, seen = list(range(8)), list[int]()
+    assert cluster.run_tasks(task, items, None, seen.append) == sorted(seen) == items
+    assert [len(Path(tmp_path, str(n)).read_text().splitlines()) for n in items] == [1, 1, 1, 3, 1, 1, 1, 1]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_task_that_kills_each_worker_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "TRIES", 2)
+    with pytest.raises(ray.exceptions.WorkerCrashedError):
+        cluster.run_tasks(lambda _: os._exit(1), [0], 2)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("workers", [1, None])
+def test_a_map_over_files_takes_what_the_cluster_has(workers: int | None) -> None:
+    def task(number: int) -> int:
+        if number == 9:
+            raise UserError("nine is too many")
+        return -number
+
+    seen: list[int] = []
+    assert cluster.map_files(task, [1, 2, 3, 4], [20, 40, 10, 30], workers, seen.append) == [-1, -2, -3, -4]
+    assert sorted(seen) == [-4, -3, -2, -1]
+    with pytest.raises(UserError, match="nine is too many"):
+        cluster.map_files(task, [9, 9], [1, 1], workers, seen.append)
+    assert cluster.map_files(task, [], [], workers, seen.append) == []
 
 
 def test_what_workers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def test_a_mistake_ends_the_run_at_once(tmp_path: Path) -> None:
 
 def test_a_cluster_too_small_is_named(tmp_path: Path) -> None:
     manifest = write_corpus(tmp_path, SOURCES)
-    with pytest.raises(UserError, match="need 6 CPUs, the Ray cluster has 2"):
+    with pytest.raises(UserError, match="need 2 times 3 CPU, the Ray cluster has room for 0"):
         launch(_config(tmp_path, cpus_per_worker=3), manifest, str(tmp_path / "run"))
 
 

@@ -93,6 +93,7 @@ Entries = dict[str, list[dict[str, object]]]
         lambda ledger: {"s": []},
         lambda ledger: {"s": [ledger["s"][0] | {"dropped": {"reason": {"bytes": 1}}}]},
         lambda ledger: {"s": [ledger["s"][0] | {"documents_in": "1"}]},
+        lambda ledger: {"s": [ledger["s"][0] | {"bytes_in": 2**64}, *ledger["s"][1:]]},
     ],
 )
 def test_counts_that_cannot_be_of_the_part_are_made_again(

@@ -311,3 +311,34 @@ def test_the_same_bytes_after_fifty_kills_of_anything(
     assert len(kills) >= 50
     assert min(killed[kind] for kind in set(KINDS)) >= 2
     assert set(PHASES) <= set(phases)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_same_bytes_where_a_node_of_three_is_lost(
+    folder: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    """A head and two nodes, of which one is killed in the middle of the first map."""
+    import ray
+    from ray.cluster_utils import Cluster as Nodes
+
+    ray.shutdown()
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    workers = [nodes.add_node(num_cpus=1), nodes.add_node(num_cpus=1)]
+    variables = cluster.worker_environment() | {"PYTHONPATH": str(ROOT)}
+    ray.init(address=nodes.address, runtime_env={"env_vars": variables}, log_to_driver=False)
+    shutil.copy(folder / "whole" / "mlflow.db", tmp_path)
+    settings = load(str(folder / "config.yaml"), [f"storage={tmp_path}"])
+
+    def progress(stage: str, done: int, *_: int) -> None:
+        if stage == "measure" and done == 2 and len(workers) == 2:
+            nodes.remove_node(workers.pop(), allow_graceful=False)
+
+    try:
+        with commands.claimed(settings, "prepare") as claim:
+            inputs, executor = commands.inputs_of(settings), OnRay(workers=None)
+            commands.prepare(settings, inputs, claim=claim, executor=executor, progress=progress)
+        assert len(workers) == 1 and contents(tmp_path) == expected
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
