@@ -46,13 +46,22 @@ from dedup.words import (
     unspaced_word,
 )
 from pipelines.corpus.reading import decompress
-from pipelines.corpus.reading.ingest import file_format
+from pipelines.corpus.reading.ingest import UnknownFormat, file_format
 from pipelines.corpus.reading.settings import SourceConfig
 from pipelines.corpus.text.settings import BenchmarkConfig, DecontaminateConfig
 from pipelines.corpus.text.splice import splice
 
 log = logging.getLogger(__name__)
 
+_UNREADABLE = (
+    decompress.DamagedFile,
+    UnknownFormat,
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    RecursionError,
+)
+"""What files that are no benchmark raise when they are read."""
 _CHUNK_WORDS = 4096
 _PASSAGES = pa.schema(
     [
@@ -176,24 +185,37 @@ def _records(benchmark: BenchmarkConfig) -> Iterator[Any]:
     if not urls:
         raise UserError(f"benchmark {benchmark.name} has no files at {', '.join(benchmark.urls)}")
     for url in urls:
-        kind = file_format(url, SourceConfig(name="benchmark", urls=[url])).name
-        if kind == "parquet":
-            with decompress.open_file(url) as file:
-                yield from pq.read_table(file).to_pylist()
-        elif kind == "text":
-            yield {"text": b"".join(decompress.pieces(url)).decode()}
-        elif kind == "jsonl":
-            content = b"".join(decompress.pieces(url)).decode("utf-8-sig")
-            for number, line in enumerate(content.split("\n"), 1):
-                if line.strip():
-                    try:
-                        yield json.loads(line)
-                    except ValueError as error:
-                        raise UserError(
-                            f"benchmark {benchmark.name}: line {number} of {url} is not JSON: {error}"
-                        ) from None
-        else:
-            raise UserError(f"benchmark {benchmark.name}: {url} is {kind}; give jsonl, parquet or text")
+        try:
+            yield from _records_of(url, benchmark.name)
+        except _UNREADABLE as error:
+            problem = "it is neither jsonl, parquet nor text" if isinstance(error, UnknownFormat) else error
+            raise UserError(
+                f"decontaminate.benchmarks: {url} of benchmark {benchmark.name} cannot be read: {problem}"
+            ) from None
+
+
+def _records_of(url: str, name: str) -> Iterator[Any]:
+    """The records of one file of the benchmark `name`. Raises UserError or one of _UNREADABLE."""
+    if damage := decompress.unread(url):
+        raise damage
+    kind = file_format(url, SourceConfig(name="benchmark", urls=[url])).name
+    if kind == "parquet":
+        with decompress.open_file(url) as file:
+            yield from pq.read_table(file).to_pylist()
+    elif kind == "text":
+        yield {"text": b"".join(decompress.pieces(url)).decode()}
+    elif kind == "jsonl":
+        content = b"".join(decompress.pieces(url)).decode("utf-8-sig")
+        for number, line in enumerate(content.split("\n"), 1):
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise UserError(
+                        f"benchmark {name}: line {number} of {url} is not JSON: {error}"
+                    ) from None
+    else:
+        raise ValueError(f"it is {kind}; give jsonl, parquet or text")
 
 
 def _passages(benchmark: BenchmarkConfig, item: int, record: Any) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from base import files
 from base.credentials import hide
+from base.damage import UnreadableError
 from base.errors import UserError
 from pipelines.corpus.text.bpe import CACHE_SLOTS, BytePairEncoder, unsupported
 from pipelines.corpus.text.pretokenize import UNASSIGNED
@@ -36,11 +37,10 @@ def _content(url: str) -> bytes:
     """The bytes of a tokenizer file."""
     try:
         return files.read_bytes(url)
-    except OSError as error:
-        reason = (
-            "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
-        )
-        raise UserError(f"tokenizer {url} {reason}") from None
+    except FileNotFoundError:
+        raise UserError(f"tokenizer {url} does not exist") from None
+    except UnreadableError as error:
+        raise UserError(f"tokenizer {error}") from None
 
 
 def _read(content: bytes, end_of_document: str, name: str) -> tuple[Reference, int]:

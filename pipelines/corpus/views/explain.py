@@ -16,9 +16,10 @@ from base.damage import MissingError
 from base.errors import UserError
 from base.manifest import InputEntry, Version, ancestry
 from dedup.catalog import INDEX, read_summary
+from pipelines.corpus.reading.settings import SourceConfig
 from pipelines.corpus.stages.survivors import DOCUMENTS, document_texts
-from pipelines.corpus.text import redact
-from pipelines.corpus.text.settings import RedactConfig
+from pipelines.corpus.text import quality, redact
+from pipelines.corpus.text.settings import QualityConfig, RedactConfig
 
 DIFF_CHARACTERS = 200_000
 """Longer texts are compared up to here; difflib takes quadratic time in the worst case."""
@@ -228,6 +229,7 @@ def _describe(chain: list[Version], decision: Decision, diff_lines: int) -> list
         f"  from {_origin(chain, row)}",
     ]
     lines += _passages(decision)
+    lines += _unjudged(chain, decision)
     if decision.kept:
         lines.append(f"kept in {decision.version.name}, in {decision.place}")
         return lines + _cluster(chain, row["document_id"], row["document_id"])
@@ -278,6 +280,25 @@ def _passages(decision: Decision) -> list[str]:
         f" {row['item']} ({row['field']}), at bytes {row['start']:,} to {row['end']:,}"
         for row in found
     ]
+
+
+def _unjudged(chain: list[Version], decision: Decision) -> list[str]:
+    """The rules that the document breaks but that cannot judge its script, if its measurements are there."""
+    manifest, part, row = decision.version.manifest, decision.row["part"], decision.row["row"]
+    pattern = layout.part_path("attributes", "*", part, "parquet")
+    found = files.list_files(chain[0].below_corpus(pattern))
+    names = {item.part: item.source for item in manifest.inputs}
+    configured = {source["name"]: source for source in manifest.config["sources"]}
+    if not found or names.get(part) not in configured:
+        return []
+    source = SourceConfig.model_validate(configured[names[part]])
+    policy = source.model_copy(update={"kind": source.kind_of(decision.row["source"])})
+    settings = QualityConfig.model_validate(manifest.config["quality"])
+    measured = files.read_parquet(found[-1]).slice(row, 1)
+    rules = quality.count_unjudged(measured, policy, settings)
+    if not rules:
+        return []
+    return [f"  not judged by {', '.join(rules)}: text in its script has no spaces between words"]
 
 
 def _origin(chain: list[Version], row: dict[str, Any]) -> str:

@@ -1,4 +1,6 @@
+import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -135,6 +137,32 @@ def test_fields_are_joined_or_apart(tmp_path):
     (tmp_path / "bad.jsonl").write_text("{}\n{nonsense\n")
     with pytest.raises(UserError, match=r"line 2 of .*bad.jsonl is not JSON"):
         decontaminate.load_benchmarks(config_of(str(tmp_path / "bad.jsonl")))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("a.zip", b"PK\x03\x04" + bytes(40), "zip archive"),
+        ("a.jsonl", b"PK\x03\x04" + bytes(40), "zip archive"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}')[:-12], "gzip"),
+        ("a.parquet", b"PAR1" + bytes(40), ""),
+        ("a.txt", b"\xff\xfe\x00\x81", "UTF-16"),
+        ("a.txt", b"caf\xe9", "utf-8"),
+        ("a.jsonl", b"[" * 100_000, ""),
+        ("a.bin", bytes(range(256)), "neither jsonl, parquet nor text"),
+        ("a.csv", b"text\na\n", "it is csv"),
+    ],
+)
+def test_files_that_are_no_benchmark_are_named(
+    tmp_path: Path, name: str, content: bytes, problem: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    config = DecontaminateConfig.model_validate({"benchmarks": [{"name": "bench", "urls": [str(path)]}]})
+    with pytest.raises(
+        UserError, match=rf"decontaminate\.benchmarks: .*{name} of benchmark bench .*{problem}"
+    ):
+        decontaminate.check(config)
 
 
 ASIAN = {

@@ -343,6 +343,8 @@ def test_unusable_files(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     with pytest.raises(UserError, match="does not exist"):
         Tokenizer.load(str(path), END)
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        Tokenizer.load(str(tmp_path), END)
     path.write_text("{}")
     with pytest.raises(UserError, match="tokenizer.json is not a tokenizer"):
         Tokenizer.load(str(path), END)

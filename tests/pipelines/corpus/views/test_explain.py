@@ -268,3 +268,25 @@ def test_a_document_that_is_read_again_from_a_file_that_grew_or_was_renamed_is_s
     renamed = explain.explain(second, "web/c.jsonl:0")
     assert any(line.startswith("kept in v0001") for line in renamed)
     assert renamed[-1] == f"read again in v0002 from {raw}/web/c.jsonl, record 0, and known already"
+
+
+def test_rules_that_cannot_judge_a_script_are_named(tmp_path):
+    text = "".join(f"第{number}只狐狸跳过了那条懒狗，然后在田野里睡着了。" for number in range(40))
+    (tmp_path / "one.jsonl").write_text(
+        json.dumps({"text": text}) + "\n" + json.dumps({"text": BASE[0]}) + "\n"
+    )
+    config = Config.model_validate(
+        {
+            "name": "script",
+            "storage": str(tmp_path / "storage"),
+            "sources": [{"name": "a", "urls": [str(tmp_path / "*.jsonl")], "max_loss": 1.0}],
+            "quality": {"rule_sets": {"prose": ["gopher_quality"]}},
+            "tokenize": {"vocab_size": 300, "train_bytes": 1024},
+            "ray": {"workers": 1},
+        }
+    )
+    version = builds.run(config).version
+    told = "\n".join(explain.explain(version, "one.jsonl:0"))
+    assert "kept in v0001" in told
+    assert "not judged by" in told and "gopher_quality.min_stop_words" in told
+    assert "not judged by" not in "\n".join(explain.explain(version, "one.jsonl:1"))
