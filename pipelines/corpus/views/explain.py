@@ -288,14 +288,16 @@ def _unjudged(chain: list[Version], decision: Decision) -> list[str]:
     pattern = layout.part_path("attributes", "*", part, "parquet")
     found = files.list_files(chain[0].below_corpus(pattern))
     names = {item.part: item.source for item in manifest.inputs}
-    configured = {source["name"]: source for source in manifest.config["sources"]}
-    if not found or names.get(part) not in configured:
+    if not found:
         return []
-    source = SourceConfig.model_validate(configured[names[part]])
-    policy = source.model_copy(update={"kind": source.kind_of(decision.row["source"])})
-    settings = QualityConfig.model_validate(manifest.config["quality"])
-    measured = files.read_parquet(found[-1]).slice(row, 1)
-    rules = quality.count_unjudged(measured, policy, settings)
+    try:
+        configured = {source["name"]: source for source in manifest.config["sources"]}
+        source = SourceConfig.model_validate(configured[names[part]])
+        policy = source.model_copy(update={"kind": source.kind_of(decision.row["source"])})
+        settings = QualityConfig.model_validate(manifest.config["quality"])
+        rules = quality.count_unjudged(files.read_parquet(found[-1]).slice(row, 1), policy, settings)
+    except (KeyError, TypeError, ValueError, AttributeError):  # settings or measurements of another release
+        return []
     if not rules:
         return []
     return [f"  not judged by {', '.join(rules)}: text in its script has no spaces between words"]
