@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from base import files
+from base import files, tokenizer_json
 from base.damage import sound
 from base.errors import UserError
 from model.config import ModelConfig
@@ -143,8 +143,6 @@ def read_tokenizer(url: str) -> Any:
     What a training recipe may have left in the file is off: truncation, padding and BPE dropout. Raises
     UserError if it is none.
     """
-    from tokenizers import Tokenizer
-
     try:
         content = files.read_bytes(url)
     except FileNotFoundError:
@@ -153,7 +151,7 @@ def read_tokenizer(url: str) -> Any:
         values = json.loads(content) | {"truncation": None, "padding": None}
         if "dropout" in values["model"]:
             values["model"]["dropout"] = None
-        return Tokenizer.from_str(json.dumps(values))
-    except Exception as error:  # `tokenizers` raises plain Exception
+        return tokenizer_json.parse(json.dumps(values))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         gist = " ".join(str(error).split())[:200]
         raise UserError(f"{url} is no tokenizer in the JSON format of `tokenizers`: {gist}") from None

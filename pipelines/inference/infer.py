@@ -8,11 +8,10 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from base import claims, files
 from base.claims import Claim
-from base.damage import DamagedError, sound
 from base.errors import UserError
 from base.layout import RESULT, TOKENIZER, Layout
 from base.records import Record
@@ -45,6 +44,14 @@ class Row(Record):
     new_tokens: int | None = None
     finish: Literal["end", "length"] | None = None
     """Whether the model ended the text, or was stopped at infer.max_new_tokens."""
+
+
+class CompletedBlock(Record):
+    """The rows of a block, each with what became of it; the block is done when it is there."""
+
+    has_place: ClassVar[bool] = True
+    needs_seal: ClassVar[bool] = True
+    rows: list[Row]
 
 
 class InferenceResult(Record):
@@ -137,8 +144,7 @@ class Generator:
         usable.sort(key=lambda item: (len(item[1]), item[0]))
         for start in range(0, len(usable), self.settings.batch_size):
             self._complete(results, usable[start : start + self.settings.batch_size])
-        content = "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in results)
-        files.write_bytes(block.output, content.encode())
+        CompletedBlock(rows=results).write(block.output)
 
     def _encode(self, results: list[Row]) -> list[tuple[int, list[int]]]:
         """Position and ids of each row that can be completed; the others get an error."""
@@ -185,14 +191,10 @@ class Generator:
 
 
 def _is_done(block: Block) -> bool:
-    """Whether the rows of a block are there, each complete."""
-    try:
-        lines = files.read_bytes(block.output).decode().split("\n")
-        rows = [Row.from_json(json.loads(line), block.output) for line in lines[:-1]]
-    except (FileNotFoundError, DamagedError, ValueError, RecursionError):
-        return False
+    """Whether the rows of a block are there."""
+    done = CompletedBlock.found(block.output)
     wanted = [(row.key, row.prompt) for row in block.rows]
-    return not lines[-1] and [(row.key, row.prompt) for row in rows] == wanted
+    return done is not None and [(row.key, row.prompt) for row in done.rows] == wanted
 
 
 def row_seed(seed: int, key: str) -> int:
@@ -261,7 +263,7 @@ def _complete(
     blocks = [
         Block(
             rows=rows[start : start + BLOCK_ROWS],
-            output=files.join(url, "blocks", key, f"{start:09d}.jsonl"),
+            output=files.join(url, "blocks", key, f"{start:09d}.json"),
         )
         for start in range(0, len(rows), BLOCK_ROWS)
     ]
@@ -274,11 +276,10 @@ def _complete(
         count = Counter(progress, "infer", len(blocks) - len(missing), len(blocks))
         arguments = {"model": model.url, "settings": settings}
         executor.map_actors(Generator, arguments, missing, count, workers=settings.workers)
-        content = b"".join(files.read_bytes(block.output) for block in blocks)
+        written = [row for block in blocks for row in CompletedBlock.read(block.output).rows]
         results = files.join(url, RESULTS)
-        claim.write(results, content)
-        with sound(results):
-            written = [Row.from_json(json.loads(line), results) for line in content.splitlines()]
+        lines = (json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in written)
+        claim.write(results, "".join(lines).encode())
         result = InferenceResult(
             key=key,
             url=results,

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from tokenizers import Tokenizer as Reference
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from base import files
+from base import files, tokenizer_json
 from base.credentials import hide
 from base.damage import UnreadableError
 from base.errors import UserError
@@ -46,10 +46,13 @@ def _content(url: str) -> bytes:
 def _read(content: bytes, end_of_document: str, name: str) -> tuple[Reference, int]:
     """(tokenizer without truncation, padding and dropout, id of the end-of-document token)."""
     try:
-        reference = Reference.from_str(content.decode())
-    except Exception as error:  # `tokenizers` raises plain Exception
+        reference = tokenizer_json.parse(content.decode())
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{name} is not a tokenizer in the JSON format of `tokenizers`: {error}") from None
-    _check_ids(json.loads(content), name)
+    try:
+        _check_ids(json.loads(content), name)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{name} is not written as `tokenizers` writes it: {error}") from None
     reference.no_truncation()
     reference.no_padding()
     if getattr(reference.model, "dropout", None) is not None:
@@ -106,9 +109,12 @@ def _ids(reference: Reference) -> tuple[int, np.dtype[Any]]:
 
 def _is_fast(specification: dict[str, Any], name: str, special_tokens: SpecialTokens = "text") -> bool:
     """Whether pipelines.corpus.text.bpe encodes as this tokenizer does; a warning if it does not."""
-    reason = unsupported(specification)
-    if reason is None and special_tokens == "text":
-        reason = _overlapping(specification.get("added_tokens") or [])
+    try:
+        reason = unsupported(specification)
+        if reason is None and special_tokens == "text":
+            reason = _overlapping(specification.get("added_tokens") or [])
+    except (KeyError, TypeError, AttributeError):  # `tokenizers` takes lists for objects, for example
+        reason = "it is not written as `tokenizers` writes it"
     if reason is not None:
         log.warning("%s is encoded by `tokenizers`, about 15 times slower, because %s", hide(name), reason)
     return reason is None

@@ -157,6 +157,10 @@ def test_a_killed_inference_repeats_no_finished_block(made: tuple[NeoX, ModelFol
     result, new = infer(config, folder, prompts, told, executor=asked)
     assert new and told.counts == [(1, 2), (2, 2)] and asked.calls == [(2, 1), (1, 1)]
     assert block.stat().st_mtime_ns == before
+    # A block that has changed since is no finished one.
+    block.write_text(block.read_text().replace('"completion": "', '"completion": "x', 1))
+    Path(result.url).unlink()
+    assert infer(config, folder, prompts, told, executor=asked) == (result, True)
     whole = _config(tmp_path / "whole", temperature=0.9)
     other, _ = infer(whole, folder, prompts, Told(), executor=Asked())
     assert Path(result.url).read_bytes() == Path(other.url).read_bytes()

@@ -181,7 +181,9 @@ def make_version(folder, rng, documents=3000):
     files.write_parquet(rejects, table)
     texts = pa.array([f"Sample {number} of a.person@some-mail.net" for number in range(5)])
     books = files.join(folder, "books.arrow")
-    table = pa.table({"record": np.arange(100, 105), "text": texts.cast(pa.large_string())})
+    ids = pa.array([bytes([number]) * 16 for number in range(5)], pa.binary(16))
+    columns = {"document_id": ids, "record": np.arange(100, 105), "text": texts.cast(pa.large_string())}
+    table = pa.table(columns)
     with files.atomic_writer(books) as stream, pa.ipc.new_file(stream, table.schema) as writer:
         writer.write_table(table)
     contamination = files.join(folder, "contamination.parquet")

@@ -353,6 +353,30 @@ def test_unusable_files(tmp_path: Path) -> None:
         Tokenizer.load(str(path), "<eos>")
 
 
+def test_a_file_that_is_not_written_as_others_is_told_or_encoded_slowly(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    whole = train(TRAINING, 300, END)
+    told = 0
+    for place in (["model"], ["model", "vocab"], ["pre_tokenizer"], ["normalizer"], ["added_tokens", 0]):
+        for value in ([], ["NFC"], {}, 1, "a", [[[]]], True):
+            content = inner = json.loads(whole)
+            for step in place[:-1]:
+                inner = inner[step]
+            inner[place[-1]] = value
+            path.write_text(json.dumps(content))
+            try:
+                facts_of(str(path), END)
+            except UserError as error:
+                told += "\n" not in str(error)
+    assert told >= 20
+    # The library would abort.
+    content = json.loads(whole)
+    content["model"]["continuing_subword_prefix"] = "a"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="does not go on with its continuing_subword_prefix 'a'"):
+        facts_of(str(path), END)
+
+
 def word_level() -> bytes:
     reference = Reference(models.WordLevel(unk_token="?"))
     reference.pre_tokenizer = pre_tokenizers.Whitespace()
