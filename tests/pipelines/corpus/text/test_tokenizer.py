@@ -9,6 +9,7 @@ import sys
 import time
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -355,10 +356,10 @@ def test_unusable_files(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_written_as_others_is_told_or_encoded_slowly(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
-    whole = train(TRAINING, 300, END)
-    told = 0
+    whole, told = train(TRAINING, 300, END), 0
+    odd: list[Any] = [[], ["NFC"], {}, 1, "a", [[[]]], True]
     for place in (["model"], ["model", "vocab"], ["pre_tokenizer"], ["normalizer"], ["added_tokens", 0]):
-        for value in ([], ["NFC"], {}, 1, "a", [[[]]], True):
+        for value in odd:
             content = inner = json.loads(whole)
             for step in place[:-1]:
                 inner = inner[step]
