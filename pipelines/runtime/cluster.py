@@ -255,10 +255,12 @@ def _blocks(sizes: list[int], workers: int) -> list[list[int]]:
 def _parts(block: list[int], sizes: list[int]) -> Iterator[list[int]]:
     """The items of a block in parts of at most BLOCK_BYTES, or of one item."""
     part: list[int] = []
+    load = 0
     for index in block:
-        if part and sum(sizes[other] for other in (*part, index)) > BLOCK_BYTES:
+        load += sizes[index]
+        if part and load > BLOCK_BYTES:
             yield part
-            part = []
+            part, load = [], sizes[index]
         part.append(index)
     if part:
         yield part

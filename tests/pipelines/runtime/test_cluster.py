@@ -52,7 +52,7 @@ def test_every_file_is_dealt_once_and_the_large_ones_first(sizes: list[int], wor
         patch.setattr(cluster, "BLOCK_BYTES", 10**5)
         parts = cluster._blocks(sizes, workers)
     assert sorted(index for part in parts for index in part) == list(range(len(sizes)))
-    assert all(len(part) == 1 or 0 < sum(sizes[index] for index in part) <= 10**5 for part in parts if part)
+    assert all(len(part) == 1 or (part and sum(sizes[index] for index in part) <= 10**5) for part in parts)
     blocks = cluster._blocks(sizes, workers)
     assert sorted(index for block in blocks for index in block) == list(range(len(sizes)))
     assert all(blocks) and len(blocks) <= cluster.ROUNDS * workers
