@@ -83,6 +83,7 @@ class MergedFrom(Record):
     """The version of another corpus whose documents a version took in."""
 
     url: str
+    """Without credentials."""
     version: str
     manifest_hash: str
 

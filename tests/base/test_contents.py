@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base import contents, files
@@ -40,6 +40,7 @@ def write(folder: Path, held: Contents) -> dict[str, str]:
     return digests
 
 
+@settings(deadline=None)
 @given(
     tokens=st.lists(st.integers(0, 2**48), max_size=20),
     names=st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=20),

@@ -16,6 +16,7 @@ from base import layout as paths
 from base import manifest as manifests
 from base.claims import Claim
 from base.contents import InputEntry, ShardEntry, WrittenShard
+from base.credentials import hide
 from base.damage import sound
 from base.errors import UserError
 from base.layout import REPORT, Layout
@@ -295,7 +296,7 @@ def write_files(
         ledger=filtered.ledger,
     ).model_copy(
         update={
-            "merged": MergedFrom(url=other.url, version=other.name, manifest_hash=other.hash),
+            "merged": MergedFrom(url=hide(other.url), version=other.name, manifest_hash=other.hash),
             "lines": parent.manifest.lines,
         }
     )

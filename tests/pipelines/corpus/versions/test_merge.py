@@ -4,10 +4,13 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any, ClassVar
 
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from base import files, manifest
 from base.errors import UserError
@@ -364,3 +367,39 @@ def test_mistakes_are_one_sentence(project: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="dedup.exact = False, but a merge needs it"):
         merge.check(settings, parent, other)
     assert np.all([version.name == "v0001" for version in manifest.versions(settings.storage)])
+
+
+class Guarded(MemoryFileSystem):
+    """A storage whose URLs carry a user and a password."""
+
+    protocol = "guarded"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        stripped: str = MemoryFileSystem._strip_protocol(path.replace(GUARDED, ""))
+        return stripped
+
+    def unstrip_protocol(self, name: str) -> str:
+        return f"{GUARDED}{self._strip_protocol(name)}"
+
+
+GUARDED = "guarded://someone:s3cret@host"
+
+
+def test_credentials_in_the_url_of_the_other_are_in_no_file_and_no_message(
+    project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fsspec.register_implementation("guarded", Guarded, clobber=True)
+    settings = mine_of(project)
+    fsspec.filesystem("guarded").put(str(project / "theirs"), "/theirs", recursive=True)
+    parent, other = commands.merge_plan(settings, f"{GUARDED}/theirs")
+    assert "s3cret" in other.url
+    with commands.claimed(settings, "jobs.merge") as claim:
+        outcome = commands.merge(settings, parent, other, claim=claim, executor=InProcess(), progress=silent)
+    assert outcome.new and outcome.version.manifest.merged is not None
+    written = [path for path in (project / "mine").rglob("*") if path.is_file()]
+    assert written
+    assert not [path for path in written if b"s3cret" in path.read_bytes()]
+    assert "s3cret" not in caplog.text + "\n".join(commands.summary(outcome))
