@@ -14,8 +14,7 @@ def open_bytes(url: str) -> pa.NativeFile | IO[bytes]:
     with readable(url):
         if local is not None:
             return pa.memory_map(local)
-        filesystem, path = files.split(url)
-        return filesystem.open(path, "rb")
+        return files.open_ranges(url)
 
 
 class Writer:
@@ -70,24 +69,17 @@ class Reader:
                     raise ValueError(f"column {name} of batch {number} has changed since it was written")
             return read.batch
 
-    def get_column(self, number: int, name: str, start: int, count: int) -> pa.Array:
-        """Some values of a column of a record batch, of which no other is read or compared with a seal."""
+    def get_rows(self, number: int, start: int = 0, count: int | None = None) -> pa.RecordBatch:
+        """The rows of a record batch, or some of them, which are not compared with a seal."""
         with sound(self.url):
-            return self._slice(number, start, count).column(name)
-
-    def get_rows(self, number: int, start: int, count: int) -> pa.RecordBatch:
-        """Some rows of a record batch, of which no other is read or compared with a seal."""
-        with sound(self.url):
-            rows = self._slice(number, start, count)
+            batch = self._reader.get_batch(number)
+            count = batch.num_rows if count is None else count
+            if start + count > batch.num_rows:
+                raise ValueError(f"batch {number} has {batch.num_rows} rows, not {start + count}")
+            rows = batch.slice(start, count)
             # A damaged offset would be followed out of the buffers.
             rows.validate(full=True)
             return rows
-
-    def _slice(self, number: int, start: int, count: int) -> pa.RecordBatch:
-        batch = self._reader.get_batch(number)
-        if start + count > batch.num_rows:
-            raise ValueError(f"batch {number} has {batch.num_rows} rows, not {start + count}")
-        return batch.slice(start, count)
 
 
 def open_file(url: str, columns: pa.Schema | None = None) -> Reader:

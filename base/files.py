@@ -421,6 +421,14 @@ def _mendable(url: str, errors: frozenset[int]) -> Iterator[None]:
         raise UserError(f"cannot write {url}: {os.strerror(error.errno).lower()}") from None
 
 
+def open_ranges(url: str) -> IO[bytes]:
+    """A file to read from, here and there: of an object in a bucket no more is read than is asked for."""
+    filesystem, path = split(url)
+    options = {"cache_type": "none"} if _is_one_of(filesystem, BUCKETS) else {}
+    opened: IO[bytes] = filesystem.open(path, "rb", **options)
+    return opened
+
+
 def read_bytes(url: str) -> bytes:
     """The whole content of a file."""
     filesystem, path = split(url)
@@ -548,9 +556,8 @@ def read_parquet(url: str, columns: list[str] | pa.Schema | None = None) -> pa.T
 
     columns: names, or a schema, of which every column must be there with its type and without nulls.
     """
-    filesystem, path = split(url)
     names = columns.names if isinstance(columns, pa.Schema) else columns
-    with sound(url), filesystem.open(path, "rb") as file:
+    with sound(url), open_ranges(url) as file:
         footer = seals.footer(file, url)
         _check_columns(footer.schema.to_arrow_schema(), columns or ())
         file.seek(0)
@@ -566,10 +573,10 @@ def open_parquet(url: str, columns: Iterable[str] | pa.Schema = ()) -> Iterator[
 
     The block is for reading alone: what is raised there is taken for damage of the file.
     """
-    filesystem, path = split(url)
-    with sound(url), filesystem.open(path, "rb") as file:
+    remote = local_path(url) is None
+    with sound(url), open_ranges(url) as file:
         footer = seals.footer(file, url)
-        opened = pq.ParquetFile(file, metadata=footer, page_checksum_verification=True)
+        opened = pq.ParquetFile(file, metadata=footer, page_checksum_verification=True, pre_buffer=remote)
         _check_columns(opened.schema_arrow, columns)
         yield opened
 

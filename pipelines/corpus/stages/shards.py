@@ -1,4 +1,4 @@
-"""The runs of all parts as shards: each holds a range of the keys of one source and split, in order."""
+"""The shards of a version: each holds a range of the keys of one source and split, in order."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -8,15 +8,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from base import arrow, files
+from base import files
 from base.claims import Claim
 from base.contents import WrittenShard
 from base.layout import Layout
-from dedup import hashing
 from pipelines.corpus.settings import ShardConfig
-from pipelines.corpus.stages.order import SPLITS, in_order
+from pipelines.corpus.stages.order import SPLITS
+from pipelines.corpus.stages.route import (
+    Chunks,
+    Group,
+    PartRuns,
+    documents_of,
+    routes_of,
+    share,
+    write_route,
+)
 from pipelines.corpus.stages.stage import Stage, unkeyed
-from pipelines.corpus.stages.survivors import Survivors, edited_documents
+from pipelines.corpus.stages.survivors import edited_documents
 from pipelines.corpus.stages.tokenize import Tokenized, tokenizer_of
 from pipelines.corpus.stages.vocabulary import Vocabulary
 from pipelines.corpus.text.tokenizer import SpecialTokens
@@ -25,17 +33,6 @@ from pipelines.runtime.progress import Counter, Progress
 
 VERIFY_BYTES, VERIFY_SHARE = 2**17, 1 / 200
 """Text of a shard that is encoded by `tokenizers` too, at about 2 MB a second."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """The documents of one source and split in one run of a part: [start, start + documents)."""
-
-    survivors: Survivors
-    tokens: str
-    number: int
-    start: int
-    documents: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +93,9 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class MergeRuns(Output):
-    """What merging one shard needs: the runs that hold its source and split, and its share of the keys."""
+    """What merging one shard needs: where its documents are, and its share of the keys."""
 
-    count: int
-    runs: list[Run]
+    group: Group
     tokenizer: str
     end_of_document: str
     special_tokens: SpecialTokens
@@ -115,45 +111,15 @@ def write_shard(task: MergeRuns) -> dict[str, Any]:
     # A build with another configuration may have been killed in the same version's folder.
     if done is not None and done.path == task.path and task.holds(done):
         return done.to_json()
-    pieces, origins = [], []
-    low = task.number * 2**64 // task.count
-    high = (task.number + 1) * 2**64 // task.count - 1
-    for run in task.runs:
-        piece = _run_slice(run, low, high)
-        pieces.append(piece)
-        origins.append(
-            pa.table(
-                {
-                    "file": pa.repeat(run.survivors.file, piece.num_rows).dictionary_encode(),
-                    "part": pa.repeat(run.survivors.part, piece.num_rows).dictionary_encode(),
-                }
-            )
-        )
-    table = pa.concat_tables(pieces)
-    origin = pa.concat_tables(origins, promote_options="permissive").unify_dictionaries()
-    id_high, id_low = hashing.id_words(table["document_id"])
-    order = np.lexsort((id_low, id_high, table["key"].to_numpy()))
-    table = in_order(table, order)
-    origin = origin.take(pa.array(order))
-    _verify(task, table, origin)
-    origin_table = table.select(["document_id", "record", "row", "bytes"])
-    for name in ("file", "part"):
-        origin_table = origin_table.append_column(name, origin[name].cast(pa.string()))
-    written = task.write(table.select(["input_ids", "document_id"]), origin_table)
+    table = documents_of(task.group, task.number)
+    _verify(task, table)
+    columns = ["document_id", "record", "row", "bytes", "file", "part"]
+    written = task.write(table.select(["input_ids", "document_id"]), table.select(columns))
     written.write(task.facts_url())
     return written.to_json()
 
 
-def _run_slice(run: Run, low: int, high: int) -> pa.Table:
-    """The documents of a run whose keys lie within [low, high]."""
-    reader = arrow.open_file(run.tokens)
-    keys = reader.get_column(run.number, "key", run.start, run.documents).to_numpy()
-    first = int(np.searchsorted(keys, np.uint64(low), "left"))
-    last = int(np.searchsorted(keys, np.uint64(high), "right"))
-    return pa.Table.from_batches([reader.get_rows(run.number, run.start + first, last - first)])
-
-
-def _verify(task: MergeRuns, table: pa.Table, origin: pa.Table) -> None:
+def _verify(task: MergeRuns, table: pa.Table) -> None:
     """Compare the first documents of the shard with `tokenizers`: one, or as much as is allowed above."""
     sizes = np.cumsum(table["bytes"].to_numpy())
     most = min(VERIFY_BYTES, VERIFY_SHARE * sizes[-1]) if len(sizes) else 0
@@ -163,8 +129,9 @@ def _verify(task: MergeRuns, table: pa.Table, origin: pa.Table) -> None:
     tokenizer = tokenizer_of(
         task.tokenizer, task.end_of_document, task.special_tokens, files.digest(task.tokenizer)
     )
-    survivors = {run.survivors.part: run.survivors for run in task.runs}
-    parts = origin["part"].slice(0, count).cast(pa.string()).to_numpy(zero_copy_only=False)
+    chunks = pc.unique(table["chunk"].slice(0, count)).to_pylist()
+    survivors = {item.part: item for item in task.group.survivors(chunks)}
+    parts = table["part"].slice(0, count).to_numpy()
     rows = table["row"].slice(0, count).to_numpy()
     for part in np.unique(parts).tolist():
         positions = np.flatnonzero(parts == part)
@@ -200,50 +167,63 @@ class WriteShards(Stage):
 
     def run(self, executor: Executor, progress: Progress) -> list[WrittenShard]:
         """Write the shards that are not written, by source, split and number."""
-        tasks = [task for task in self.tasks() if self.only is None or {task.path, task.origins} & self.only]
+        groups = self.groups(share(self._parts(), executor))
+        tasks = [task for group in groups for task in self._tasks(group)]
+        if self.only is not None:
+            tasks = [task for task in tasks if {task.path, task.origins} & self.only]
+        routes = routes_of((task.group, task.number) for task in tasks)
+        executor.run_tasks(write_route, routes, Counter(progress, "route", 0, len(routes)))
         values = executor.run_tasks(write_shard, tasks, Counter(progress, "shard", 0, len(tasks)))
         return [WrittenShard.from_json(value, "a shard") for value in values]
 
-    def tasks(self) -> list[MergeRuns]:
-        """A task for each shard.
+    @property
+    def _facts(self) -> str:
+        return self.facts or self.layout.work(self.name, self.key)
 
-        A source and split has about `target_tokens` tokens a shard, and no more shards than documents.
-        """
-        runs: dict[tuple[str, str], list[Run]] = {}
-        tokens: dict[tuple[str, str], int] = {}
+    def _parts(self) -> list[PartRuns]:
+        """What each part holds, in order of part."""
         parts = zip(self.tokenized.tasks, self.tokenized.counts, strict=True)
-        for task, counts in sorted(parts, key=lambda pair: pair[0].survivors.part):
-            for number, ranges in enumerate(counts.runs):
-                for item in ranges:
-                    group = item.source, item.split
-                    tokens[group] = tokens.get(group, 0) + item.tokens
-                    run = Run(
-                        survivors=task.survivors,
-                        tokens=task.url("arrow"),
-                        number=number,
-                        start=item.start,
-                        documents=item.documents,
-                    )
-                    runs.setdefault(group, []).append(run)
-        shards = []
-        for group in sorted(runs, key=lambda group: (group[0], SPLITS.index(group[1]))):
-            documents = sum(run.documents for run in runs[group])
-            count = max(1, min(round(tokens[group] / self.settings.target_tokens), documents))
-            shards += [self._task(group, number, count, runs[group]) for number in range(count)]
-        return shards
+        return [
+            PartRuns(
+                survivors=task.survivors,
+                tokens=task.url("arrow"),
+                ranges=tuple(item for ranges in counts.runs for item in ranges),
+            )
+            for task, counts in sorted(parts, key=lambda pair: pair[0].survivors.part)
+        ]
 
-    def _task(self, group: tuple[str, str], number: int, count: int, runs: list[Run]) -> MergeRuns:
-        return MergeRuns(
-            source=group[0],
-            split=group[1],
-            number=number,
-            folder=self.folder,
-            facts=self.facts or self.layout.work(self.name, self.key),
-            claim=self.claim,
-            count=count,
-            runs=runs,
-            tokenizer=self.vocabulary.url,
-            end_of_document=self.vocabulary.facts.end_of_document,
-            special_tokens=self.vocabulary.special_tokens,
-            verify_documents=self.verify_documents,
-        )
+    def groups(self, chunks: Chunks) -> list[Group]:
+        """Every source and split; about `target_tokens` tokens a shard, and no more shards than documents."""
+        return [
+            Group(
+                source=source,
+                split=split,
+                count=max(1, min(round(held.tokens / self.settings.target_tokens), held.documents)),
+                chunks=tuple(sorted(held.chunks)),
+                runs=held.runs,
+                parts=chunks.parts,
+                folder=files.join(self._facts, "routes"),
+            )
+            for (source, split), held in sorted(
+                chunks.held.items(), key=lambda item: (item[0][0], SPLITS.index(item[0][1]))
+            )
+        ]
+
+    def _tasks(self, group: Group) -> list[MergeRuns]:
+        """A task for each shard of a source and split."""
+        return [
+            MergeRuns(
+                source=group.source,
+                split=group.split,
+                number=number,
+                folder=self.folder,
+                facts=self._facts,
+                claim=self.claim,
+                group=group,
+                tokenizer=self.vocabulary.url,
+                end_of_document=self.vocabulary.facts.end_of_document,
+                special_tokens=self.vocabulary.special_tokens,
+                verify_documents=self.verify_documents,
+            )
+            for number in range(group.count)
+        ]

@@ -28,6 +28,8 @@ from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Counter, Progress
 
 RUN_TOKENS = 2**26
+BATCH_TOKENS, MOST_BITS = 2**12, 8
+"""Tokens of a batch of a run at least, and first bits of keys by which a run is divided at most."""
 SPELLED = "special_tokens"
 """The stage of edit.CHANGES whose pieces are special tokens that a text spells: it changes nothing."""
 DROPPED = pa.schema(
@@ -61,12 +63,14 @@ HITS = pa.schema(
 
 
 class RunRange(Record):
-    """The documents of one source and split in a run."""
+    """The documents of one source and split in a run: a batch for each value of the first bits of keys."""
 
     source: str
     split: str
-    start: int
-    """First row."""
+    batch: int
+    """Number of its first batch."""
+    bits: int
+    """There are 2**bits batches; some may be empty."""
     documents: int
     tokens: int
     bytes: int
@@ -153,7 +157,7 @@ class Tokenize(Stage):
     """Edit and encode the survivors of every part into sorted runs."""
 
     name: ClassVar[str] = "tokenize"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     layout: Layout = unkeyed()
     measured: Measured = unkeyed()
     """`edits` depends on it."""
@@ -219,10 +223,10 @@ class _Encoded:
 def tokenize_part(task: TokenizePart) -> dict[str, Any]:
     """Write the token runs of one part; returns the TokenCounts as JSON.
 
-    The output is an Arrow IPC file of record batches (runs), each sorted by (source, split, key), with
-    `input_ids`, `document_id`, `key`, `record`, `row`, `bytes`. The counts file, written last, lists
-    for each run the range of every (source, split). What another choice of survivors has tokenized already is
-    taken from there, so that only the texts of other documents are read.
+    The output is an Arrow IPC file of runs, each sorted by (source, split, key) and divided into batches (see
+    RunRange), with `input_ids`, `document_id`, `key`, `record`, `row`, `bytes`. The counts file, written
+    last, lists for each run the range of every (source, split). What another choice of survivors has
+    tokenized already is taken from there, so that only the texts of other documents are read.
     """
     finished = TokenCounts.finished(task.url("json"), task.url)
     if finished is not None:
@@ -394,7 +398,7 @@ class _Runs:
         self.ledger = Ledger()
         """Of the stage tokenize."""
         self._pending: list[pa.Table] = []
-        self._tokens = 0
+        self._tokens = self._batches = 0
 
     def add(self, table: pa.Table) -> None:
         """Take in encoded documents, and write a run of what has come if it is enough."""
@@ -419,6 +423,7 @@ class _Runs:
         lengths = pc.list_value_length(table["input_ids"]).to_numpy()
         sizes = table["bytes"].to_numpy()
         bounds = np.searchsorted(group[order], np.arange(len(self.sources) * len(SPLITS) + 1))
+        batch = table.select(self.schema.names).cast(self.schema).to_batches()[0]
         ranges = []
         for number, (start, stop) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
             if start == stop:
@@ -426,7 +431,8 @@ class _Runs:
             held = RunRange(
                 source=self.sources[number // len(SPLITS)],
                 split=SPLITS[number % len(SPLITS)],
-                start=start,
+                batch=self._batches,
+                bits=bits_of(int(lengths[start:stop].sum())),
                 documents=stop - start,
                 tokens=int(lengths[start:stop].sum()),
                 bytes=int(sizes[start:stop].sum()),
@@ -437,8 +443,21 @@ class _Runs:
             stage.bytes_in += held.bytes
             stage.bytes_out += held.bytes
             ranges.append(held)
-        self.writer.write_batch(table.select(self.schema.names).cast(self.schema).to_batches()[0])
+            self._write_batches(batch.slice(start, stop - start), held.bits)
         return ranges
+
+    def _write_batches(self, rows: pa.RecordBatch, bits: int) -> None:
+        """Write rows that are in order of key, a batch for each value of its first bits."""
+        firsts = np.array([value << (64 - bits) for value in range(1, 2**bits)], np.uint64)
+        cuts = np.searchsorted(rows.column("key").to_numpy(), firsts).tolist()
+        for start, stop in zip([0, *cuts], [*cuts, rows.num_rows], strict=True):
+            self.writer.write_batch(rows.slice(start, stop - start))
+        self._batches += 2**bits
+
+
+def bits_of(tokens: int) -> int:
+    """The first bits of its keys by which a range of a run is divided into batches."""
+    return min(MOST_BITS, max(0, (tokens // BATCH_TOKENS).bit_length() - 1))
 
 
 @functools.lru_cache(2)

@@ -4,16 +4,23 @@ import re
 import unicodedata
 from functools import cache
 
+LONG = 64
+"""Combining marks in a row that no text has, and that normalisation would sort in quadratic time."""
+
 
 @cache
-def _long_runs() -> re.Pattern[str]:
-    """Runs of combining marks longer than any text has, which normalisation would sort in quadratic time."""
-    marks = [
+def _marks() -> frozenset[str]:
+    """The combining marks."""
+    return frozenset(
         chr(code)
         for code in range(0x300, 0x1F000)
         if not 0xD800 <= code < 0xE000 and unicodedata.combining(unicodedata.normalize("NFD", chr(code))[0])
-    ]
-    return re.compile(f"[{re.escape(''.join(marks))}]{{64,}}")
+    )
+
+
+@cache
+def _long_runs() -> re.Pattern[str]:
+    return re.compile(f"[{re.escape(''.join(sorted(_marks())))}]{{{LONG},}}")
 
 
 def nfc(text: str) -> str:
@@ -23,4 +30,7 @@ def nfc(text: str) -> str:
         marks = "".join(unicodedata.normalize("NFD", mark) for mark in run[0])
         return "".join(sorted(marks, key=unicodedata.combining))
 
-    return unicodedata.normalize("NFC", _long_runs().sub(in_order, text))
+    # A long run has a character at one of these places.
+    if not _marks().isdisjoint(text[LONG - 1 :: LONG]):
+        text = _long_runs().sub(in_order, text)
+    return unicodedata.normalize("NFC", text)

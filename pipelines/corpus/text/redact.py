@@ -561,7 +561,7 @@ def _in_code(local: bytes, labels: list[bytes], before: bytes, after: bytes) -> 
     """Whether local@labels, which ends in a top-level domain, is no address but code."""
     if _HOST_PATH.match(after) or (local in (b"git", b"hg", b"svn") and re.match(rb":[^\s]", after)):
         return True
-    if _URL_USER.search(before) and not _TALKING_SCHEMES.search(before):
+    if b"://" in before and _URL_USER.search(before) and not _TALKING_SCHEMES.search(before):
         return True
     top = labels[-1].lower()
     if top in _GREAT:
