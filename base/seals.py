@@ -11,6 +11,7 @@ are.
 import json
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
@@ -138,9 +139,25 @@ def _end(file: IO[bytes], url: str, *, needed: bool = False) -> bytes:
 
 def of_column(url: str, batch: int, name: str, column: pa.Array) -> str:
     """The seal of a column of a record batch of the Arrow file of a URL."""
-    state = xxhash.xxh3_64(name_of(url) + f"\0{batch}\0{name}".encode())
-    state.update(pa.RecordBatch.from_arrays([column], [name]).serialize())
+    state = xxhash.xxh3_64(name_of(url) + f"\0{batch}\0{name}\0{column.type}\0{len(column)}".encode())
+    for piece in _pieces(column):
+        state.update(piece)
     return str(state.hexdigest())
+
+
+def _pieces(column: pa.Array) -> list[Any]:
+    """The content of a column as buffers, the same whatever it is a slice of; not copied if it is plain."""
+    kind, start, stop = column.type, column.offset, column.offset + len(column)
+    buffers = column.buffers()
+    if len(column) and not column.null_count:
+        if pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
+            offsets = np.frombuffer(buffers[1], np.int64)[start : stop + 1]
+            data = memoryview(buffers[2] or b"")[offsets[0] : offsets[-1]]
+            return [offsets - offsets[0] if offsets[0] else offsets, data]
+        if (pa.types.is_primitive(kind) or pa.types.is_fixed_size_binary(kind)) and kind.bit_width % 8 == 0:
+            width = kind.bit_width // 8
+            return [memoryview(buffers[1])[start * width : stop * width]]
+    return [pa.RecordBatch.from_arrays([column], ["column"]).serialize()]
 
 
 def sealed(value: dict[str, Any], place: bytes = b"") -> dict[str, Any]:

@@ -10,10 +10,7 @@ Results go to benchmarks/results/claims.json.
 """
 
 import argparse
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,19 +20,17 @@ from statistics import median
 from typing import Any
 from unittest import mock
 
-import fsspec
-
 import base  # noqa: F401 - before numba
 from base import claims, files
 from base.claims import Claim, ClaimsConfig, held
 from benchmarks.dedup_inputs import circumstances, record
+from benchmarks.s3_server import Requests, counted, serving
 from pipelines.config import load
 from pipelines.corpus.versions import commands
 from pipelines.runtime.executor import InProcess
 from pipelines.runtime.progress import silent
 
 ROOT = Path(__file__).parents[1]
-PORT = 48_123
 
 
 def seconds(do: Callable[[], Any], times: int) -> float:
@@ -72,46 +67,21 @@ def measure(folder: str, times: int) -> dict[str, float]:
 
 def measure_s3(times: int) -> dict[str, Any]:
     """The same on a server on this machine, and the requests of a claim and of a look."""
-    url = f"http://127.0.0.1:{PORT}"
-    variables = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_ENDPOINT_URL": url}
-    command = [str(Path(sys.executable).parent / "moto_server"), "--port", str(PORT)]
-    with (
-        mock.patch.dict(os.environ, variables | {"AWS_DEFAULT_REGION": "us-east-1"}),
-        subprocess.Popen(command, stderr=subprocess.DEVNULL) as process,
-    ):
-        try:
-            fsspec.config.set_conf_env(fsspec.config.conf)
-            filesystem = fsspec.filesystem("s3", skip_instance_cache=True)
-            while True:
-                try:
-                    filesystem.mkdir("bucket")
-                    break
-                except Exception:
-                    time.sleep(0.5)
-            folder = "s3://bucket/corpus"
-            found: dict[str, Any] = measure(folder, times)
-            found["claim_requests"] = requests(lambda: claim_once(folder))
-            with held(folder, "benchmark", ClaimsConfig()) as claim:
-                found["look_requests"] = requests(claim.check)
-            return found
-        finally:
-            process.kill()
+    with serving():
+        folder = "s3://bucket/corpus"
+        found: dict[str, Any] = measure(folder, times)
+        found["claim_requests"] = requests(lambda: claim_once(folder))
+        with held(folder, "benchmark", ClaimsConfig()) as claim:
+            found["look_requests"] = requests(claim.check)
+        return found
 
 
 def requests(do: Callable[[], Any]) -> int:
     """How many requests of S3 something makes."""
-    kind: Any = fsspec.get_filesystem_class("s3")
-    call = kind._call_s3
-    number = 0
-
-    async def counted(self: Any, *arguments: Any, **keywords: Any) -> Any:
-        nonlocal number
-        number += 1
-        return await call(self, *arguments, **keywords)
-
-    with mock.patch.object(kind, "_call_s3", counted):
+    found = Requests()
+    with counted(found):
         do()
-    return number
+    return found.total("driver")
 
 
 def measure_build(data: Path, folder: Path) -> dict[str, Any]:
