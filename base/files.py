@@ -424,9 +424,17 @@ def _mendable(url: str, errors: frozenset[int]) -> Iterator[None]:
 def open_ranges(url: str) -> IO[bytes]:
     """A file to read from, here and there: of an object in a bucket no more is read than is asked for."""
     filesystem, path = split(url)
-    options = {"cache_type": "none"} if _is_one_of(filesystem, BUCKETS) else {}
+    options = {"cache_type": "none"} if in_bucket(url) else {}
     opened: IO[bytes] = filesystem.open(path, "rb", **options)
     return opened
+
+
+def read_range(url: str, start: int, stop: int) -> bytes:
+    """The bytes [start, stop) of a file, fewer where it ends, in one request of a storage."""
+    filesystem, path = split(url)
+    with readable(url):
+        content: bytes = filesystem.cat_file(path, start=start, end=stop)
+    return content
 
 
 def read_bytes(url: str) -> bytes:
@@ -441,6 +449,11 @@ def write_bytes(url: str, content: bytes) -> None:
     """Write a whole file atomically."""
     with atomic_writer(url) as file:
         file.write(content)
+
+
+def in_bucket(url: str) -> bool:
+    """Whether a URL is of a storage of buckets, whose listings tell all of their files."""
+    return _is_one_of(split(url)[0], BUCKETS)
 
 
 def creates_exclusively(url: str) -> bool:

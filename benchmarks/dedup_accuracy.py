@@ -40,6 +40,7 @@ from benchmarks.dedup_inputs import (
     write_part,
 )
 from dedup import minhash
+from dedup.catalog import read_entries
 from dedup.config import DedupConfig
 from pipelines.corpus.stages.deduplicate import deduplicate
 from pipelines.runtime.executor import InProcess
@@ -87,7 +88,7 @@ def accuracy(texts: list[str], pairs: list[tuple[int, int, float]], threshold: f
     with tempfile.TemporaryDirectory() as folder:
         entries, documents = write_part(folder, f"{0:016x}", column, config.minhash)
         outcome = deduplicate(
-            [entries],
+            [read_entries(entries)],
             {f"{0:016x}": documents},
             [],
             work=f"{folder}/work",

@@ -36,7 +36,7 @@ from ray._private import worker as ray_worker
 from base import files
 from benchmarks.dedup_inputs import DATA, ROOT, circumstances, read_texts, record
 from dedup import hashing, runs
-from dedup.catalog import MAX_GROUPS
+from dedup.catalog import MAX_GROUPS, read_entries
 from dedup.config import DedupConfig
 from pipelines.corpus.stages.deduplicate import deduplicate
 from pipelines.corpus.stages.indexes import write_index
@@ -163,7 +163,7 @@ def scale(documents: int, folder: str) -> dict[str, Any]:
     result: dict[str, Any] = {"documents": documents}
     totals = []
     for name, parts, indexes in (("full", old, []), ("refresh", more, [f"{folder}/full-index"])):
-        entries, urls = [part[1] for part in parts], {part[0]: part[2] for part in parts}
+        entries, urls = [read_entries(part[1]) for part in parts], {part[0]: part[2] for part in parts}
         cluster_start()
         with Watch() as watch:
             outcome = deduplicate(
@@ -276,7 +276,7 @@ def cluster_start() -> None:
             from dedup import candidates, components, decide, exact, index, verify
             from dedup.catalog import open_catalog
 
-            catalog = open_catalog([url], {name: documents}, [])
+            catalog = open_catalog([read_entries(url)], {name: documents}, [])
             exact.write_run(catalog, 0, 0, f"{folder}/exact-run")
             exact.drop_duplicates(catalog, [f"{folder}/exact-run"], [0], f"{folder}/exact")
             candidates.write_run(catalog, 0, [f"{folder}/exact"], 0, f"{folder}/run")

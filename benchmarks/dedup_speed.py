@@ -36,6 +36,7 @@ from benchmarks.dedup_inputs import (
 )
 from benchmarks.dedup_scale import Watch
 from dedup import hashing, minhash
+from dedup.catalog import read_entries
 from dedup.config import DedupConfig
 from pipelines.corpus.stages.deduplicate import deduplicate
 from pipelines.corpus.stages.indexes import write_index
@@ -122,7 +123,7 @@ def phases(data: Path, copies: int) -> dict[str, Any]:
                 hashing_seconds += time.process_time() - start
                 name = f"{copy * 3 + number:016x}"
                 url, documents[name] = write_part(folder, name, text, config.minhash)
-                entries.append(url)
+                entries.append(read_entries(url))
         seconds: dict[str, float] = {}
         last = time.perf_counter()
 

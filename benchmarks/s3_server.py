@@ -57,6 +57,11 @@ class Requests:
         """Bytes of objects that were sent."""
         self.failed: Counter[str] = Counter()
 
+    def clear(self) -> None:
+        """Begin again at nothing."""
+        for counts in (self.operations, self.read, self.written, self.failed):
+            counts.clear()
+
     def total(self, who: str) -> int:
         """Requests of all operations."""
         return sum(self.operations[who].values())

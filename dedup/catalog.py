@@ -44,6 +44,14 @@ MAX_GROUPS = 2048
 FEWEST_GROUPS, SMALL_ROWS = 4, 20_000
 
 
+class Entries(NamedTuple):
+    """The entries file of a new part."""
+
+    url: str
+    part: str
+    rows: int
+
+
 class IndexPart(NamedTuple):
     """A documents file of an index."""
 
@@ -158,7 +166,7 @@ class Catalog:
 
 
 def open_catalog(
-    entries: list[str], documents: dict[str, str], indexes: list[str], group_rows: int = 250_000
+    entries: list[Entries], documents: dict[str, str], indexes: list[str], group_rows: int = 250_000
 ) -> Catalog:
     """Number the parts of `entries` (one part a file; empty files are left out) and of `indexes`.
 
@@ -166,9 +174,8 @@ def open_catalog(
     at least SMALL_ROWS, where there would be under FEWEST_GROUPS, so that a few workers have something to do.
     """
     new = []
-    for url in entries:
-        name, rows = _part_of(url)
-        if name is None:
+    for url, name, rows in entries:
+        if not rows:
             continue
         if name not in documents:
             raise UserError(f"entries file {url} names part {name}, which has no documents file")
@@ -201,12 +208,12 @@ def open_catalog(
     return Catalog(parts=new + old, new=len(new), group=group, groups=groups, indexes=known)
 
 
-def _part_of(url: str) -> tuple[str | None, int]:
-    """(name of the part, None if there are no rows; rows) of an entries file, from its footer."""
+def read_entries(url: str) -> Entries:
+    """What the footer of an entries file says; without rows it names no part."""
     with files.open_parquet(url, ["part"]) as parquet:
         metadata = parquet.metadata
         if metadata.num_rows == 0:
-            return None, 0
+            return Entries(url, "", 0)
         at = parquet.schema_arrow.get_field_index("part")
         columns = [metadata.row_group(i).column(at) for i in range(metadata.num_row_groups)]
         if all(column.statistics is not None and column.statistics.has_min_max for column in columns):
@@ -215,7 +222,7 @@ def _part_of(url: str) -> tuple[str | None, int]:
             names = set(pc.unique(parquet.read(["part"])["part"]).to_pylist())
     if len(names) > 1:
         raise UserError(f"entries file {url} holds several parts; write one file for each part")
-    return str(names.pop()), metadata.num_rows
+    return Entries(url, str(names.pop()), metadata.num_rows)
 
 
 def refs_of(part: int, rows: pa.ChunkedArray | np.ndarray) -> np.ndarray:

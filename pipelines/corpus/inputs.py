@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import xxhash
 
@@ -187,11 +188,13 @@ def list_inputs(
     pairs = sorted(check_sources(sources) if found is None else found)
     known = _remembered(cache_url)
     names = sorted({file for _, file in pairs})
+    listed = _listed(names)
     with ThreadPoolExecutor(8) as pool:
         shown = Counter(map(_shown, names))
         # Names that differ in what is hidden may be of different files.
         noted = [known.get(_shown(file)) if shown[_shown(file)] == 1 else None for file in names]
-        facts = dict(zip(names, pool.map(_facts, names, noted), strict=True))
+        told = pool.map(_facts, names, noted, map(listed.get, names))
+        facts = dict(zip(names, told, strict=True))
         remembered = {_shown(file): fact.to_json() for file, fact in facts.items()}
         files.write_json(cache_url, seals.sealed(remembered))
         by_name = {source.name: source for source in sources}
@@ -242,12 +245,29 @@ def _told(what: str, problem: str) -> Iterator[None]:
         raise UserError(f"{what}{problem}: {error}") from None
 
 
-def _facts(file: str, noted: FileFacts | None) -> FileFacts:
-    """The facts of a file; `noted` are those that are remembered, if there are some."""
+_FEW = 8
+"""Files of a folder that are asked for one by one."""
+
+
+def _listed(names: list[str]) -> dict[str, dict[str, Any]]:
+    """What folders in buckets tell of the files in them, a listing each, of which many are wanted."""
+    folders = Counter(name.rpartition("/")[0] for name in names if files.in_bucket(name))
+    found = {}
+    for folder, count in folders.items():
+        if count > _FEW:
+            filesystem, path = files.split(folder)
+            with _told("", f"{folder} cannot be listed"):
+                infos = filesystem.ls(path, detail=True)
+            found.update({filesystem.unstrip_protocol(info["name"]): info for info in infos})
+    return found
+
+
+def _facts(file: str, noted: FileFacts | None, listed: dict[str, Any] | None) -> FileFacts:
+    """The facts of a file: `noted` are those that are remembered, `listed` what a listing tells."""
     filesystem, path = files.split(file)
     with _told("input file ", f"{file} cannot be read"):
         try:
-            info = filesystem.info(path)
+            info = listed or filesystem.info(path)
             tag = files.checksum_of(info)
             times = (info.get(name) for name in ("mtime", "LastModified", "Last-Modified", "created"))
             stamp = tag or next(filter(None, times), None)

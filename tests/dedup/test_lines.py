@@ -92,7 +92,7 @@ def test_lines_of_several_parts_are_counted_by_source_without_dropped_documents(
         sources = generator.choice(["web", "books"], 15).tolist()
         column = pa.array(sources, pa.string()).dictionary_encode()
         url, where = make_part(tmp_path, f"p{part}", texts, MinHashConfig(bands=1, rows=1), source=column)
-        entries.append(url)
+        entries.append(catalog.read_entries(url))
         documents |= where
         everything += [(f"p{part}", row, s, t) for row, (s, t) in enumerate(zip(sources, texts, strict=True))]
     catalogue = catalog.open_catalog(entries, documents, [], 20)

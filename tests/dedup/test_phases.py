@@ -52,7 +52,9 @@ def test_candidates_are_the_pairs_that_agree_in_a_band(tmp_path):
     generator = np.random.default_rng(4)
     parts = [[" ".join(map(str, generator.integers(0, 30, 8))) for _ in range(25)] + [""] for _ in range(2)]
     made = [make_part(tmp_path, f"p{i}", texts, config) for i, texts in enumerate(parts)]
-    catalogue = catalog.open_catalog([url for url, _ in made], made[0][1] | made[1][1], [])
+    catalogue = catalog.open_catalog(
+        [catalog.read_entries(url) for url, _ in made], made[0][1] | made[1][1], []
+    )
     bits = 1
     run, output = str(tmp_path / "run.parquet"), str(tmp_path / "pairs.parquet")
     candidates.write_run(catalogue, 0, [], bits, run)
@@ -74,7 +76,7 @@ def test_similarities_are_those_of_the_sets(tmp_path, measure):
     generator = np.random.default_rng(5)
     texts = [" ".join(map(str, generator.integers(0, 12, generator.integers(1, 9)))) for _ in range(20)]
     url, documents = make_part(tmp_path, "p", texts, config.minhash)
-    catalogue = catalog.open_catalog([url], documents, [])
+    catalogue = catalog.open_catalog([catalog.read_entries(url)], documents, [])
     pairs = np.random.default_rng(6).permutation(list(itertools.combinations(range(20), 2))).tolist()
     left, right = (np.array(side, np.uint64) for side in zip(*pairs, strict=True))
     result = verify.similarities(catalogue, left, right, config)
@@ -95,7 +97,7 @@ def test_routed_sets_give_the_edges_of_brute_force(tmp_path, monkeypatch, chunk)
     texts = [" ".join(map(str, generator.integers(0, 12, generator.integers(0, 9)))) for _ in range(30)]
     made = [make_part(tmp_path, f"p{i}", texts[10 * i : 10 * i + 10], config.minhash) for i in range(3)]
     documents = {name: url for _, part in made for name, url in part.items()}
-    opened = catalog.open_catalog([url for url, _ in made], documents, [])
+    opened = catalog.open_catalog([catalog.read_entries(url) for url, _ in made], documents, [])
     # A group a part, and the last as if it were of an earlier version.
     catalogue = catalog.Catalog(parts=opened.parts, new=2, group=np.array([0, 1, 1]), groups=2, indexes=[])
     refs = np.array([(i // 10) << 32 | i % 10 for i in range(30)], np.uint64)
@@ -178,7 +180,7 @@ def test_policy_is_rank_then_quality_then_length_then_id(tmp_path):
     }
     texts = ["x" * 9, "x" * 9, "x", "xxx", "yyy", "x" * 9]
     url, documents = make_part(tmp_path, "p", texts, config, **columns)
-    catalogue = catalog.open_catalog([url], documents, [])
+    catalogue = catalog.open_catalog([catalog.read_entries(url)], documents, [])
     refs = np.arange(6, dtype=np.uint64)
     table = catalog.lookup(catalogue, refs, ["document_id", "rank", "quality", "length"])
     ids = table["document_id"].to_pylist()
@@ -190,17 +192,17 @@ def test_entries_that_do_not_fit_are_refused(tmp_path):
     config = MinHashConfig(bands=1, rows=1)
     url, _ = make_part(tmp_path, "p", ["a", "b"], config)
     with pytest.raises(UserError, match="names part p, which has no documents file"):
-        catalog.open_catalog([url], {}, [])
+        catalog.open_catalog([catalog.read_entries(url)], {}, [])
     names = pa.array(["p", "q"]).dictionary_encode()
     url, _ = make_part(tmp_path, "q", ["a", "b"], config, part=names)
     with pytest.raises(UserError, match="holds several parts"):
-        catalog.open_catalog([url], {}, [])
+        catalog.open_catalog([catalog.read_entries(url)], {}, [])
 
 
 def test_no_part_is_lost_when_there_is_nothing_to_do(tmp_path):
     config = DedupConfig()
     url, documents = make_part(tmp_path, "p", [], config.minhash)
-    assert catalog.open_catalog([url], documents, []).parts == []
+    assert catalog.open_catalog([catalog.read_entries(url)], documents, []).parts == []
 
 
 SUMMARY = """{

@@ -36,7 +36,9 @@ def repeated(texts):
 def find(folder, parts, dropped=(), group_rows=4):
     made = [make_part(folder, f"p{i}", texts, CONFIG) for i, texts in enumerate(parts)]
     documents = {name: url for _, where in made for name, url in where.items()}
-    catalogue = catalog.open_catalog([url for url, _ in made], documents, [], group_rows)
+    catalogue = catalog.open_catalog(
+        [catalog.read_entries(url) for url, _ in made], documents, [], group_rows
+    )
     table = pa.table(
         {
             "part": pa.array([f"p{part}" for part, _ in dropped], pa.string()),

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from base import files
 from dedup import hashing, minhash
+from dedup.catalog import Entries, read_entries
 from dedup.config import DedupConfig, MinHashConfig
 
 # Rows of one: nearly every pair with any similarity is a candidate.
@@ -56,13 +57,13 @@ def write_part(
 
 def write_parts(
     folder: Path, documents: list[dict[str, Any]], config: DedupConfig, parts: int = 2
-) -> tuple[list[str], dict[str, str]]:
+) -> tuple[list[Entries], dict[str, str]]:
     folder.mkdir(exist_ok=True)
     entries, urls = [], {}
     for number in range(parts):
         name = f"{number:016x}"
         entry, url = write_part(folder, name, documents[number::parts], config)
-        entries.append(entry)
+        entries.append(read_entries(entry))
         urls[name] = url
     return entries, urls
 

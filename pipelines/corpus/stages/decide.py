@@ -14,6 +14,7 @@ from base import files
 from base.manifest import LedgerCounts
 from base.records import Mark, made
 from dedup import hashing
+from dedup.catalog import Entries
 from pipelines.corpus.ledger import Ledger, add_counts
 from pipelines.corpus.reading.settings import Kind, SourceConfig
 from pipelines.corpus.settings import ScoreConfig
@@ -25,6 +26,9 @@ from pipelines.corpus.text import plugins, quality
 from pipelines.corpus.text.settings import LanguageConfig, QualityConfig
 from pipelines.runtime.executor import Executor
 from pipelines.runtime.progress import Counter, Progress
+
+STAGE = "quality"
+"""The stage of the ledger."""
 
 
 class DecisionCounts(Mark):
@@ -70,7 +74,7 @@ class Decided:
     """The documents that are clean enough, by part in the order of the inputs."""
 
     key: str
-    entries: list[str]
+    entries: list[Entries]
     """Tables of the documents that stay, as dedup/ takes them."""
     dropped: list[str]
     """Tables of the others, with the reason."""
@@ -121,14 +125,19 @@ class Decide(Stage):
         ]
         ledger, languages, unjudged = Ledger(), dict[str, dict[str, int]](), dict[str, dict[str, int]]()
         count = Counter(progress, self.name, 0, len(tasks))
-        for value in executor.run_tasks(decide_part, tasks, count):
+        entries = []
+        values = executor.run_tasks(decide_part, tasks, count)
+        for task, value in zip(tasks, values, strict=True):
             counts = DecisionCounts.from_json(value, "the counts of a decision")
-            ledger.add(Ledger.from_json(counts.ledger))
+            part = Ledger.from_json(counts.ledger)
+            kept = sum(stages[STAGE].documents_out for stages in part.sources.values())
+            entries.append(Entries(task.entries, task.part, kept))
+            ledger.add(part)
             add_counts(languages, counts.languages)
             add_counts(unjudged, counts.unjudged)
         return Decided(
             key=self.key,
-            entries=[task.entries for task in tasks],
+            entries=entries,
             dropped=[task.dropped for task in tasks],
             ledger=ledger,
             languages=languages,
@@ -196,12 +205,12 @@ def decide_part(task: DecidePart) -> dict[str, Any]:
         files.write_parquet(task.dropped, dropped)
     ledger = Ledger()
     for row in table.group_by("source").aggregate([("bytes", "sum"), ("bytes", "count")]).to_pylist():
-        stage = ledger.stage(row["source"], "quality")
+        stage = ledger.stage(row["source"], STAGE)
         stage.documents_in += row["bytes_count"]
         stage.bytes_in += row["bytes_sum"]
         stage.documents_out += row["bytes_count"]
         stage.bytes_out += row["bytes_sum"]
-    count_dropped(ledger, "quality", dropped)
+    count_dropped(ledger, STAGE, dropped)
     counts = DecisionCounts(
         part=task.part,
         ledger=ledger.to_json(),

@@ -12,7 +12,7 @@ from base import files
 from base.errors import UserError
 from base.layout import Layout
 from dedup import candidates, components, decide, exact, runs, verify
-from dedup.catalog import Catalog, read_summary
+from dedup.catalog import Catalog, Entries, read_summary
 from dedup.config import DedupConfig
 from pipelines.corpus.ledger import Ledger
 from pipelines.corpus.ledger import Stage as StageCounts
@@ -129,7 +129,7 @@ def _let_in(ledger: Ledger, decided: Ledger) -> None:
 
 
 def deduplicate(
-    entries: list[str],
+    entries: list[Entries],
     documents: dict[str, str],
     indexes: list[str],
     *,

@@ -6,7 +6,15 @@ from typing import Any
 from base import files
 from base.errors import UserError
 from dedup import candidates, index
-from dedup.catalog import INDEX, IndexPart, IndexSummary, open_catalog, read_summary
+from dedup.catalog import (
+    INDEX,
+    Entries,
+    IndexPart,
+    IndexSummary,
+    open_catalog,
+    read_entries,
+    read_summary,
+)
 from dedup.config import DedupConfig
 from pipelines.corpus.stages.deduplicate import DedupOutcome, check_indexes, deduplicate
 from pipelines.corpus.stages.phases import Phases, catalog_of, gone, prefix_bits, total_rows
@@ -15,7 +23,7 @@ from pipelines.runtime.progress import Progress, silent
 
 
 def write_index(
-    entries: list[str],
+    entries: list[Entries],
     documents: dict[str, str],
     dropped: list[str],
     *,
@@ -103,7 +111,7 @@ def entries_of_indexes(
     executor: Executor,
     progress: Progress = silent,
     names: dict[str, str] | None = None,
-) -> tuple[list[str], dict[str, str]]:
+) -> tuple[list[Entries], dict[str, str]]:
     """(entries, documents) of indexes (oldest first), as `deduplicate` takes them, without reading any text.
 
     names: other names for some of the parts. Routing writes a row group for each part and partition.
@@ -125,7 +133,8 @@ def entries_of_indexes(
         "bands-by-part", index.route_by_part, [("bands", place) for place in range(width << known.bits)]
     )
     arguments = [(number, texts, bands, width) for number in range(len(catalog.parts))]
-    entries = phases.phase("entries", index.write_entries, arguments)
+    urls = phases.phase("entries", index.write_entries, arguments)
+    entries = [Entries(*value) for value in executor.run_tasks(read_entries, urls)]
     return entries, {part.name: part.documents for part in catalog.parts}
 
 

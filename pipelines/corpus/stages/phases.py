@@ -13,7 +13,7 @@ import pyarrow as pa
 from base import files
 from base.layout import name_of
 from dedup import index
-from dedup.catalog import Catalog, open_catalog
+from dedup.catalog import Catalog, Entries, open_catalog
 from dedup.config import DedupConfig
 from pipelines.runtime.executor import Executor, shared
 from pipelines.runtime.progress import Counter, Progress
@@ -111,7 +111,7 @@ def gone(phases: Phases, dropped: list[str]) -> list[str]:
     return phases.phase("gone", index.write_gone, [(batch,) for batch in batches])
 
 
-def catalog_of(entries: list[str], documents: dict[str, str], indexes: list[str]) -> Catalog:
+def catalog_of(entries: list[Entries], documents: dict[str, str], indexes: list[str]) -> Catalog:
     """The catalog of new parts, in groups of about GROUP_ROWS, and of the documents of indexes."""
     return open_catalog(entries, documents, indexes, GROUP_ROWS)
 

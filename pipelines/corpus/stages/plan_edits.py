@@ -122,7 +122,7 @@ class PlanEdits(Stage):
                 part=item.part,
                 file=item.name,
                 documents=documents[item.part],
-                entries=entries,
+                entries=entries.url,
                 dropped=self.deduplicated.dropped_of.get(item.part),
                 spans=self.repeated.spans.get(item.part),
                 edits=edits,

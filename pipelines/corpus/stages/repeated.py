@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from base.layout import Layout
 from dedup import lines, spans
+from dedup.catalog import Entries
 from dedup.config import DedupConfig
 from pipelines.corpus.stages.decide import Decided
 from pipelines.corpus.stages.deduplicate import Deduplicated
@@ -62,7 +63,7 @@ class FindRepeated(Stage):
 
 
 def find_repeated_lines(
-    entries: list[str],
+    entries: list[Entries],
     documents: dict[str, str],
     dropped: list[str],
     *,
@@ -90,7 +91,7 @@ def find_repeated_lines(
 
 
 def find_repeated_spans(
-    entries: list[str],
+    entries: list[Entries],
     documents: dict[str, str],
     dropped: list[str],
     *,

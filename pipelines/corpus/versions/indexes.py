@@ -2,6 +2,7 @@
 
 from base.layout import Layout
 from base.manifest import Version
+from dedup.catalog import Entries
 from pipelines.config import Config
 from pipelines.corpus.stages.indexes import compact_indexes, write_index
 from pipelines.corpus.stages.plan import Run
@@ -11,7 +12,7 @@ MAX_INDEXES = 8
 
 
 def add_index(
-    entries: list[str],
+    entries: list[Entries],
     documents: dict[str, str],
     dropped: list[str],
     *,

@@ -23,7 +23,7 @@ from base.layout import REPORT, Layout
 from base.manifest import LedgerCounts, Manifest, MergedFrom, Version
 from base.records import Mark, made
 from dedup import hashing, runs
-from dedup.catalog import read_summary
+from dedup.catalog import Entries, read_summary
 from pipelines.config import Config
 from pipelines.corpus.ledger import Ledger
 from pipelines.corpus.stages.deduplicate import DedupOutcome, check_indexes, deduplicate
@@ -85,7 +85,7 @@ class Compared:
     work: str
     names: dict[str, str]
     """New names of parts that have that of another documents file here."""
-    entries: list[str]
+    entries: list[Entries]
     documents: dict[str, str]
     outcome: DedupOutcome
 

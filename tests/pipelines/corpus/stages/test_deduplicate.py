@@ -255,10 +255,11 @@ def indexed(folder, name, corpus, indexes=(), parts=3):
     """Deduplicate and index a corpus; returns (index URL, dropped rows)."""
     entries, urls = write_parts(folder / f"in-{name}", corpus, THOROUGH, parts)
     urls = {f"{name}{part}": url for part, url in urls.items()}
-    for entry in entries:
-        table = files.read_parquet(entry)
+    for number, entry in enumerate(entries):
+        table = files.read_parquet(entry.url)
         names = pa.array([f"{name}{part}" for part in table["part"].to_pylist()]).dictionary_encode()
-        files.write_parquet(entry, table.set_column(table.column_names.index("part"), "part", names))
+        files.write_parquet(entry.url, table.set_column(table.column_names.index("part"), "part", names))
+        entries[number] = entry._replace(part=f"{name}{entry.part}")
     outcome, rows = run(entries, urls, folder / f"work-{name}", THOROUGH, indexes)
     write_index(
         entries,

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
+from dedup.catalog import Entries
 from tests.helpers.duplicates import THOROUGH, content, corpus_of, write_parts
 from tests.helpers.values import known
 
@@ -48,7 +49,7 @@ SIZES = {"GROUP_ROWS": 40, "PARTITION_ROWS": 100, "TASK_ROWS": 4000, "FOREST_ROW
 class Run:
     """One driver process, paused at every step of the progress."""
 
-    def __init__(self, folder: Path, inputs: tuple[list[str], dict[str, str]], workers: int = 2) -> None:
+    def __init__(self, folder: Path, inputs: tuple[list[Entries], dict[str, str]], workers: int = 2) -> None:
         paths = str(ROOT)
         source = DRIVER.format(paths=paths, sizes=SIZES, workers=workers)
         self.process = subprocess.Popen(

@@ -10,6 +10,7 @@ import pytest
 from base.layout import Layout
 from base.manifest import TokenizerFacts
 from base.settings import Section
+from dedup.catalog import Entries
 from pipelines.config import BUILD_SECTIONS, Config, load
 from pipelines.corpus.inputs import Input
 from pipelines.corpus.ledger import Ledger
@@ -157,7 +158,12 @@ class Promises:
         results = {
             NumberIdentical: lambda: Numbered(key=key, ordinals=[]),
             Decide: lambda: Decided(
-                key=key, entries=["", ""], dropped=[], ledger=Ledger(), languages={}, unjudged={}
+                key=key,
+                entries=2 * [Entries("", "", 0)],
+                dropped=[],
+                ledger=Ledger(),
+                languages={},
+                unjudged={},
             ),
             Deduplicate: lambda: Deduplicated(key=key, dropped=[], dropped_of={}, ledger=Ledger()),
             ChooseVocabulary: lambda: Vocabulary(url="tokenizer.json", facts=_facts(key)),
