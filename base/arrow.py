@@ -46,10 +46,14 @@ class Reader:
     """
 
     def __init__(
-        self, url: str, file: pa.NativeFile | IO[bytes], options: pa.ipc.IpcReadOptions | None = None
+        self,
+        url: str,
+        file: pa.NativeFile | IO[bytes],
+        options: pa.ipc.IpcReadOptions | None = None,
+        whole: frozenset[str] = frozenset(),
     ) -> None:
-        """Read the footer."""
-        self.url = url
+        """Read the footer. whole: columns that have no nulls."""
+        self.url, self._whole = url, whole
         with sound(url):
             self._reader = pa.ipc.open_file(file, options=options)
             self.schema: pa.Schema = self._reader.schema
@@ -59,6 +63,9 @@ class Reader:
         """A record batch; its columns are compared with their seals, if it has some."""
         with sound(self.url):
             read = self._reader.get_batch_with_custom_metadata(number)
+            for name in self._whole.intersection(read.batch.schema.names):
+                if read.batch.column(name).null_count:
+                    raise ValueError(f"its column {name} has nulls")
             if not read.custom_metadata:
                 return read.batch
             # A damaged offset would be followed out of the buffers.
@@ -83,8 +90,8 @@ class Reader:
 
 
 def open_file(url: str, columns: pa.Schema | None = None) -> Reader:
-    """A reader of the record batches of an Arrow file, which must have some columns of some types."""
-    reader = Reader(url, open_bytes(url))
+    """A reader of an Arrow file's record batches, which must have some columns of some types without nulls."""
+    reader = Reader(url, open_bytes(url), whole=frozenset(columns.names if columns else ()))
     with sound(url):
         for field in columns or ():
             _place(reader.schema, field)
@@ -94,13 +101,14 @@ def open_file(url: str, columns: pa.Schema | None = None) -> Reader:
 def open_columns(url: str, columns: list[str] | pa.Schema) -> list[Reader]:
     """A reader of each of some columns of an Arrow file alone: nothing else is read or decompressed.
 
-    columns: names, or a schema, whose types the columns must have.
+    columns: names, or a schema, whose types the columns must have, without nulls.
     """
     file = open_bytes(url)
     schema = Reader(url, file).schema
     with sound(url):
         options = [pa.ipc.IpcReadOptions(included_fields=[_place(schema, field)]) for field in columns]
-    return [Reader(url, file, option) for option in options]
+    whole = frozenset(columns.names if isinstance(columns, pa.Schema) else ())
+    return [Reader(url, file, option, whole) for option in options]
 
 
 def _place(schema: pa.Schema, column: str | pa.Field) -> int:

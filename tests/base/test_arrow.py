@@ -49,3 +49,14 @@ def test_what_is_local_is_mapped(tmp_path: Path) -> None:
     with arrow.open_bytes(str(tmp_path / "a")) as file:
         assert isinstance(file, pa.MemoryMappedFile)
         assert file.read() == b"abc"
+
+
+def test_nulls_in_a_column_that_has_none_are_damage(url: str) -> None:
+    nothing = pa.table({"id": pa.array([1, None], pa.int64())})
+    with files.atomic_writer(url) as stream, pa.ipc.new_file(stream, nothing.schema) as writer:
+        writer.write_table(nothing)
+    schema = pa.schema([("id", pa.int64())])
+    for reader in (arrow.open_file(url, schema), *arrow.open_columns(url, schema)):
+        with pytest.raises(UserError, match="its column id has nulls"):
+            reader.get_batch(0)
+    assert arrow.open_file(url).get_batch(0).num_rows == 2
