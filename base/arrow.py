@@ -90,7 +90,7 @@ class Reader:
 
 
 def open_file(url: str, columns: pa.Schema | None = None) -> Reader:
-    """A reader of an Arrow file's record batches, which must have some columns of some types without nulls."""
+    """A reader of the record batches of an Arrow file; some columns must be there, without nulls."""
     reader = Reader(url, open_bytes(url), whole=frozenset(columns.names if columns else ()))
     with sound(url):
         for field in columns or ():

@@ -23,6 +23,7 @@ from base.errors import UserError
 from model import journal
 from model.config import ModelConfig, TrainConfig
 from model.run import Summary
+from tests.helpers.far import LOG
 
 ROOT = Path(__file__).parents[2]
 SOURCES = {"a": [[200] * 20, [100] * 20], "b": [[333] * 10]}
@@ -88,9 +89,15 @@ def run_here(
     return cast(Summary, train(job, transform_loss=transform))
 
 
-def start(world: int, manifest_url: str, runs: list[dict[str, Any]]) -> list[subprocess.Popen[bytes]]:
+def start(
+    world: int, manifest_url: str, runs: list[dict[str, Any]], machines: Path | None = None
+) -> list[subprocess.Popen[bytes]]:
     """Start `world` processes that do `runs` one after the other: run_here's arguments, kill_at, hang
-    ([rank, step]), kill_in_save and fail ([rank, step])."""
+    ([rank, step]), kill_in_save and fail ([rank, step]).
+
+    machines: a folder with one for each process, which is as if it were alone on its machine. Its temporary
+    files are there, and the names of files that it downloads (far.py) in the file `downloads`.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -106,14 +113,21 @@ def start(world: int, manifest_url: str, runs: list[dict[str, Any]]) -> list[sub
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(ROOT),
         }
+        if machines is not None:
+            own = machines / str(rank)
+            (own / "tmp").mkdir(parents=True, exist_ok=True)
+            environment |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "TMPDIR": str(own / "tmp")}
+            environment |= {LOG: str(own / "downloads")}
         command = [sys.executable, __file__, manifest_url, json.dumps(runs)]
         processes.append(subprocess.Popen(command, env=environment, cwd=ROOT))
     return processes
 
 
-def run_processes(world: int, manifest_url: str, runs: list[dict[str, Any]]) -> list[int]:
-    """Do `runs` in `world` processes; their exit codes."""
-    return [process.wait(timeout=240) for process in start(world, manifest_url, runs)]
+def run_processes(
+    world: int, manifest_url: str, runs: list[dict[str, Any]], machines: Path | None = None
+) -> list[int]:
+    """Do `runs` in `world` processes, on machines as `start` has them; their exit codes."""
+    return [process.wait(timeout=240) for process in start(world, manifest_url, runs, machines)]
 
 
 def _kill_in_save(step: int, point: str) -> None:
@@ -139,12 +153,12 @@ def _fail(rank: int, step: int) -> None:
     from base import files
     from model.corpus import Corpus, Heldout
 
-    write, read = files.write_json, Corpus.heldout
+    write, read = files.write_bytes, Corpus.heldout
 
-    def full(url: str, value: Any) -> None:
+    def full(url: str, content: bytes) -> None:
         if f"step_{step:08d}" in url:
             raise OSError(28, "No space left on device")
-        write(url, value)
+        write(url, content)
 
     def damaged(
         corpus: Corpus, source: str, max_documents: int | None = None, max_tokens: int | None = None
@@ -154,7 +168,7 @@ def _fail(rank: int, step: int) -> None:
         return read(corpus, source, max_documents, max_tokens)
 
     if os.environ["RANK"] == str(rank):
-        files.write_json = full
+        files.write_bytes = full
         mock.patch.object(Corpus, "heldout", damaged).start()
 
 
