@@ -429,14 +429,6 @@ def open_ranges(url: str) -> IO[bytes]:
     return opened
 
 
-def read_range(url: str, start: int, stop: int) -> bytes:
-    """The bytes [start, stop) of a file, fewer where it ends, in one request of a storage."""
-    filesystem, path = split(url)
-    with readable(url):
-        content: bytes = filesystem.cat_file(path, start=start, end=stop)
-    return content
-
-
 def read_bytes(url: str) -> bytes:
     """The whole content of a file."""
     filesystem, path = split(url)

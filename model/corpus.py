@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 from numpy.typing import NDArray
 
-from base import files, ipc, manifest
+from base import files, manifest
 from base.contents import ShardEntry
 from base.damage import UnreadableError
 from base.errors import UserError
@@ -20,12 +19,6 @@ from model.shard_cache import ShardCache
 MOST_OPEN = 16384
 """Shards that stay mapped; those read longest ago are closed. Linux allows a process 65,530 maps."""
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype(np.uint16), "uint32": np.dtype(np.uint32)}
-
-
-HEAD = 1024
-"""Bytes of a remote shard in which it is looked for where its tokens lie."""
-VALUES = 3
-"""Number of the buffer of tokens: before it come validity and offsets of the documents, and its validity."""
 
 
 @dataclass(frozen=True)
@@ -51,23 +44,13 @@ class OpenShard:
     """Path in the cache of a remote shard; None for a local one."""
 
 
-def damaged_shard(url: str, problem: object) -> UserError:
-    """The error of a shard with which something is wrong."""
-    return UserError(f"shard {url} is damaged: {' '.join(str(problem).split())}")
-
-
-def _digest(path: str | None, content: pa.Buffer) -> str:
-    return xxhash.xxh3_128_hexdigest(memoryview(content)) if path is None else files.digest(path)
-
-
 class Corpus:
     """One corpus version and its open shards."""
 
     def __init__(self, version: Version, cache: ShardCache | None = None, verify: bool = False) -> None:
         """No shard is opened. Raises UserError for tokens of a type that shards cannot have.
 
-        cache: where copies of remote shards are; None: there are none, and tokens are read by range. verify:
-        compare each shard with its digest when it is first read.
+        verify: compare each shard with its digest when it is first read.
         """
         self.version = version
         self.manifest_url = version.manifest_url
@@ -78,12 +61,8 @@ class Corpus:
         if self.tokenizer.dtype not in DTYPES:
             raise UserError(f"{self.manifest_url} is damaged: tokenizer.dtype is {self.tokenizer.dtype!r}")
         self.dtype = DTYPES[self.tokenizer.dtype]
-        self._cache = cache
+        self._cache = cache or ShardCache()
         self._verify = verify
-        self.by_range = cache is None and files.local_path(version.url) is None
-        """Whether tokens are read where they lie, for no shard is on this machine."""
-        self._places: dict[int, int] = {}
-        """Bytes of remote shards at which their tokens begin."""
         self._open: dict[int, OpenShard] = {}
         """Those read longest ago come first."""
         self._numbers: dict[tuple[str, str], list[int]] = {}
@@ -114,8 +93,6 @@ class Corpus:
         Raises UserError when it is damaged.
         """
         opened = self._open.pop(number, None) or self._read(number)
-        if self.by_range:  # it is in memory
-            return opened
         self._open[number] = opened
         while len(self._open) > MOST_OPEN:
             self._open.pop(next(iter(self._open)), None)
@@ -132,12 +109,11 @@ class Corpus:
         copy = None
         try:
             path = files.local_path(url)
-            if path is None and self._cache is not None:
+            if path is None:
                 path = copy = self._cache.fetch(url, entry.digest, entry.bytes)
-            content = pa.py_buffer(files.read_bytes(url)) if path is None else pa.memory_map(path)
-            if self._verify and _digest(path, content) != entry.digest:
+            if self._verify and files.digest(path) != entry.digest:
                 raise pa.ArrowInvalid("its digest is not the one in the manifest")
-            batches = pa.ipc.open_file(content)
+            batches = pa.ipc.open_file(pa.memory_map(path))
             if batches.num_record_batches != 1:
                 raise pa.ArrowInvalid(f"{batches.num_record_batches} record batches instead of 1")
             batch = batches.get_batch(0)
@@ -149,62 +125,17 @@ class Corpus:
             offsets = column.offsets.to_numpy(zero_copy_only=True)
             tokens = column.values.to_numpy(zero_copy_only=True)[offsets[0] : offsets[-1]]
         except FileNotFoundError:
-            raise self._lost(url) from None
+            raise UserError(f"shard {url} of manifest {self.manifest_url} does not exist") from None
         except (pa.ArrowException, KeyError, ValueError, AttributeError, OSError) as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE):
                 raise UnreadableError(f"shard {url} cannot be opened: {os.strerror(error.errno)}") from None
-            raise damaged_shard(url, error) from None
+            raise UserError(f"shard {url} is damaged: {' '.join(str(error).split())}") from None
         if tokens.dtype != self.dtype or len(tokens) != entry.tokens:
-            raise damaged_shard(
-                url,
-                f"it holds {len(tokens)} {tokens.dtype} tokens, "
-                f"the manifest says {entry.tokens} {self.dtype}",
+            raise UserError(
+                f"shard {url} is damaged: it holds {len(tokens)} {tokens.dtype} tokens, "
+                f"the manifest says {entry.tokens} {self.dtype}"
             )
         return OpenShard(tokens, offsets, batch, copy)
-
-    def tokens(self, number: int, first: int, count: int) -> NDArray[Any]:
-        """Some tokens of the remote shard at a position of the manifest: one request, and one for each shard.
-
-        Raises UserError when it is damaged.
-        """
-        url, width = self.shard_url(number), self.dtype.itemsize
-        place = self._places.get(number)
-        if place is None:
-            place = self._places[number] = self._place(number)
-        try:
-            content = files.read_range(url, place + first * width, place + (first + count) * width)
-        except FileNotFoundError:
-            raise self._lost(url) from None
-        if len(content) != count * width:
-            raise damaged_shard(url, "it ends within its tokens")
-        return np.frombuffer(content, self.dtype)
-
-    def _place(self, number: int) -> int:
-        """The byte of a remote shard at which its tokens begin."""
-        entry, url = self.shards[number], self.shard_url(number)
-        size = HEAD
-        while True:
-            try:
-                head = files.read_range(url, 0, size)
-                place, length = ipc.buffers(head)[VALUES]
-                break
-            except FileNotFoundError:
-                raise self._lost(url) from None
-            except ipc.ShortError as error:
-                if len(head) < size:
-                    raise damaged_shard(url, error) from None
-                size *= 16
-            except (ValueError, IndexError) as error:
-                raise damaged_shard(url, error) from None
-        if length != entry.tokens * self.dtype.itemsize:
-            held = length // self.dtype.itemsize
-            raise damaged_shard(
-                url, f"it holds {held} {self.dtype} tokens, the manifest says {entry.tokens} {self.dtype}"
-            )
-        return place
-
-    def _lost(self, url: str) -> UserError:
-        return UserError(f"shard {url} of manifest {self.manifest_url} does not exist")
 
     def heldout(
         self, source: str, max_documents: int | None = None, max_tokens: int | None = None

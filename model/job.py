@@ -86,7 +86,7 @@ def check(job: TrainJob) -> Loader:
         from model.deepspeed_keys import check_keys
 
         check_keys(job.train.deepspeed)
-    cache = ShardCache.of(job.train)
+    cache = ShardCache(job.train.cache_folder, int(job.train.cache_gib * 2**30))
     corpus = Corpus.open(job.manifest_url, cache, verify=job.train.verify_shards)
     loader = Loader(
         corpus,

@@ -2,12 +2,10 @@
 
 import os
 import tempfile
-from typing import Self
 
 import xxhash
 
 from base import files
-from model.config import TrainConfig
 
 
 class ShardCache:
@@ -17,14 +15,6 @@ class ShardCache:
         """`folder` may be shared by the processes of a machine."""
         self.folder = folder or os.path.join(tempfile.gettempdir(), f"piledriver-shards-{os.getuid()}")
         self.limit = limit
-
-    @classmethod
-    def of(cls, config: TrainConfig) -> Self | None:
-        """The cache that training wants; None where samples are read by range."""
-        whole = config.verify_shards or config.damaged_shards == "skip"
-        if config.cache_folder is None and not whole:
-            return None
-        return cls(config.cache_folder, int(config.cache_gib * 2**30))
 
     def fetch(self, url: str, digest: str, size: int) -> str:
         """The path of a local copy of `url`, downloaded if there is none of `size` bytes."""

@@ -5,7 +5,6 @@ tokens from w · sequence_length on. Memory is O(shards), and shards are opened 
 """
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,6 @@ logger = logging.getLogger("piledriver.loader")
 
 ATTEMPTS = 64
 """Windows that are tried in place of one that touches a damaged shard."""
-READERS = 32
-"""Ranges of remote shards that are read at the same time."""
 
 
 def windows_in(tokens: NDArray[np.int64], sequence_length: int) -> NDArray[np.int64]:
@@ -57,16 +54,12 @@ class Streams:
         """[sources] cumulative token at which each stream begins."""
         self.windows = windows_in(np.diff(self.starts[self.first_shard]), sequence_length)
         """[sources] windows of each stream."""
-        self._readers: ThreadPoolExecutor | None = None
         self._sound = np.zeros(len(self.numbers), np.bool_)
         self._damaged = np.zeros(len(self.numbers), np.bool_)
 
     def read(self, source: NDArray[np.int64], window: NDArray[np.int64]) -> NDArray[np.int64]:
         """The tokens of windows of sources (indices into `names`): [n] each → [n, sequence_length + 1]."""
         rows = np.empty((len(window), self.sequence_length + 1), np.int64)
-        if self.corpus.by_range:
-            self._fetch(*self.positions(source, window), rows)
-            return rows
         width, vocab_size = self.corpus.dtype.itemsize, self.corpus.tokenizer.vocab_size
         while True:
             known = int(self._damaged.sum())
@@ -79,28 +72,6 @@ class Streams:
             if wrong >= 0:
                 raise self._strange(wrong)
             return rows
-
-    def _fetch(self, shard: NDArray[np.int64], position: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
-        """Fill rows with the tokens at positions, many requests at a time."""
-        pieces = []
-        for row, (index, first) in enumerate(zip(shard.tolist(), position.tolist(), strict=True)):
-            at = 0
-            while at <= self.sequence_length:
-                start = first + at - int(self.starts[index])
-                count = min(self.sequence_length + 1 - at, int(self.starts[index + 1]) - first - at)
-                pieces.append((row, at, index, start, count))
-                at, index = at + count, index + 1
-
-        def fetch(piece: tuple[int, int, int, int, int]) -> None:
-            row, at, index, start, count = piece
-            tokens = self.corpus.tokens(int(self.numbers[index]), start, count)
-            if count and int(tokens.max()) >= self.corpus.tokenizer.vocab_size:
-                raise self._strange(index)
-            rows[row, at : at + count] = tokens
-
-        if self._readers is None:
-            self._readers = ThreadPoolExecutor(READERS, "windows")
-        list(self._readers.map(fetch, pieces))
 
     def positions(
         self, source: NDArray[np.int64], window: NDArray[np.int64]

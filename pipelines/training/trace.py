@@ -39,7 +39,7 @@ class RunSamples:
         if self.version.hash != data.manifest_hash:
             raise UserError(f"run {name} was trained on another corpus version than {url_now} is now")
         self.loader = Loader(
-            Corpus.open(url_now, cache or ShardCache(), verify=described.verify_shards),
+            Corpus.open(url_now, cache, verify=described.verify_shards),
             data.sequence_length,
             seed=data.seed,
             weights=described.mixture,

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from base import files, ipc
 from base.errors import UserError
 from model.corpus import Corpus
 from model.loader import Loader
@@ -353,70 +352,6 @@ def test_remote_shards_go_through_a_bounded_cache(tmp_path: Path) -> None:
     maps = Path("/proc/self/maps").read_text().splitlines()
     removed = {line.split()[5] for line in maps if str(tmp_path) in line and line.endswith("(deleted)")}
     assert len(removed) <= 2
-
-
-@pytest.fixture
-def requests(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Bytes of each range that is read."""
-    found: list[int] = []
-    read_range = files.read_range
-
-    def counted(url: str, start: int, stop: int) -> bytes:
-        content = read_range(url, start, stop)
-        found.append(len(content))
-        return content
-
-    monkeypatch.setattr(files, "read_range", counted)
-    return found
-
-
-def test_samples_of_remote_shards_are_read_by_range(tmp_path: Path, requests: list[int]) -> None:
-    lengths = [3000, 2500, 4000, 900]
-    url = write_corpus(tmp_path, {"a": [lengths] * 3, "b": [[700, 31, 8000]] * 2})
-    fsspec.filesystem("memory").put(str(tmp_path / "corpus"), "/ranges/corpus", recursive=True)
-    remote = Loader(Corpus.open("memory://ranges/corpus/versions/v0001/manifest.json"), 512, seed=3)
-    assert remote.corpus.by_range and not requests
-    samples = np.arange(150)  # more than an epoch
-    found = remote.tokens(samples)
-    assert np.array_equal(found, Loader(Corpus.open(url), 512, seed=3).tokens(samples))
-    # A request for each sample, another where it crosses into the next shard, and one for each shard.
-    crossing = len(requests) - len(samples) - 5
-    assert 0 <= crossing <= len(samples) // 5
-    assert sum(requests) <= 1.2 * found.size * 2
-    # Any part of the order is the same.
-    assert np.array_equal(remote.tokens(samples[70:90]), found[70:90])
-
-
-def test_remote_shards_that_are_not_what_the_manifest_says_are_named(tmp_path: Path) -> None:
-    url = write_corpus(tmp_path, {"a": [[400, 300]]})
-    memory = fsspec.filesystem("memory")
-    memory.put(str(tmp_path / "corpus"), "/damaged/corpus", recursive=True)
-    manifest = "memory://damaged/corpus/versions/v0001/manifest.json"
-    path = "/damaged/corpus/versions/" + Corpus.open(url).shards[0].path
-    whole = memory.cat(path)
-
-    def read(content: bytes | None) -> str:
-        memory.rm(path)
-        if content is not None:
-            memory.pipe(path, content)
-        with pytest.raises(UserError) as error:
-            Loader(Corpus.open(manifest), 16, seed=0).tokens(np.arange(40))
-        return str(error.value)
-
-    assert "train-00000.arrow is damaged: it ends within its tokens" in read(whole[:900])
-    assert "train-00000.arrow is damaged: it ends within its metadata" in read(whole[:100])
-    assert "train-00000.arrow is damaged: it is no Arrow file" in read(b"")
-    assert "train-00000.arrow of manifest" in (lost := read(None)) and "does not exist" in lost
-    place = ipc.buffers(whole)[3][0]
-    strange = whole[:place] + b"\xff" * 1400 + whole[place + 1400 :]
-    memory.pipe(path, whole)
-    assert "it holds tokens outside the vocabulary" in read(strange)
-    memory.pipe(path, whole)
-    expected = Loader(Corpus.open(url), 16, seed=0).tokens(np.arange(40))
-    assert np.array_equal(Loader(Corpus.open(manifest), 16, seed=0).tokens(np.arange(40)), expected)
-    # Where shards must be read whole they still are.
-    checked = Corpus.open(manifest, verify=True)
-    assert len(checked.heldout("a").document_ids) == 2
 
 
 def test_a_trillion_tokens_start_at_once(tmp_path: Path) -> None:
