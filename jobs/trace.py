@@ -25,15 +25,13 @@ def main(
       python -m jobs.trace --config configs/quickstart.yaml --run v0001-1f2e3d4c \
         --document 0123456789abcdef0123456789abcdef
     """
-    from model.shard_cache import ShardCache
     from pipelines.config import load
     from pipelines.training import trace
 
     if (step is None) == (document is None):
         raise UserError("give either --step or --document")
     settings = load(config, set_)
-    cache = ShardCache(settings.train.cache_folder, int(settings.train.cache_gib * 2**30))
-    opened = trace.RunSamples(settings.storage, name, cache)
+    opened = trace.RunSamples(settings.storage, name)
     if step is not None:
         found = trace.documents_of_step(opened, step)
         undone = f"; {opened.undone[step]}" if step in opened.undone else ""

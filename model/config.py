@@ -232,12 +232,6 @@ class TrainConfig(Section):
     """Checkpoints."""
     damaged_shards: Literal["stop", "skip"] = "stop"
     """A shard that cannot be read: stop, or train on other samples of its source instead."""
-    cache_folder: str | None = None
-    """Local folder for copies of remote shards, which the workers of a machine share; absent: one in the
-    temporary folder."""
-    cache_gib: float = Field(64.0, gt=0)
-    """Room for them in GiB: those copied or opened longest ago are removed. Samples come from all over the
-    corpus, so a cache that cannot hold it copies shards again and again."""
     verify_shards: bool = False
     """Compare each shard with its digest when it is first read; every worker then reads it whole."""
     deepspeed: dict[str, Any] = {}

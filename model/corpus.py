@@ -3,10 +3,11 @@
 import errno
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 from numpy.typing import NDArray
 
 from base import files, manifest
@@ -14,7 +15,7 @@ from base.contents import ShardEntry
 from base.damage import UnreadableError
 from base.errors import UserError
 from base.manifest import TokenizerFacts, Version
-from model.shard_cache import ShardCache
+from model.ranged import RemoteShards
 
 MOST_OPEN = 16384
 """Shards that stay mapped; those read longest ago are closed. Linux allows a process 65,530 maps."""
@@ -35,19 +36,26 @@ class Heldout:
 
 @dataclass(frozen=True)
 class OpenShard:
-    """An open shard; `tokens` points into the file's pages, `table` keeps them mapped."""
+    """A shard; `tokens` points into the pages of a local file, which `table` keeps mapped, or into memory."""
 
     tokens: NDArray[Any]
     offsets: NDArray[np.int64]
     table: pa.RecordBatch
-    copy: str | None
-    """Path in the cache of a remote shard; None for a local one."""
+
+
+class Documents(NamedTuple):
+    """The documents of a shard."""
+
+    offsets: NDArray[np.int64]
+    """[documents + 1] where each document starts."""
+    ids: pa.Array
+    """16 bytes a document."""
 
 
 class Corpus:
     """One corpus version and its open shards."""
 
-    def __init__(self, version: Version, cache: ShardCache | None = None, verify: bool = False) -> None:
+    def __init__(self, version: Version, verify: bool = False) -> None:
         """No shard is opened. Raises UserError for tokens of a type that shards cannot have.
 
         verify: compare each shard with its digest when it is first read.
@@ -61,8 +69,12 @@ class Corpus:
         if self.tokenizer.dtype not in DTYPES:
             raise UserError(f"{self.manifest_url} is damaged: tokenizer.dtype is {self.tokenizer.dtype!r}")
         self.dtype = DTYPES[self.tokenizer.dtype]
-        self._cache = cache or ShardCache()
         self._verify = verify
+        local = files.local_path(version.below_versions("shard")) is not None
+        self.remote = None if local else RemoteShards(self.shards, self.dtype, self.shard_url)
+        """What reads parts of the shards; None where they lie on this machine and are mapped."""
+        self._verified: set[int] = set()
+        """Remote shards that have their digests."""
         self._open: dict[int, OpenShard] = {}
         """Those read longest ago come first."""
         self._numbers: dict[tuple[str, str], list[int]] = {}
@@ -71,9 +83,9 @@ class Corpus:
                 self._numbers.setdefault((shard.source, shard.split), []).append(number)
 
     @classmethod
-    def open(cls, manifest_url: str, cache: ShardCache | None = None, verify: bool = False) -> "Corpus":
+    def open(cls, manifest_url: str, verify: bool = False) -> "Corpus":
         """Read a manifest. Raises UserError when there is none, or it is damaged."""
-        return cls(manifest.open_version(files.absolute(manifest_url)), cache, verify)
+        return cls(manifest.open_version(files.absolute(manifest_url)), verify)
 
     def sources(self, split: str = "train") -> list[str]:
         """Names of the sources that have tokens in `split`, in manifest order of their shards."""
@@ -88,32 +100,55 @@ class Corpus:
         return self.version.below_versions(self.shards[number].path)
 
     def shard(self, number: int) -> OpenShard:
-        """The shard at a position of the manifest, which is open as long as the result is kept.
+        """The whole shard at a position of the manifest, which is open as long as the result is kept.
 
-        Raises UserError when it is damaged.
+        A remote one is read into memory each time. Raises UserError when it is damaged.
         """
-        opened = self._open.pop(number, None) or self._read(number)
+        if self.remote is not None:
+            whole = self._read(number, self.remote.whole(number))
+            self._verified.add(number)
+            return whole
+        opened = self._open.pop(number, None) or self._read(number, None)
         self._open[number] = opened
         while len(self._open) > MOST_OPEN:
             self._open.pop(next(iter(self._open)), None)
         return opened
 
-    def close_removed(self) -> None:
-        """Close the shards whose copies the cache has removed, so that the disk gets their room."""
-        for number, shard in list(self._open.items()):
-            if shard.copy and not os.path.exists(shard.copy):
-                self._open.pop(number, None)
+    def documents(self, number: int) -> Documents:
+        """The documents of the shard at a position of the manifest; of a remote one no token is read."""
+        if self.remote is None:
+            opened = self.shard(number)
+            return Documents(opened.offsets, opened.table.column("document_id"))
+        self.verify([number])
+        return Documents(*self.remote.documents(number))
 
-    def _read(self, number: int) -> OpenShard:
+    def tokens(self, number: int, first: int, stop: int) -> NDArray[Any]:
+        """Some tokens of the shard at a position of the manifest; of a remote one nothing else is read."""
+        if self.remote is None:
+            return self.shard(number).tokens[first:stop]
+        self.verify([number])
+        return self.remote.tokens([(number, first, stop)])[0]
+
+    def verify(self, numbers: list[int]) -> None:
+        """Compare remote shards with their digests, each once, if that is asked for."""
+        for number in numbers:
+            if self._verify and number not in self._verified:
+                self.shard(number)
+
+    def _read(self, number: int, content: bytes | None) -> OpenShard:
+        """A shard from the content of its file; None for a local one, which is mapped."""
         entry, url = self.shards[number], self.shard_url(number)
-        copy = None
         try:
-            path = files.local_path(url)
-            if path is None:
-                path = copy = self._cache.fetch(url, entry.digest, entry.bytes)
-            if self._verify and files.digest(path) != entry.digest:
+            if content is None:
+                path = str(files.local_path(url))
+                digest = files.digest(path) if self._verify else entry.digest
+                source = pa.memory_map(path)
+            else:
+                digest = xxhash.xxh3_128_hexdigest(content) if self._verify else entry.digest
+                source = pa.BufferReader(content)
+            if digest != entry.digest:
                 raise pa.ArrowInvalid("its digest is not the one in the manifest")
-            batches = pa.ipc.open_file(pa.memory_map(path))
+            batches = pa.ipc.open_file(source)
             if batches.num_record_batches != 1:
                 raise pa.ArrowInvalid(f"{batches.num_record_batches} record batches instead of 1")
             batch = batches.get_batch(0)
@@ -135,7 +170,7 @@ class Corpus:
                 f"shard {url} is damaged: it holds {len(tokens)} {tokens.dtype} tokens, "
                 f"the manifest says {entry.tokens} {self.dtype}"
             )
-        return OpenShard(tokens, offsets, batch, copy)
+        return OpenShard(tokens, offsets, batch)
 
     def heldout(
         self, source: str, max_documents: int | None = None, max_tokens: int | None = None
@@ -151,7 +186,7 @@ class Corpus:
         for number in self.shard_numbers(source, "heldout"):
             if max_tokens is not None and read >= max_tokens:
                 break
-            shard = self.shard(number)
+            shard = self.documents(number)
             count = len(shard.offsets) - 1
             if max_documents is not None:
                 count = min(count, max_documents - len(documents))
@@ -159,9 +194,9 @@ class Corpus:
                 begins = shard.offsets[:-1] - shard.offsets[0]
                 count = min(count, int(np.searchsorted(begins, max_tokens - read)))
                 read += int(shard.offsets[count] - shard.offsets[0])
-            pieces.append(shard.tokens[: shard.offsets[count] - shard.offsets[0]])
+            pieces.append(self.tokens(number, 0, int(shard.offsets[count] - shard.offsets[0])))
             lengths.append(np.diff(shard.offsets[: count + 1]))
-            documents += shard.table.column("document_id").slice(0, count).to_pylist()
+            documents += shard.ids.slice(0, count).to_pylist()
         tokens = np.concatenate(pieces) if pieces else np.zeros(0, self.dtype)
         offsets = (
             np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(lengths))])

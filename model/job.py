@@ -18,7 +18,6 @@ from model.loader import Loader
 from model.memory import checkpoint_bytes
 from model.resume import starting_step
 from model.run import SampleOrder
-from model.shard_cache import ShardCache
 
 logger = logging.getLogger("piledriver.job")
 
@@ -86,8 +85,7 @@ def check(job: TrainJob) -> Loader:
         from model.deepspeed_keys import check_keys
 
         check_keys(job.train.deepspeed)
-    cache = ShardCache(job.train.cache_folder, int(job.train.cache_gib * 2**30))
-    corpus = Corpus.open(job.manifest_url, cache, verify=job.train.verify_shards)
+    corpus = Corpus.open(job.manifest_url, verify=job.train.verify_shards)
     loader = Loader(
         corpus,
         job.model.max_sequence_length,

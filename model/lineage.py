@@ -34,8 +34,8 @@ def spans_of(streams: Streams, source: int, window: int) -> list[Span]:
     filled = 0
     while filled <= streams.sequence_length:
         number = int(streams.numbers[shard])
-        opened, path = streams.corpus.shard(number), streams.corpus.shards[number].path
-        offsets, identifiers = opened.offsets, opened.table.column("document_id")
+        path = streams.corpus.shards[number].path
+        offsets, identifiers = streams.corpus.documents(number)
         begin = position + filled - int(streams.starts[shard]) + int(offsets[0])
         stop = min(begin + streams.sequence_length + 1 - filled, int(offsets[-1]))
         first_row = int(np.searchsorted(offsets, begin, side="right")) - 1
@@ -71,7 +71,7 @@ def windows_of(streams: Streams, shard: int, row: int) -> tuple[int, list[int]] 
         return None
     index = int(places[0])
     source = int(np.searchsorted(streams.first_shard, index, side="right")) - 1
-    offsets = streams.corpus.shard(shard).offsets
+    offsets = streams.corpus.documents(shard).offsets
     origin = int(streams.starts[index] - streams.first_token[source]) - int(offsets[0])
     first, stop = origin + int(offsets[row]), origin + int(offsets[row + 1])
     length, size = streams.sequence_length, int(streams.windows[source])

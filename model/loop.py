@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +34,10 @@ OnMetrics = Callable[[StepRecord], None]
 """Gets what the journal does, on rank 0, and the lines of steps that are repeated after a kill."""
 TransformLoss = Callable[[int, Tensor], Tensor]
 """(step, loss of a micro batch) → the loss that is trained on; tests make a step overflow with it."""
+
+
+AHEAD = 4
+"""Steps whose samples are read before they are wanted, so that a slow request is not waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,14 +102,16 @@ class Loop:
         config = self.job.train
         self.saver.saved = step if step else None
         self.meter.reset()
-        pending = self.threads.submit(self.batch, step)
+        pending = deque(
+            self.threads.submit(self.batch, ahead) for ahead in range(step, min(step + AHEAD, config.steps))
+        )
         while step < config.steps:
             self.watchdog.beat(f"step {step + 1}")
             waiting = time.perf_counter()
-            rows = pending.result()
+            rows = pending.popleft().result()
             self.meter.waited += time.perf_counter() - waiting
-            if step + 1 < config.steps:
-                pending = self.threads.submit(self.batch, step + 1)
+            if step + AHEAD < config.steps:
+                pending.append(self.threads.submit(self.batch, step + AHEAD))
             outcome = self.take(step, rows)
             self.meter.steps += 1
             step += 1

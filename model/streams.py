@@ -15,6 +15,7 @@ from base.errors import UserError
 from model import order
 from model.corpus import Corpus, OpenShard
 from model.gather import gather
+from model.ranged import RemoteShards
 
 logger = logging.getLogger("piledriver.loader")
 
@@ -64,11 +65,18 @@ class Streams:
         while True:
             known = int(self._damaged.sum())
             shard, position = self.positions(source, window)
-            addresses, held = self._map(shard, position)
+            needed = self._needed(shard, position)
+            if self.corpus.remote is not None:
+                self._look_into(needed)
+            else:
+                addresses, held = self._map(needed)
             if int(self._damaged.sum()) > known:
                 continue
-            wrong = gather(addresses, self.starts, shard, position, width, vocab_size, rows)
-            del held
+            if self.corpus.remote is not None:
+                wrong = self._fetch(self.corpus.remote, shard, position, rows)
+            else:
+                wrong = gather(addresses, self.starts, shard, position, width, vocab_size, rows)
+                del held
             if wrong >= 0:
                 raise self._strange(wrong)
             return rows
@@ -142,23 +150,56 @@ class Streams:
         self._sound[index] = True
         return opened
 
-    def _map(
-        self, shard: NDArray[np.int64], position: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], list[OpenShard]]:
-        """Open the shards of windows: [shards] where the tokens of these lie, and what keeps them mapped."""
+    def _needed(self, shard: NDArray[np.int64], position: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The shards that hold tokens of windows."""
         last = np.searchsorted(self.starts, position + self.sequence_length, side="right") - 1
-        needed = np.unique(shard)
         crossing = last > shard
-        if crossing.any():
-            ranges = [np.arange(a, b + 1) for a, b in zip(shard[crossing], last[crossing], strict=True)]
-            needed = np.unique(np.concatenate([needed, *ranges]))
+        ranges = [np.arange(a, b + 1) for a, b in zip(shard[crossing], last[crossing], strict=True)]
+        return np.unique(np.concatenate([shard, *ranges]))
+
+    def _map(self, needed: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[OpenShard]]:
+        """Open shards: [shards] where the tokens of these lie, and what keeps them mapped."""
         addresses, held = np.zeros(len(self.numbers), np.int64), []
         for index in needed:
             if (opened := self._open(int(index))) is not None:
                 addresses[index] = opened.tokens.ctypes.data
                 held.append(opened)
-        self.corpus.close_removed()
         return addresses, held
+
+    def _look_into(self, needed: NDArray[np.int64]) -> None:
+        """Read remote shards whole, each once, where damaged ones are skipped or digests are compared."""
+        if self.skip_damaged:
+            for index in needed[~self._sound[needed] & ~self._damaged[needed]]:
+                self._open(int(index))
+        else:
+            self.corpus.verify([int(self.numbers[index]) for index in needed])
+
+    def _fetch(
+        self,
+        remote: RemoteShards,
+        shard: NDArray[np.int64],
+        position: NDArray[np.int64],
+        rows: NDArray[np.int64],
+    ) -> int:
+        """Read rows of tokens by range; a shard that holds a token outside the vocabulary, else -1."""
+        wanted, targets = [], []
+        length = rows.shape[1]
+        for row in range(len(rows)):
+            current, filled = int(shard[row]), 0
+            while filled < length:
+                first = int(position[row]) + filled - int(self.starts[current])
+                take = min(int(self.starts[current + 1] - self.starts[current]) - first, length - filled)
+                if take:
+                    wanted.append((int(self.numbers[current]), first, first + take))
+                    targets.append((row, filled, current))
+                filled += take
+                current += 1
+        wrong = -1
+        for (row, filled, index), tokens in zip(targets, remote.tokens(wanted), strict=True):
+            rows[row, filled : filled + len(tokens)] = tokens
+            if int(tokens.max()) >= self.corpus.tokenizer.vocab_size:
+                wrong = index
+        return wrong
 
     def _strange(self, index: int) -> UserError:
         """The error of a shard that holds tokens outside the vocabulary."""

@@ -23,6 +23,7 @@ from base.credentials import hide
 from base.damage import DamagedError, sound
 from base.errors import UserError
 from base.records import Record
+from model import journal
 from pipelines.runtime.tracking import Tracking, begin_again, client_of, flatten, last_attempt
 
 MARK = ".shipped"
@@ -140,11 +141,7 @@ class _Shipper:
 
     def content(self, start: int) -> bytes:
         """The complete lines of the journal from byte `start` on."""
-        filesystem, path = files.split(self.url)
-        if not filesystem.exists(path) or filesystem.size(path) <= start:
-            return b""
-        content: bytes = filesystem.cat_file(path, start=start)
-        return content[: content.rfind(b"\n") + 1]
+        return journal.content(self.url, start)
 
     def send_metrics(self, entries: list[dict[str, Any]]) -> None:
         """Send the numbers of journal lines."""

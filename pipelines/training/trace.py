@@ -16,17 +16,13 @@ from model.corpus import Corpus
 from model.lineage import Span
 from model.loader import Loader
 from model.run import RUN, RunDescription
-from model.shard_cache import ShardCache
 
 
 class RunSamples:
     """The samples of a training run that has begun."""
 
-    def __init__(self, storage: str, name: str, cache: ShardCache | None = None) -> None:
-        """Read what the run trains on; raises UserError if there is no such run, or its corpus is gone.
-
-        cache: where copies of remote shards are; absent: in the temporary folder.
-        """
+    def __init__(self, storage: str, name: str) -> None:
+        """Read what the run trains on; raises UserError if there is no such run, or its corpus is gone."""
         self.name = name
         url = Layout(storage).run(name)
         if not files.exists(files.join(url, RUN)):
@@ -39,7 +35,7 @@ class RunSamples:
         if self.version.hash != data.manifest_hash:
             raise UserError(f"run {name} was trained on another corpus version than {url_now} is now")
         self.loader = Loader(
-            Corpus.open(url_now, cache, verify=described.verify_shards),
+            Corpus.open(url_now, verify=described.verify_shards),
             data.sequence_length,
             seed=data.seed,
             weights=described.mixture,

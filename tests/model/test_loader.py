@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from base.errors import UserError
+from base.errors import StorageError, UserError
 from model.corpus import Corpus
 from model.loader import Loader
 from model.shard_cache import ShardCache
@@ -333,25 +333,90 @@ def test_the_cache_forgets_what_was_read_longest_ago_and_never_gives_other_conte
     assert read("large") == "yy" and len(os.listdir(tmp_path)) == 1
 
 
-def test_remote_shards_go_through_a_bounded_cache(tmp_path: Path) -> None:
-    url = write_corpus(tmp_path, SOURCES)
-    remote = fsspec.filesystem("memory")
-    remote.put(str(tmp_path / "corpus"), "/remote/corpus", recursive=True)
-    limit = 2500
-    cache = ShardCache(str(tmp_path / "cache"), limit)
-    loader = Loader(Corpus.open("memory://remote/corpus/versions/v0001/manifest.json", cache), 16, seed=3)
-    expected = Loader(Corpus.open(url), 16, seed=3).tokens(np.arange(100))
-    assert np.array_equal(loader.tokens(np.arange(100)), expected)
-    files = list((tmp_path / "cache").iterdir())
-    assert files and sum(file.stat().st_size for file in files) <= limit + max(
-        f.stat().st_size for f in files
-    )
-    # A file that was removed takes room as long as it is mapped: at most the latest batch is.
-    for number in range(100):
-        assert np.array_equal(loader.sample(number), expected[number])
-    maps = Path("/proc/self/maps").read_text().splitlines()
-    removed = {line.split()[5] for line in maps if str(tmp_path) in line and line.endswith("(deleted)")}
-    assert len(removed) <= 2
+class Counted:
+    """Counts the requests and bytes that cat_ranges gives, and fails some; a file system's own is called."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, kind: Any, failing: int = 0) -> None:
+        self.requests = self.bytes = 0
+        self.failing = failing
+        ask = kind.cat_ranges
+
+        def counted(filesystem: Any, *args: Any, **options: Any) -> list[Any]:
+            found = ask(filesystem, *args, **options)
+            self.requests += len(found)
+            self.bytes += sum(len(part) for part in found)
+            fail, self.failing = min(self.failing, len(found)), max(self.failing - len(found), 0)
+            return [*(OSError("connection reset") for _ in range(fail)), *found[fail:]]
+
+        monkeypatch.setattr(kind, "cat_ranges", counted)
+
+
+def _remote(tmp_path: Path, name: str) -> str:
+    fsspec.filesystem("memory").put(str(tmp_path / "corpus"), f"/{name}/corpus", recursive=True)
+    return f"memory://{name}/corpus/versions/v0001/manifest.json"
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32"])
+def test_windows_of_remote_shards_are_read_by_range(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    here = write_corpus(tmp_path, {"a": [[30000] * 2, [3, 7000]], "b": [[999] * 50]}, dtype=dtype)
+    local = Loader(Corpus.open(here), 1024, seed=3)
+    remote = Loader(Corpus.open(_remote(tmp_path, f"ranged-{dtype}")), 1024, seed=3)
+    samples = np.arange(int(local.windows.sum()))
+    expected, spans = local.tokens(samples), [local.trace(int(sample)) for sample in samples]
+    monkeypatch.setattr("model.ranged.PAUSES", (0.0, 0.0))
+    counted = Counted(monkeypatch, type(fsspec.filesystem("memory")), failing=2)
+    found = np.concatenate([remote.batch(int(first), 4) for first in samples[:-3:4]])
+    assert np.array_equal(found, expected[: len(found)])
+    trained = len(found) * 1024 * local.corpus.dtype.itemsize
+    assert counted.bytes <= 1.2 * trained
+    assert counted.requests <= len(found) + 3 + 2 + 3  # heads, failures, windows over two shards
+    assert [remote.trace(int(sample)) for sample in samples] == spans
+    resumed = Loader(Corpus.open(remote.corpus.manifest_url), 1024, seed=3)
+    assert np.array_equal(resumed.batch(40, 8), expected[40:48])
+    counted.requests = 0
+    remote.tokens(np.repeat(samples[:1], 8))  # what overlaps is read once
+    assert counted.requests <= 2
+
+
+def test_a_storage_that_stays_away_and_remote_damage_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_corpus(tmp_path, {"a": [[600] * 4] * 5, "b": [[2000, 310]]})
+    url = _remote(tmp_path, "ranged-damage")
+    monkeypatch.setattr("model.ranged.PAUSES", (0.0, 0.0))
+    with monkeypatch.context() as away:
+        Counted(away, type(fsspec.filesystem("memory")), failing=10**6)
+        with pytest.raises(StorageError, match=r"train-0000\d.arrow cannot be used .*connection reset"):
+            Loader(Corpus.open(url), 64, seed=0).sample(0)
+    local = str(tmp_path / "corpus" / "versions" / "v0001" / "manifest.json")
+    _damage(local, Corpus.open(local), [1, 3])
+    url = _remote(tmp_path, "ranged-damaged")
+    samples = np.arange(100)
+    for verify in (False, True):
+        loaders = [
+            Loader(Corpus.open(at, verify=verify), 64, seed=3, skip_damaged=True) for at in (local, url)
+        ]
+        expected, found = (loader.tokens(samples) for loader in loaders)
+        assert np.array_equal(found, expected)
+    with pytest.raises(UserError, match=r"train-0000[13].arrow is damaged"):
+        Loader(Corpus.open(url, verify=True), 64, seed=3).tokens(samples)
+    with pytest.raises(UserError, match=r"train-0000[13].arrow is damaged"):
+        Loader(Corpus.open(url), 64, seed=3).tokens(samples)
+    fsspec.filesystem("memory").rm("/ranged-damaged/corpus/versions/v0001/shards/b/train-00000.arrow")
+    with pytest.raises(UserError, match=r"b/train-00000.arrow does not exist"):
+        Loader(Corpus.open(url), 64, seed=3, weights={"a": 0, "b": 1}).tokens(samples)
+
+
+def test_heldout_documents_of_a_remote_corpus(tmp_path: Path) -> None:
+    local = Corpus.open(write_corpus(tmp_path, SOURCES, heldout=3))
+    remote = Corpus.open(_remote(tmp_path, "ranged-heldout"))
+    for limits in ({}, {"max_documents": 2}, {"max_tokens": 41}):
+        here, there = (corpus.heldout("alpha", **limits) for corpus in (local, remote))
+        assert here.document_ids == there.document_ids
+        assert np.array_equal(here.input_ids, there.input_ids)
+        assert np.array_equal(here.offsets, there.offsets)
 
 
 def test_a_trillion_tokens_start_at_once(tmp_path: Path) -> None:

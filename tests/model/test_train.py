@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import fsspec
 import pytest
 
 from base.errors import UserError
@@ -308,20 +307,6 @@ def test_a_warm_up_that_the_run_ends_in_is_a_warning(
     for warmup, told in ((8, False), (9, True)):
         check(TrainJob(MODEL, settings(optimizer={"warmup_steps": warmup}), manifest, str(tmp_path / "run")))
         assert ("the run ends in its warm-up" in caplog.text) == told
-
-
-def test_remote_shards_are_copied_to_the_folder_and_in_the_room_that_are_given(tmp_path: Path) -> None:
-    write_corpus(tmp_path / "here", {"a": [[400] * 5] * 6})
-    fsspec.filesystem("memory").put(str(tmp_path / "here"), "/cached", recursive=True)
-    sizes = []
-    for name, room in (("small", 1.5e-5), ("large", 1.0)):
-        cache = {"cache_folder": str(tmp_path / name), "cache_gib": room}
-        url = "memory://cached/corpus/versions/v0001/manifest.json"
-        loader = check(TrainJob(MODEL, settings(**cache), url, str(tmp_path / "run")))
-        for sample in range(60):
-            loader.sample(sample)
-        sizes.append(sum(file.stat().st_size for file in (tmp_path / name).iterdir()))
-    assert 0 < sizes[0] <= 1.5e-5 * 2**30 < sizes[1]
 
 
 def test_bad_settings_are_named_before_training(manifest: str, tmp_path: Path) -> None:
