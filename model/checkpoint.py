@@ -163,13 +163,10 @@ def prune(run_url: str, config: CheckpointConfig, saved: int) -> None:
             files.remove(folder(run_url, step))
 
 
-def damage(checkpoint_url: str, rank: int = 0, world: int = 1) -> str | None:
-    """What is wrong with a checkpoint; None when every file has the digest it was written with.
-
-    Of `world` ranks each looks at a share of the files.
-    """
+def damage(checkpoint_url: str) -> str | None:
+    """What is wrong with a checkpoint; None when every file has the digest it was written with."""
     try:
-        for name, stored in list(read_description(checkpoint_url).files.items())[rank::world]:
+        for name, stored in read_description(checkpoint_url).files.items():
             if files.digest(files.join(checkpoint_url, name)) != stored.digest:
                 return f"{name} has changed since it was written"
     except (OSError, UserError) as error:
@@ -177,14 +174,31 @@ def damage(checkpoint_url: str, rank: int = 0, world: int = 1) -> str | None:
     return None
 
 
+def latest(run_url: str, most: int | None = None) -> str | None:
+    """URL of the newest whole checkpoint of a run, of step `most` at most, or None.
+
+    Damaged ones that are newer are named in a warning and set aside, so that the policy does not keep them in
+    place of whole ones.
+    """
+    for step in reversed(steps(run_url)):
+        url = folder(run_url, step)
+        problem = damage(url)
+        if problem is not None:
+            logger.warning("checkpoint %s is damaged and left out: %s", url, problem)
+            _set_aside(url, DAMAGED)
+        elif most is None or step <= most:
+            return url
+    return None
+
+
 def throw_away(run_url: str, step: int) -> None:
     """Let the checkpoints after `step` not count any more: the run goes on from there."""
     for later in steps(run_url):
         if later > step:
-            set_aside(folder(run_url, later), THROWN_AWAY)
+            _set_aside(folder(run_url, later), THROWN_AWAY)
 
 
-def set_aside(url: str, name: str) -> None:
+def _set_aside(url: str, name: str) -> None:
     """Give the description of a checkpoint another name."""
     filesystem, path = files.split(url)
     with contextlib.suppress(OSError):

@@ -1,6 +1,5 @@
 """What the processes of a training run tell each other; one process alone needs no process group."""
 
-import os
 from typing import Any
 
 import torch
@@ -16,11 +15,6 @@ def rank() -> int:
 def world() -> int:
     """The number of processes."""
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-
-
-def on_machine() -> int:
-    """The number of processes on this machine, which are ranks that follow each other."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", world()))
 
 
 def barrier() -> None:

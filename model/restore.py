@@ -1,9 +1,7 @@
 """Reading checkpoints, whatever number of workers and ZeRO stage has written them."""
 
 import contextlib
-import logging
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,12 +11,10 @@ from typing import Any
 import xxhash
 from torch import Tensor
 
-from base import files
+from base import files, layout
 from base.errors import UserError
 from model import checkpoint, pickles, ranks, universal
 from model.checkpoint import STATE, Description
-
-logger = logging.getLogger("piledriver.checkpoint")
 
 
 @contextlib.contextmanager
@@ -32,52 +28,18 @@ def local_copy(checkpoint_url: str) -> Iterator[str]:
         yield _download(checkpoint_url, temporary)
 
 
-def latest(run_url: str, most: int | None = None) -> str | None:
-    """URL of the newest whole checkpoint of a run, of step `most` at most, or None. All ranks call it.
-
-    Each rank compares a share of the files with their digests. Damaged checkpoints that are newer are named
-    in a warning and set aside, so that the policy does not keep them in place of whole ones.
-    """
-    rank = ranks.rank()
-    for step in ranks.agree(checkpoint.steps(run_url)[::-1] if rank == 0 else None):
-        url = checkpoint.folder(run_url, step)
-        problems = filter(None, ranks.gather(checkpoint.damage(url, rank, ranks.world())))
-        problem = next(problems, None)
-        if problem is None and (most is None or step <= most):
-            return url
-        if problem is not None and rank == 0:
-            logger.warning("checkpoint %s is damaged and left out: %s", url, problem)
-            checkpoint.set_aside(url, checkpoint.DAMAGED)
-    return None
-
-
-_OF_RANK = re.compile(r"zero_pp_rank_(\d+)_mp_rank_\d+_")
-"""In the name of a file of DeepSpeed's that is of one data-parallel rank alone."""
-
-
-def _is_of(name: str, share: range) -> bool:
-    """Whether data-parallel ranks read a file of a checkpoint that they have written as they are now."""
-    found = _OF_RANK.search(name)
-    return found is None or int(found[1]) in share
-
-
-def _download(checkpoint_url: str, target: str, share: range | None = None) -> str:
-    """Copy the files of a checkpoint, or those that some data-parallel ranks read; the folder they are in."""
-    for name in checkpoint.read_description(checkpoint_url).files:
-        if share is None or _is_of(name, share):
-            path = os.path.join(target, name)
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            filesystem, remote = files.split(files.join(checkpoint_url, name))
-            filesystem.get_file(remote, path)
-    return target
+def _download(checkpoint_url: str, target: str) -> str:
+    filesystem, remote = files.split(checkpoint_url)
+    filesystem.get(remote, target, recursive=True)
+    inner = os.path.join(target, layout.name_of(remote))
+    return inner if os.path.isdir(inner) else target
 
 
 @contextlib.contextmanager
-def _shared_copy(checkpoint_url: str, split: int | None) -> Iterator[tuple[str, bool]]:
+def _shared_copy(checkpoint_url: str) -> Iterator[tuple[str, bool]]:
     """The local folder of a checkpoint, one for all ranks that see it, and whether this rank leads them.
 
-    A remote one is downloaded once a machine: all of it, or where its ranks are those that have written it,
-    what those of the machine read, `split` of which share their layers. All ranks call it.
+    A remote one is downloaded once a machine. All ranks call it.
     """
     path = files.local_path(checkpoint_url)
     if path is not None:
@@ -89,12 +51,11 @@ def _shared_copy(checkpoint_url: str, split: int | None) -> Iterator[tuple[str, 
     if leads:
         shutil.rmtree(temporary, ignore_errors=True)
         os.makedirs(temporary)
-        first, after = ranks.rank(), ranks.rank() + ranks.on_machine()
-        share = None if split is None else range(first // split, (after - 1) // split + 1)
-        _download(checkpoint_url, temporary, share)
+        _download(checkpoint_url, temporary)
     ranks.barrier()
+    inner = os.path.join(temporary, layout.name_of(checkpoint_url))
     try:
-        yield temporary, leads
+        yield (inner if os.path.isdir(inner) else temporary), leads
     finally:
         ranks.barrier()
         if leads:
@@ -125,8 +86,7 @@ def load(engine: Any, checkpoint_url: str, zero_stage: int, tensor_parallel: int
             f"train.tensor_parallel = {before} and train.zero_stage = {description.zero_stage}; "
             "with tensor parallelism a run is continued by as many workers with the same settings only"
         )
-    split = None if convert else tensor_parallel
-    with _shared_copy(checkpoint_url, split) as (path, leads), contextlib.ExitStack() as stack:
+    with _shared_copy(checkpoint_url) as (path, leads), contextlib.ExitStack() as stack:
         if convert:
             path = stack.enter_context(_universal(path, description.zero_stage, engine, leads))
         groups = engine.optimizer.param_groups

@@ -81,10 +81,7 @@ class Saver:
             temporary = os.path.join(tempfile.gettempdir(), name)
         else:
             temporary = os.path.join(os.path.dirname(local), f"{files.TEMPORARY}step_{step:08d}")
-        # A machine writes the files of its own ranks, and uploads them where the folder is not its own.
-        share = 1.0 if local else ranks.on_machine() / self.world
-        planned = self.planned if local else 0
-        problem = _make_room(temporary, self.run_url, planned, share) if leader else None
+        problem = _make_room(temporary, self.run_url, self.planned if local else 0) if leader else None
         if problem is not None:
             logger.warning("no checkpoint at step %d: %s", step, problem)
         if self.rank == 0 and local is None:
@@ -214,8 +211,8 @@ class Saver:
         checkpoint.prune(self.run_url, self.config, self.saved)
 
 
-def _make_room(temporary: str, run_url: str, planned: int, share: float) -> str | None:
-    """Make an empty folder for a share of a checkpoint as large as the last; what is in the way, if anything.
+def _make_room(temporary: str, run_url: str, planned: int) -> str | None:
+    """Make an empty folder for a checkpoint; what is in the way of one as large as the last, if anything.
 
     planned: bytes of the first one.
     """
@@ -223,7 +220,7 @@ def _make_room(temporary: str, run_url: str, planned: int, share: float) -> str 
         previous = next(checkpoint.descriptions(run_url), None)
         needed = sum(file.bytes for file in previous.files.values()) if previous is not None else planned
         shutil.rmtree(temporary, ignore_errors=True)
-        problem = checkpoint.lacks_room(os.path.dirname(temporary), int(needed * share))
+        problem = checkpoint.lacks_room(os.path.dirname(temporary), needed)
         if problem is None:
             os.makedirs(temporary, exist_ok=True)
     except OSError as error:

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -154,11 +153,11 @@ def test_damaged_and_unfinished_checkpoints_are_passed_over(
     weights.write_bytes(content)
     (folders[1] / checkpoint.DESCRIPTION).unlink()
     with caplog.at_level(logging.WARNING):
-        assert restore.latest(run["run_url"]) == str(folders[0])
+        assert checkpoint.latest(run["run_url"]) == str(folders[0])
     assert "step_00000006 is damaged" in caplog.text and weights.name in caplog.text
     result = run_here(manifest, **run)
     assert result.resumed_from == 2 and _losses(run["run_url"]) == expected
-    assert restore.latest(run["run_url"]) == str(folders[2])
+    assert checkpoint.latest(run["run_url"]) == str(folders[2])
 
 
 def _edit_description(run_url: str, step: int, **changes: Any) -> None:
@@ -187,7 +186,7 @@ def test_a_damaged_description_stops_nothing_and_what_is_damaged_is_not_kept_in_
     result = run_here(manifest, run_url, steps=5, checkpoint=kept, rate_jump="accept")
     assert result.resumed_from == 4 and result.best_checkpoint_url == checkpoint.folder(run_url, 2)
     assert checkpoint.steps(run_url) == [2, 5] and (newest / checkpoint.DAMAGED).exists()
-    assert restore.latest(run_url) == checkpoint.folder(run_url, 5)
+    assert checkpoint.latest(run_url) == checkpoint.folder(run_url, 5)
 
 
 def test_keep_policy(manifest: str, tmp_path: Path) -> None:
@@ -485,30 +484,6 @@ def test_a_remote_run_folder(manifest: str) -> None:
     result = run_here(manifest, run_url, steps=5, **same)
     assert result.resumed_from == 3 and len(_losses(run_url)) == 5
     assert len(restore.consolidated_state(known(result.checkpoint_url))) == 28
-
-
-@pytest.mark.parametrize("stage", [1, 3])
-def test_a_machine_downloads_what_its_ranks_read(manifest: str, tmp_path: Path, stage: int) -> None:
-    same: dict[str, Any] = {"run_url": f"far://{tmp_path}/run", "zero_stage": stage, "optimizer": CONSTANT}
-    machines = tmp_path / "machines"
-    assert run_processes(2, manifest, [{**same, "steps": 3}, {**same, "steps": 5}], machines) == [0, 0]
-    whole: dict[str, Any] = {**same, "run_url": str(tmp_path / "whole"), "steps": 5}
-    assert run_processes(2, manifest, [whole]) == [0, 0]
-    assert _losses(tmp_path / "run") == pytest.approx(_losses(tmp_path / "whole"), abs=1e-6)
-    for rank, exports in ((0, 2), (1, 0)):  # the first rank reads all of the last checkpoint of a run
-        names = (machines / str(rank) / "downloads").read_text().split()
-        states = Counter(name for name in names if "optim_states" in name)
-        assert states == {
-            f"zero_pp_rank_{number}_mp_rank_00_optim_states.pt": exports + (number == rank)
-            for number in (0, 1)
-            if exports or number == rank
-        }
-        assert not list((machines / str(rank) / "tmp").glob("piledriver-*-*"))
-    # Other numbers of workers need all files, and damage that any rank finds counts for all of them.
-    broken = next(Path(checkpoint.folder(str(tmp_path / "run"), 5)).glob("state/zero_pp_rank_1_*"))
-    broken.write_bytes(broken.read_bytes()[:-1] + b"?")
-    assert run_processes(2, manifest, [{**same, "steps": 6}], machines) == [0, 0]
-    assert checkpoint.steps(str(tmp_path / "run")) == [6]
 
 
 def test_one_function_reads_what_torch_has_saved() -> None:

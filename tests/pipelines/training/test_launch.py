@@ -19,7 +19,7 @@ from tests.helpers.values import known
 if RUNNING:
     from mlflow import MlflowClient
 
-    from model import checkpoint, restore
+    from model import checkpoint
     from pipelines.training.launch import launch
 
 
@@ -66,7 +66,7 @@ def test_two_workers_survive_the_death_of_one_with_the_same_losses(tmp_path: Pat
     assert [line.loss for line in lines] == pytest.approx(reference, abs=1e-4)
     assert result.step == 40 and result.resumed_from in (10, 20, 30) and result.run_url == run_url
     assert result.last_loss == pytest.approx(expected.last_loss, abs=1e-4)
-    assert restore.latest(run_url) == result.checkpoint_url
+    assert checkpoint.latest(run_url) == result.checkpoint_url
     with pytest.raises(UserError, match="data.seed"):
         launch(_config(tmp_path, steps=50, seed=1), manifest, run_url)
 
