@@ -7,7 +7,7 @@ from then on some tokens are one request.
 import logging
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,7 +152,7 @@ class RemoteShards:
             ids=ids.buffers()[1].address - base,
         )
 
-    def _read(self, ranges: list[tuple[int, int, int | None]]) -> list[bytes]:
+    def _read(self, ranges: Sequence[tuple[int, int, int | None]]) -> list[bytes]:
         """Read ranges of shards at the same time, again after a pause where that fails."""
         results: dict[int, Any] = {}
         for pause in (*PAUSES, None):
@@ -176,7 +176,7 @@ class RemoteShards:
                 raise self._damaged(number, "it ends early")
         return [results[place] for place in range(len(ranges))]
 
-    def _ask(self, ranges: list[tuple[int, int, int | None]]) -> list[Any]:
+    def _ask(self, ranges: Sequence[tuple[int, int, int | None]]) -> list[Any]:
         """The bytes of each range, or the error."""
         if not ranges:
             return []
