@@ -8,7 +8,6 @@
 """
 
 import contextlib
-import logging
 import math
 import os
 import re
@@ -26,12 +25,12 @@ from model.config import CheckpointConfig
 from model.guard import GuardState
 from model.run import SampleOrder
 
-logger = logging.getLogger("piledriver.checkpoint")
-
 STATE = "state"
 DESCRIPTION = "checkpoint.json"
 DAMAGED = "damaged.json"
 THROWN_AWAY = "thrown_away.json"
+_OF_RANK = re.compile(r"zero_pp_rank_(\d+)_mp_rank_(\d+)_[^/]*$")
+"""DeepSpeed's names of files that a rank alone reads: its data-parallel and its tensor-parallel number."""
 MARGIN = 1.05
 """Room for a checkpoint, as a multiple of its bytes."""
 
@@ -163,31 +162,37 @@ def prune(run_url: str, config: CheckpointConfig, saved: int) -> None:
             files.remove(folder(run_url, step))
 
 
-def damage(checkpoint_url: str) -> str | None:
-    """What is wrong with a checkpoint; None when every file has the digest it was written with."""
+def own_files(description: Description, rank: int, world: int) -> list[str]:
+    """The files of a checkpoint that a rank of `world` answers for: together the ranks have each once.
+
+    With as many ranks as have written it, these are what the rank itself wrote.
+    """
+    names = []
+    for name in description.files:
+        match = _OF_RANK.search(name)
+        writer = int(match[1]) * description.tensor_parallel + int(match[2]) if match else 0
+        if writer % world == rank:
+            names.append(name)
+    return names
+
+
+def shared_files(description: Description) -> set[str]:
+    """The files of a checkpoint that all ranks read."""
+    return {name for name in description.files if not _OF_RANK.search(name)}
+
+
+def damage(checkpoint_url: str, rank: int = 0, world: int = 1) -> str | None:
+    """What is wrong with a checkpoint; None when every file has the digest it was written with.
+
+    Of `world` ranks that ask, each reads its own files.
+    """
     try:
-        for name, stored in read_description(checkpoint_url).files.items():
-            if files.digest(files.join(checkpoint_url, name)) != stored.digest:
+        description = read_description(checkpoint_url)
+        for name in own_files(description, rank, world):
+            if files.digest(files.join(checkpoint_url, name)) != description.files[name].digest:
                 return f"{name} has changed since it was written"
     except (OSError, UserError) as error:
         return f"{type(error).__name__}: {error}"
-    return None
-
-
-def latest(run_url: str, most: int | None = None) -> str | None:
-    """URL of the newest whole checkpoint of a run, of step `most` at most, or None.
-
-    Damaged ones that are newer are named in a warning and set aside, so that the policy does not keep them in
-    place of whole ones.
-    """
-    for step in reversed(steps(run_url)):
-        url = folder(run_url, step)
-        problem = damage(url)
-        if problem is not None:
-            logger.warning("checkpoint %s is damaged and left out: %s", url, problem)
-            _set_aside(url, DAMAGED)
-        elif most is None or step <= most:
-            return url
     return None
 
 
@@ -195,10 +200,10 @@ def throw_away(run_url: str, step: int) -> None:
     """Let the checkpoints after `step` not count any more: the run goes on from there."""
     for later in steps(run_url):
         if later > step:
-            _set_aside(folder(run_url, later), THROWN_AWAY)
+            set_aside(folder(run_url, later), THROWN_AWAY)
 
 
-def _set_aside(url: str, name: str) -> None:
+def set_aside(url: str, name: str) -> None:
     """Give the description of a checkpoint another name."""
     filesystem, path = files.split(url)
     with contextlib.suppress(OSError):

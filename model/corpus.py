@@ -108,8 +108,8 @@ class Corpus:
             whole = self._read(number, self.remote.whole(number))
             self._verified.add(number)
             return whole
-        opened = self._open.pop(number, None) or self._read(number, None)
-        self._open[number] = opened
+        mapped = self._open.pop(number, None)
+        opened = self._open[number] = mapped if mapped is not None else self._read(number, None)
         while len(self._open) > MOST_OPEN:
             self._open.pop(next(iter(self._open)), None)
         return opened

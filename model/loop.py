@@ -220,7 +220,7 @@ class Loop:
         """
         self.watchdog.beat(f"going back from step {step}")
         self.saver.wait()
-        url = ranks.agree(checkpoint.latest(self.job.run_url) if ranks.rank() == 0 else None)
+        url = restore.latest(self.job.run_url)
         description = checkpoint.read_description(url) if url else None
         begin, end = self.job.samples(step - self.guard.streak, step)
         first = step - self.guard.streak + 1
@@ -228,6 +228,7 @@ class Loop:
         target = self.guard.roll_back(
             description.step if description else None, description.guard if description else None, where
         )
+        assert url is not None  # else the guard has stopped the run
         restore.load(self.engine, url, self.job.train.zero_stage, self.job.train.tensor_parallel)
         self.engine.global_steps = step
         logger.warning("%s; going back to the weights of step %d", where, target)

@@ -176,7 +176,7 @@ class RemoteShards:
                 raise self._damaged(number, "it ends early")
         return [results[place] for place in range(len(ranges))]
 
-    def _ask(self, ranges: list[tuple[int, int, int | None]]) -> list[Any]:
+    def _ask(self, ranges: Sequence[tuple[int, int, int | None]]) -> list[Any]:
         """The bytes of each range, or the error."""
         if not ranges:
             return []

@@ -1,6 +1,7 @@
 """Reading checkpoints, whatever number of workers and ZeRO stage has written them."""
 
 import contextlib
+import logging
 import os
 import shutil
 import tempfile
@@ -12,9 +13,12 @@ import xxhash
 from torch import Tensor
 
 from base import files, layout
+from base.damage import reached
 from base.errors import UserError
 from model import checkpoint, pickles, ranks, universal
 from model.checkpoint import STATE, Description
+
+logger = logging.getLogger("piledriver.checkpoint")
 
 
 @contextlib.contextmanager
@@ -36,10 +40,15 @@ def _download(checkpoint_url: str, target: str) -> str:
 
 
 @contextlib.contextmanager
-def _shared_copy(checkpoint_url: str) -> Iterator[tuple[str, bool]]:
+def _shared_copy(
+    checkpoint_url: str, description: Description, everything: bool
+) -> Iterator[tuple[str, bool]]:
     """The local folder of a checkpoint, one for all ranks that see it, and whether this rank leads them.
 
-    A remote one is downloaded once a machine. All ranks call it.
+    Of a remote one each rank downloads its own files, and the leader what all of a machine read; the others
+    are there and empty, since DeepSpeed looks for their names. All ranks call it.
+
+    everything: all files are downloaded, once a machine.
     """
     path = files.local_path(checkpoint_url)
     if path is not None:
@@ -47,19 +56,54 @@ def _shared_copy(checkpoint_url: str) -> Iterator[tuple[str, bool]]:
         return
     leads = int(os.environ.get("LOCAL_RANK", "0")) == 0
     name = f"piledriver-checkpoint-{xxhash.xxh3_64_hexdigest(checkpoint_url.encode())}"
-    temporary = os.path.join(tempfile.gettempdir(), name)
+    folder = os.path.join(tempfile.gettempdir(), name)
     if leads:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.makedirs(temporary)
-        _download(checkpoint_url, temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        for stored in description.files:
+            os.makedirs(os.path.dirname(os.path.join(folder, stored)), exist_ok=True)
+            if not everything:
+                Path(folder, stored).touch()
     ranks.barrier()
-    inner = os.path.join(temporary, layout.name_of(checkpoint_url))
     try:
-        yield (inner if os.path.isdir(inner) else temporary), leads
+        wanted = set() if everything else set(checkpoint.own_files(description, ranks.rank(), ranks.world()))
+        if leads:
+            wanted |= set(description.files) if everything else checkpoint.shared_files(description)
+        for stored in sorted(wanted):
+            _download_file(checkpoint_url, stored, description.files[stored].digest, folder)
+        ranks.barrier()
+        yield folder, leads
     finally:
         ranks.barrier()
         if leads:
-            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _download_file(checkpoint_url: str, name: str, digest: str, folder: str) -> None:
+    filesystem, remote = files.split(files.join(checkpoint_url, name))
+    target = os.path.join(folder, name)
+    with reached(checkpoint_url):
+        filesystem.get_file(remote, target)
+    if files.digest(target) != digest:
+        raise UserError(f"{files.join(checkpoint_url, name)} has changed since it was written")
+
+
+def latest(run_url: str, most: int | None = None) -> str | None:
+    """URL of the newest whole checkpoint of a run, of step `most` at most, or None. All ranks call it.
+
+    Each rank reads its own files. Damaged checkpoints that are newer are named in a warning and set aside, so
+    that the policy does not keep them in place of whole ones.
+    """
+    rank, world = ranks.rank(), ranks.world()
+    for step in reversed(ranks.agree(checkpoint.steps(run_url) if rank == 0 else None)):
+        url = checkpoint.folder(run_url, step)
+        problems = [told for told in ranks.gather(checkpoint.damage(url, rank, world)) if told is not None]
+        if problems:
+            if rank == 0:
+                logger.warning("checkpoint %s is damaged and left out: %s", url, problems[0])
+                checkpoint.set_aside(url, checkpoint.DAMAGED)
+        elif most is None or step <= most:
+            return url
+    return None
 
 
 def needs_conversion(description: Description, world: int, zero_stage: int) -> bool:
@@ -86,7 +130,8 @@ def load(engine: Any, checkpoint_url: str, zero_stage: int, tensor_parallel: int
             f"train.tensor_parallel = {before} and train.zero_stage = {description.zero_stage}; "
             "with tensor parallelism a run is continued by as many workers with the same settings only"
         )
-    with _shared_copy(checkpoint_url) as (path, leads), contextlib.ExitStack() as stack:
+    copy = _shared_copy(checkpoint_url, description, everything=convert or tensor_parallel > 1)
+    with copy as (path, leads), contextlib.ExitStack() as stack:
         if convert:
             path = stack.enter_context(_universal(path, description.zero_stage, engine, leads))
         groups = engine.optimizer.param_groups

@@ -81,7 +81,9 @@ class Saver:
             temporary = os.path.join(tempfile.gettempdir(), name)
         else:
             temporary = os.path.join(os.path.dirname(local), f"{files.TEMPORARY}step_{step:08d}")
-        problem = _make_room(temporary, self.run_url, self.planned if local else 0) if leader else None
+        # Of a remote checkpoint, what the ranks of this machine write passes through its disk.
+        share = 1.0 if local else int(os.environ.get("LOCAL_WORLD_SIZE", self.world)) / self.world
+        problem = make_room(temporary, self.run_url, self.planned if local else 0, share) if leader else None
         if problem is not None:
             logger.warning("no checkpoint at step %d: %s", step, problem)
         if self.rank == 0 and local is None:
@@ -211,16 +213,16 @@ class Saver:
         checkpoint.prune(self.run_url, self.config, self.saved)
 
 
-def _make_room(temporary: str, run_url: str, planned: int) -> str | None:
+def make_room(temporary: str, run_url: str, planned: int, share: float) -> str | None:
     """Make an empty folder for a checkpoint; what is in the way of one as large as the last, if anything.
 
-    planned: bytes of the first one.
+    planned: bytes of the first one. share: of its files, those that lie on this machine.
     """
     try:
         previous = next(checkpoint.descriptions(run_url), None)
         needed = sum(file.bytes for file in previous.files.values()) if previous is not None else planned
         shutil.rmtree(temporary, ignore_errors=True)
-        problem = checkpoint.lacks_room(os.path.dirname(temporary), needed)
+        problem = checkpoint.lacks_room(os.path.dirname(temporary), int(needed * share))
         if problem is None:
             os.makedirs(temporary, exist_ok=True)
     except OSError as error:

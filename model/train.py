@@ -41,7 +41,7 @@ def train(
     loader = check(job)
     same = identity(job, loader)
     start = starting_step(job.run_url, config)
-    resumed = ranks.agree(checkpoint.latest(job.run_url, start) if rank == 0 else None)
+    resumed = restore.latest(job.run_url, start)
     before = checkpoint.check_description(resumed, same) if resumed is not None else None
     if resumed is None:
         facts = same.model["vocab_size"], same.model["precision"]

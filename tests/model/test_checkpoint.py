@@ -4,7 +4,9 @@ import math
 import os
 import re
 import shutil
+import subprocess
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,11 @@ import pytest
 from base import files
 from base.errors import UserError
 from model import journal
+from model.config import GuardConfig
+from model.guard import Guard
 from model.job import TrainJob, check, precision_of
 from model.memory import checkpoint_bytes
+from tests.helpers import stores
 from tests.helpers.corpus import write_corpus
 from tests.helpers.late import RUNNING
 from tests.helpers.training import MODEL, SOURCES, run_here, run_processes, run_with_kills, settings
@@ -24,7 +29,7 @@ from tests.helpers.values import known
 if RUNNING:
     import torch
 
-    from model import checkpoint, pickles, restore
+    from model import checkpoint, pickles, restore, saver
     from model.train import train
 
 
@@ -153,11 +158,11 @@ def test_damaged_and_unfinished_checkpoints_are_passed_over(
     weights.write_bytes(content)
     (folders[1] / checkpoint.DESCRIPTION).unlink()
     with caplog.at_level(logging.WARNING):
-        assert checkpoint.latest(run["run_url"]) == str(folders[0])
+        assert restore.latest(run["run_url"]) == str(folders[0])
     assert "step_00000006 is damaged" in caplog.text and weights.name in caplog.text
     result = run_here(manifest, **run)
     assert result.resumed_from == 2 and _losses(run["run_url"]) == expected
-    assert checkpoint.latest(run["run_url"]) == str(folders[2])
+    assert restore.latest(run["run_url"]) == str(folders[2])
 
 
 def _edit_description(run_url: str, step: int, **changes: Any) -> None:
@@ -186,7 +191,7 @@ def test_a_damaged_description_stops_nothing_and_what_is_damaged_is_not_kept_in_
     result = run_here(manifest, run_url, steps=5, checkpoint=kept, rate_jump="accept")
     assert result.resumed_from == 4 and result.best_checkpoint_url == checkpoint.folder(run_url, 2)
     assert checkpoint.steps(run_url) == [2, 5] and (newest / checkpoint.DAMAGED).exists()
-    assert checkpoint.latest(run_url) == checkpoint.folder(run_url, 5)
+    assert restore.latest(run_url) == checkpoint.folder(run_url, 5)
 
 
 def test_keep_policy(manifest: str, tmp_path: Path) -> None:
@@ -486,6 +491,30 @@ def test_a_remote_run_folder(manifest: str) -> None:
     assert len(restore.consolidated_state(known(result.checkpoint_url))) == 28
 
 
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_machine_downloads_what_its_ranks_read(manifest: str, tmp_path: Path, stage: int) -> None:
+    same: dict[str, Any] = {"run_url": f"far://{tmp_path}/run", "zero_stage": stage, "optimizer": CONSTANT}
+    machines = tmp_path / "machines"
+    assert run_processes(2, manifest, [{**same, "steps": 3}, {**same, "steps": 5}], machines) == [0, 0]
+    whole: dict[str, Any] = {**same, "run_url": str(tmp_path / "whole"), "steps": 5}
+    assert run_processes(2, manifest, [whole]) == [0, 0]
+    assert _losses(tmp_path / "run") == pytest.approx(_losses(tmp_path / "whole"), abs=1e-6)
+    for rank, exports in ((0, 2), (1, 0)):  # the first rank reads all of the last checkpoint of a run
+        names = (machines / str(rank) / "downloads").read_text().split()
+        states = Counter(name for name in names if "optim_states" in name)
+        assert states == {
+            f"zero_pp_rank_{number}_mp_rank_00_optim_states.pt": exports + (number == rank)
+            for number in (0, 1)
+            if exports or number == rank
+        }
+        assert not list((machines / str(rank) / "tmp").glob("piledriver-*-*"))
+    # Other numbers of workers need all files, and damage that any rank finds counts for all of them.
+    broken = next(Path(checkpoint.folder(str(tmp_path / "run"), 5)).glob("state/zero_pp_rank_1_*"))
+    broken.write_bytes(broken.read_bytes()[:-1] + b"?")
+    assert run_processes(2, manifest, [{**same, "steps": 6}], machines) == [0, 0]
+    assert checkpoint.steps(str(tmp_path / "run")) == [6]
+
+
 def test_one_function_reads_what_torch_has_saved() -> None:
     folder = Path(pickles.__file__).parent
     loads = re.compile(r"(?<!safetensors\.)torch\.(serialization\.)?load\(")
@@ -564,3 +593,64 @@ def test_torch_load_is_safe_within_the_guard_alone(tmp_path: Path) -> None:
     with pickles.guarded(), pytest.raises(UserError, match="it names os.makedirs"):
         torch.load(path, map_location="cpu", mmap=True, weights_only=False)
     assert torch.load is before and not marker.exists()
+
+
+@pytest.mark.parametrize(("written", "world"), [(4, 4), (4, 2), (2, 4), (4, 1), (4, 3)])
+@pytest.mark.parametrize("tensor_parallel", [1, 2])
+def test_each_file_of_a_checkpoint_is_read_by_one_rank_and_its_own_by_the_rank_that_wrote_it(
+    written: int, world: int, tensor_parallel: int
+) -> None:
+    data, models = written // tensor_parallel, range(tensor_parallel)
+    names = {
+        f"state/bf16_zero_pp_rank_{part}_mp_rank_{split:02d}_optim_states.pt": part * tensor_parallel + split
+        for part in range(data)
+        for split in models
+    }
+    shared = {f"state/mp_rank_{split:02d}_model_states.pt" for split in models}
+    stored = dict.fromkeys([*names, *shared], {"bytes": 1, "digest": "0"})
+    order = {"manifest_hash": "0", "seed": 0, "sequence_length": 8, "weights": {}, "global_batch_size": 4}
+    description = checkpoint.Description.model_validate(
+        {
+            **{"step": 1, "sample": 4, "guard": Guard(GuardConfig(), None).state(), "evaluation_loss": None},
+            **{"model": {}, "data": order, "files": stored, "zero_stage": 1},
+            **{"tensor_parallel": tensor_parallel, "world_size": written},
+        }
+    )
+    parts = [checkpoint.own_files(description, rank, world) for rank in range(world)]
+    assert sorted(name for part in parts for name in part) == sorted([*names, *shared])
+    assert checkpoint.shared_files(description) == shared
+    if world == written:
+        assert all(name in parts[rank] for name, rank in names.items())
+
+
+def test_a_machine_needs_room_for_its_share_of_a_remote_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1100))
+    folder, run_url = str(tmp_path / "made"), "memory://training/share"
+    assert "a checkpoint needs 2,100" in str(saver.make_room(folder, run_url, 2000, 1.0))
+    assert saver.make_room(folder, run_url, 2000, 0.5) is None and os.path.isdir(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 3])
+def test_ranks_read_their_own_files_from_an_object_store(
+    manifest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int
+) -> None:
+    command, environment = stores.server("s3", stores.free_port())
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        stores.make_bucket("s3")
+        remote: dict[str, Any] = {"run_url": "s3://bucket/run", "zero_stage": stage, "optimizer": CONSTANT}
+        here = {**remote, "run_url": str(tmp_path / "run")}
+        for run in (here, remote):
+            assert run_processes(2, manifest, [{**run, "steps": 3}]) == [0, 0]
+            assert run_processes(2, manifest, [{**run, "steps": 6}]) == [0, 0]
+        assert _losses("s3://bucket/run") == _losses(tmp_path / "run")
+        assert len(_losses(tmp_path / "run")) == 6
+    finally:
+        server.terminate()
+        server.wait()

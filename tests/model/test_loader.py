@@ -1,6 +1,7 @@
 import json
 import os
 import resource
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
+import s3fs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +18,7 @@ from base.errors import StorageError, UserError
 from model.corpus import Corpus
 from model.loader import Loader
 from model.shard_cache import ShardCache
+from tests.helpers import stores
 from tests.helpers.corpus import write_corpus
 
 SOURCES = {"alpha": [[40, 3, 70], [1, 90], [25]], "beta": [[200, 31]], "gamma": [[17, 64, 64]]}
@@ -378,6 +381,39 @@ def test_windows_of_remote_shards_are_read_by_range(
     counted.requests = 0
     remote.tokens(np.repeat(samples[:1], 8))  # what overlaps is read once
     assert counted.requests <= 2
+
+
+@pytest.mark.slow
+def test_windows_on_a_server_of_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = write_corpus(tmp_path, {"a": [[30000] * 4, [3, 7000]], "b": [[999] * 50]})
+    command, environment = stores.server("s3", stores.free_port())
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        stores.make_bucket("s3")
+        fsspec.filesystem("s3").put(str(tmp_path / "corpus"), "bucket/corpus", recursive=True)
+        remote = Loader(Corpus.open("s3://bucket/corpus/versions/v0001/manifest.json"), 1024, seed=3)
+        local = Loader(Corpus.open(here), 1024, seed=3)
+        requests: list[tuple[str, str]] = []
+        call = s3fs.S3FileSystem._call_s3
+
+        async def counted(store: Any, method: str, *args: Any, **options: Any) -> Any:
+            requests.append((method, options.get("Range", "")))
+            return await call(store, method, *args, **options)
+
+        monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+        samples = range(0, 120, 8)
+        for first in samples:
+            assert np.array_equal(remote.batch(first, 8), local.batch(first, 8))
+        bounds = [place.removeprefix("bytes=").split("-") for _, place in requests]
+        read = sum(int(stop) - int(first) + 1 for first, stop in bounds)
+        assert {method for method, _ in requests} == {"get_object"}
+        assert read <= 1.2 * 120 * 1024 * 2
+        assert len(requests) <= 120 + 3 + 3  # a head of each shard, windows over two shards
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def test_a_storage_that_stays_away_and_remote_damage_are_named(

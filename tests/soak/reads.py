@@ -267,7 +267,7 @@ def _trace(place: Path) -> Any:
 
 
 def _train(place: Path) -> Any:
-    from model import checkpoint, journal
+    from model import checkpoint, journal, restore
     from model.job import TrainJob, check, identity
     from tests.helpers.training import MODEL, settings
 
@@ -276,7 +276,7 @@ def _train(place: Path) -> Any:
     given = settings(steps=3, samples={"tokens": 0}, verify_shards=True)
     job = TrainJob(MODEL, given, version.manifest_url, Layout(storage).run(RUN))
     loader = check(job)
-    newest = checkpoint.latest(job.run_url)
+    newest = restore.latest(job.run_url)
     if newest is not None:
         checkpoint.check_description(newest, identity(job, loader))
     journal.read(job.run_url)
@@ -284,9 +284,9 @@ def _train(place: Path) -> Any:
 
 
 def _weights(place: Path) -> Any:
-    from model import checkpoint, restore
+    from model import restore
 
-    newest = checkpoint.latest(Layout(str(place / "storage")).run(RUN))
+    newest = restore.latest(Layout(str(place / "storage")).run(RUN))
     if newest is None:
         return "again"  # training begins with an older checkpoint, or from the start
     state = restore.consolidated_state(newest)

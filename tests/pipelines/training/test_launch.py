@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from base.errors import UserError
-from model import journal
+from model import journal, restore
 from model.run import RUN, RunDescription
 from pipelines.config import Config
 from pipelines.runtime import tracking
@@ -66,7 +66,7 @@ def test_two_workers_survive_the_death_of_one_with_the_same_losses(tmp_path: Pat
     assert [line.loss for line in lines] == pytest.approx(reference, abs=1e-4)
     assert result.step == 40 and result.resumed_from in (10, 20, 30) and result.run_url == run_url
     assert result.last_loss == pytest.approx(expected.last_loss, abs=1e-4)
-    assert checkpoint.latest(run_url) == result.checkpoint_url
+    assert restore.latest(run_url) == result.checkpoint_url
     with pytest.raises(UserError, match="data.seed"):
         launch(_config(tmp_path, steps=50, seed=1), manifest, run_url)
 
