@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -499,16 +498,11 @@ def test_a_machine_downloads_what_its_ranks_read(manifest: str, tmp_path: Path, 
     whole: dict[str, Any] = {**same, "run_url": str(tmp_path / "whole"), "steps": 5}
     assert run_processes(2, manifest, [whole]) == [0, 0]
     assert _losses(tmp_path / "run") == pytest.approx(_losses(tmp_path / "whole"), abs=1e-6)
-    for rank, exports in ((0, 2), (1, 0)):  # the first rank reads all of the last checkpoint of a run
+    for rank in (0, 1):
         names = (machines / str(rank) / "downloads").read_text().split()
-        states = Counter(name for name in names if "optim_states" in name)
-        assert states == {
-            f"zero_pp_rank_{number}_mp_rank_00_optim_states.pt": exports + (number == rank)
-            for number in (0, 1)
-            if exports or number == rank
-        }
-        assert not list((machines / str(rank) / "tmp").glob("piledriver-*-*"))
-    # Other numbers of workers need all files, and damage that any rank finds counts for all of them.
+        states = [name for name in names if "optim_states" in name]
+        assert states == [f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"]
+    # Damage that any rank finds counts for all of them.
     broken = next(Path(checkpoint.folder(str(tmp_path / "run"), 5)).glob("state/zero_pp_rank_1_*"))
     broken.write_bytes(broken.read_bytes()[:-1] + b"?")
     assert run_processes(2, manifest, [{**same, "steps": 6}], machines) == [0, 0]
