@@ -173,13 +173,12 @@ def write_route(route: Route) -> None:
     """Write the documents of a route, in order, if they are not written."""
     if Mark.finished(route.url("json"), route.url) is not None:
         return
-    low, high = route.keys
-    table = _in_order(_from_runs(route.group, [route.chunk], low, high))
+    chunk = route.group.chunk(route.chunk)
+    table = _in_order(_from_runs(route.group, {route.chunk: chunk}, *route.keys))
     keys = table["key"].to_numpy()
     firsts = [route.group.first_key(number) for number in route.shards[1:]]
     cuts = np.searchsorted(keys, np.array(firsts, np.uint64)).tolist()
-    parts = [part.survivors for part in route.group.chunk(route.chunk)]
-    names = {"file": [part.file for part in parts], "part": [part.part for part in parts]}
+    names = _names(chunk)
     batch = table.to_batches()[0] if len(keys) else pa.RecordBatch.from_pylist([], table.schema)
     schema = table.schema.with_metadata({name: json.dumps(values) for name, values in names.items()})
     with files.atomic_writer(route.url("arrow")) as stream, pa.ipc.new_file(stream, schema) as writer:
@@ -191,16 +190,9 @@ def write_route(route: Route) -> None:
 def documents_of(group: Group, number: int) -> pa.Table:
     """The documents of a shard in order: the columns of runs, and file, part and chunk of each."""
     if not group.is_routed:
-        last = group.first_key(number + 1) - 1
-        table = _from_runs(group, group.chunks, group.first_key(number), last)
-        names = {
-            chunk: {
-                "file": [part.survivors.file for part in group.chunk(chunk)],
-                "part": [part.survivors.part for part in group.chunk(chunk)],
-            }
-            for chunk in group.chunks
-        }
-        return _named(_in_order(table), names)
+        chunks = {chunk: group.chunk(chunk) for chunk in group.chunks}
+        table = _from_runs(group, chunks, group.first_key(number), group.first_key(number + 1) - 1)
+        return _named(_in_order(table), {chunk: _names(parts) for chunk, parts in chunks.items()})
     routes = [
         Route(group=group, bucket=bucket, chunk=chunk)
         for bucket in group.buckets(number)
@@ -220,12 +212,18 @@ def _from_route(route: Route, number: int) -> tuple[pa.Table, dict[str, list[str
     return table.replace_schema_metadata(), names
 
 
-def _from_runs(group: Group, chunks: Iterable[int], low: int, high: int) -> pa.Table:
+def _names(chunk: list[PartRuns]) -> dict[str, list[str]]:
+    """The file and the name of each part of a chunk."""
+    parts = [part.survivors for part in chunk]
+    return {"file": [part.file for part in parts], "part": [part.part for part in parts]}
+
+
+def _from_runs(group: Group, chunks: dict[int, list[PartRuns]], low: int, high: int) -> pa.Table:
     """The documents of chunks with keys within [low, high], by run; `at` is a part's number in its chunk."""
     places = [
         (chunk, at, part)
-        for chunk in chunks
-        for at, part in enumerate(group.chunk(chunk))
+        for chunk, parts in chunks.items()
+        for at, part in enumerate(parts)
         if any((item.source, item.split) == (group.source, group.split) for item in part.ranges)
     ]
 
