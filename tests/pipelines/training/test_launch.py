@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from base.errors import UserError
-from model import journal, restore
+from model import journal
 from model.run import RUN, RunDescription
 from pipelines.config import Config
 from pipelines.runtime import tracking
@@ -19,7 +19,7 @@ from tests.helpers.values import known
 if RUNNING:
     from mlflow import MlflowClient
 
-    from model import checkpoint
+    from model import checkpoint, restore
     from pipelines.training.launch import launch
 
 
