@@ -57,7 +57,7 @@ from detect_secrets.plugins import (
 from publicsuffixlist import PublicSuffixList
 
 from base.errors import UserError
-from base.kernels import kernel
+from base.kernels import inlined, kernel, load64, trailing_zeros
 from dedup.hashing import string_buffers
 from pipelines.corpus.text.settings import RedactConfig
 from pipelines.corpus.text.splice import splice
@@ -123,6 +123,8 @@ _ANCHORS: dict[str, list[tuple[str, int]]] = {
 }  # fmt: skip
 _SETS = [*_ANCHORS, "telegram"]
 _TELEGRAM = _TOKEN + len(_ANCHORS)
+_AWS = _SETS.index("aws")
+_AWS_RUN = 20  # letters, digits, "/" and "+" in a row that every key of AWS has at least
 
 
 @functools.cache
@@ -172,7 +174,7 @@ _RESERVED_DOMAIN = re.compile(
 )
 _GREAT = frozenset((b"com", b"org", b"net", b"edu", b"gov", b"mil", b"de", b"uk"))
 """Top-level domains with so many addresses that names of members and files are few beside them."""
-_RETIRED = (b".an", b".tp", b".yu", b".zr")
+_RETIRED = (b"an", b"tp", b"yu", b"zr")
 """Top-level domains that old text has and the Public Suffix List has no more."""
 _FILE_TYPES = frozenset(
     (b"py", b"pl", b"sh", b"rs", b"md", b"so", b"ps", b"cc", b"zip", b"mov", b"ml", b"pm")
@@ -192,7 +194,8 @@ _FICTION = re.compile(r"1?\d{3}55501\d\d")
 def _anchor_tables() -> tuple[np.ndarray, ...]:
     """(action of each pair of bytes, first anchor of each pair, anchors' bytes, offsets, runs, rule sets).
 
-    Action of (previous byte, byte): 1 an "@", 2 a digit that starts a number, 3 the start of an anchor.
+    Action of (previous byte, byte): 1 an "@", 2 a digit that starts a number, 3 the start of an anchor. It is
+    at the place previous byte + 256 * byte, as a word holds the two.
     """
     anchors = sorted((*anchor, _SETS.index(name)) for name in _ANCHORS for anchor in _ANCHORS[name])
     pairs = np.zeros((256, 256), np.uint8)
@@ -207,7 +210,8 @@ def _anchor_tables() -> tuple[np.ndarray, ...]:
     encoded = [literal.encode() for literal, _, _ in anchors]
     offsets = np.cumsum([0, *(len(literal) for literal in encoded)])
     runs, sets = (np.array([anchor[column] for anchor in anchors], np.int64) for column in (1, 2))
-    return pairs, firsts, np.frombuffer(b"".join(encoded), np.uint8), offsets, runs, sets
+    actions = np.ascontiguousarray(pairs.T).reshape(-1)
+    return actions, firsts, np.frombuffer(b"".join(encoded), np.uint8), offsets, runs, sets
 
 
 @kernel
@@ -403,6 +407,37 @@ def _number(
     return _PHONE, p, 0
 
 
+@inlined
+def _actions(pairs: np.ndarray, word: np.uint64) -> Any:
+    """The actions of the seven pairs of neighbours in eight bytes, a byte each, the first lowest."""
+    low = np.uint64(0xFFFF)
+    return (
+        np.uint64(pairs[word & low])
+        | np.uint64(pairs[(word >> np.uint64(8)) & low]) << np.uint64(8)
+        | np.uint64(pairs[(word >> np.uint64(16)) & low]) << np.uint64(16)
+        | np.uint64(pairs[(word >> np.uint64(24)) & low]) << np.uint64(24)
+        | np.uint64(pairs[(word >> np.uint64(32)) & low]) << np.uint64(32)
+        | np.uint64(pairs[(word >> np.uint64(40)) & low]) << np.uint64(40)
+        | np.uint64(pairs[word >> np.uint64(48)]) << np.uint64(48)
+    )
+
+
+@kernel
+def _aws_line(data: np.ndarray, place: int, start: int, end: int, classes: np.ndarray) -> tuple[int, bool]:
+    """(byte up to which `_secrets` at `place` looks, whether what it looks at has a run as keys have)."""
+    lower, upper = max(start, place - _WINDOW), min(end, place + 2 * _WINDOW)
+    at = place
+    while at > lower and data[at - 1] != 10:
+        at -= 1
+    run = longest = 0
+    while at < upper and (at < place or data[at] != 10):
+        byte = data[at]
+        run = run + 1 if classes[byte] & (_LETTER | _DIGIT) or byte == 47 or byte == 43 else 0
+        longest = max(longest, run)
+        at += 1
+    return min(place + _WINDOW, at), longest >= _AWS_RUN
+
+
 @kernel
 def _grow(array: np.ndarray) -> np.ndarray:
     grown = np.empty((2 * len(array), array.shape[1]), array.dtype)
@@ -426,13 +461,23 @@ def _candidates(
     """(row, kind, first byte, end) of every candidate, bytes counted within `data`, as found."""
     out = np.empty((4 * _MOST, 4), np.int64)
     found = 0
+    aws_seen = 0  # as `_spans` has it
     for row in range(len(offsets) - 1):
         start, end = offsets[row], offsets[row + 1]
-        before = np.uint8(10)
-        for p in range(start, end):
-            byte = data[p]
-            action = pairs[before, byte]
-            before = byte
+        p = start - 1
+        while p + 1 < end:
+            p += 1
+            if p > start and p + 7 <= end:
+                actions = _actions(pairs, load64(data, p - 1))
+                if actions == 0:
+                    p += 6
+                    continue
+                skipped = trailing_zeros(actions) >> 3
+                p += skipped
+                action = np.uint8(actions >> np.uint64(8 * skipped))
+            else:
+                before = np.int64(data[p - 1]) if p > start else 10
+                action = pairs[before | np.int64(data[p]) << 8]
             if action == 0:
                 continue
             if found + _MOST > len(out):
@@ -454,20 +499,26 @@ def _candidates(
                     out[found] = row, kind, first, last
                     found += 1
             elif kinds[_SECRET]:
-                anchor = firsts[data[p - 1], byte]
+                anchor = firsts[data[p - 1], data[p]]
                 while anchor < len(runs) and literals[literal_offsets[anchor]] == data[p - 1]:
                     size = literal_offsets[anchor + 1] - literal_offsets[anchor]
                     at = p - 1
                     while size and at < end and literals[literal_offsets[anchor + 1] - size] == data[at]:
                         size -= 1
                         at += 1
-                    if size == 0:
-                        need = at + runs[anchor]
-                        while at < need and at < end and classes[data[at]] & _RUN:
-                            at += 1
-                        if at == need:
-                            out[found] = row, _TOKEN + sets[anchor], p - 1, p
-                            found += 1
+                    # From its end: most words are shorter than what a token needs.
+                    need = at + runs[anchor]
+                    possible = size == 0 and need <= end
+                    while possible and need > at:
+                        need -= 1
+                        possible = classes[data[need]] & _RUN != 0
+                    if possible and sets[anchor] == _AWS:
+                        possible = p - 1 >= aws_seen
+                        if possible:
+                            aws_seen, possible = _aws_line(data, p - 1, start, end, classes)
+                    if possible:
+                        out[found] = row, _TOKEN + sets[anchor], p - 1, p
+                        found += 1
                     anchor += 1
     return out[:found]
 
@@ -519,9 +570,15 @@ def _suffixes() -> PublicSuffixList:
 
 
 @functools.lru_cache(2**12)
-def _is_domain(name: bytes) -> bool:
+def _is_top(label: bytes) -> bool:
+    """Whether every name below a label in lower case is one of a top-level domain."""
+    return _suffixes().publicsuffix(f"x.x.{label.decode()}") is not None or label in _RETIRED
+
+
+def _is_domain(below: bytes, last: bytes) -> bool:
     """Whether the last labels of a name in lower case end in a top-level domain."""
-    return _suffixes().publicsuffix(f"x.{name.decode()}") is not None or name.endswith(_RETIRED)
+    # South Africa's has no names right below it but those that are listed.
+    return _is_top(last) or (last == b"za" and _suffixes().publicsuffix(f"x.{below.decode()}.za") is not None)
 
 
 def _address_end(address: bytes, before: bytes, after: bytes) -> int:
@@ -535,7 +592,7 @@ def _address_end(address: bytes, before: bytes, after: bytes) -> int:
         for size in _ends_of_label(labels[count - 1], after):
             last = labels[count - 1][:size]
             following = b".".join([labels[count - 1][size:], *labels[count:]]) + after
-            if not last.isalpha() or not _is_domain(labels[count - 2].lower() + b"." + last.lower()):
+            if not last.isalpha() or not _is_domain(labels[count - 2].lower(), last.lower()):
                 continue
             if _in_code(local, [*labels[: count - 1], last], before, following):
                 return 0
@@ -572,7 +629,7 @@ def _in_code(local: bytes, labels: list[bytes], before: bytes, after: bytes) -> 
         return True
     tagged = _TAG.fullmatch(labels[0]) is not None
     if top in _FILE_TYPES:
-        return tagged or _URL_PATH.search(before) is not None
+        return tagged or (b"://" in before and _URL_PATH.search(before) is not None)
     return tagged and not labels[0].lstrip(b"vV").isdigit()
 
 
@@ -700,6 +757,6 @@ def excerpts(text: pa.LargeStringArray, characters: int, config: RedactConfig) -
 
 def _put(text: pa.LargeStringArray, rows: np.ndarray, values: pa.LargeStringArray) -> pa.LargeStringArray:
     """`text` with the documents `rows` (sorted) replaced by `values`."""
-    source = np.arange(len(text))
-    source[rows] = len(text) + np.arange(len(rows))
-    return pa.concat_arrays([text, values]).take(pa.array(source))
+    changed = np.zeros(len(text), np.bool_)
+    changed[rows] = True
+    return pc.replace_with_mask(text, pa.array(changed), values)

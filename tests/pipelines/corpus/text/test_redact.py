@@ -253,3 +253,30 @@ def test_code_of_the_field_is_kept(shared_data):
     if field.exists():
         texts += [json.loads(line)["text"] for line in field.read_text().splitlines()]
     assert redact(column(*texts), CONFIG)[0].to_pylist() == texts
+
+
+def test_what_is_found_does_not_depend_on_where_it_stands() -> None:
+    finds = [
+        ("joe@corp.com", "<E>"),
+        ("8.8.80.80", "<4>"),
+        ("202-456-1111", "<P>"),
+        (AWS, "<S>"),
+        (GITHUB, "<S>"),
+        (TELEGRAM, "<S>"),
+    ]
+    for before in range(20):
+        for after in range(10):
+            for find, replaced in finds:
+                left, right = "\n" + "." * before + " ", " " + "." * after
+                assert redacted(f"{left}{find}{right}") == f"{left}{replaced}{right}"
+
+
+def test_names_right_below_a_domain_that_has_none() -> None:
+    assert redacted("joe@alt.za joe@corp.za") == "<E> joe@corp.za"
+
+
+def test_keys_of_aws_in_long_lines_with_other_mentions() -> None:
+    key = "aws_secret_key = '" + "a1/+" * 10 + "'"
+    for filler in (10, 900, 1100, 2500):
+        text = "aws " + "no " * filler + "AWS " + "no " * filler + key + " aws " + "no " * filler
+        assert redacted(text) == text.replace("a1/+" * 10, "<S>")
