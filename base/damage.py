@@ -17,7 +17,7 @@ _MANIFEST = (
 )
 _AGAIN = "remove it and run the same command again, which makes it again"
 _WAYS = (
-    ("/manifest.json", _MANIFEST),
+    *((f"/{name}", _MANIFEST) for name in ("manifest.json", "shards.parquet", "inputs.parquet")),
     ("/corpus/versions/", "jobs.verify --rebuild makes damaged files of a version again"),
     ("/corpus/index/", "jobs.verify --rebuild makes a dedup index again"),
     ("/corpus/", _AGAIN),

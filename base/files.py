@@ -100,6 +100,13 @@ def below(folder: str, path: str) -> str:
     return join(folder, path)
 
 
+def name_below(folder: str, name: str) -> None:
+    """Raise UserError for what is not the name of one file or folder below `folder`."""
+    below(folder, name)
+    if "/" in name:
+        raise UserError(f"{name!r} is no name below {folder}")
+
+
 def absolute(url: str) -> str:
     """`url` unchanged if it names a protocol, else the absolute local path."""
     return url if "://" in url else os.path.abspath(os.path.expanduser(url))

@@ -6,18 +6,30 @@ Names and paths in a manifest may be somebody else's: none leaves the folder tha
 import importlib.metadata
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import xxhash
 from pydantic import AfterValidator, Field
 
-from base import VERSION, files, layout
+from base import VERSION, files, layout, seals
+from base.contents import (
+    Contents,
+    InputEntry,
+    ShardEntry,
+    check_inputs,
+    check_shards,
+    read_inputs,
+    read_shards,
+)
 from base.damage import damaged, sound
 from base.errors import UserError
 from base.layout import Layout
 from base.records import Record
 
-SCHEMA = 1
+SCHEMA = 2
+INLINE = 1
+"""The schema of manifests that hold their shards and inputs themselves, and have no seal."""
 PACKAGES = (
     "pyarrow",
     "numpy",
@@ -54,59 +66,6 @@ class TokenizerFacts(Record):
     """uint16 if every id fits, else uint32."""
 
 
-class WrittenShard(Record):
-    """A shard that is written, before a version names it: its path is below the version's folder."""
-
-    has_place: ClassVar[bool] = True
-    needs_seal: ClassVar[bool] = True
-    path: str
-    source: str
-    split: str
-    """train or heldout."""
-    documents: int = Field(ge=0, le=2**40)
-    tokens: int = Field(ge=0, le=2**48)
-    text_bytes: int = Field(ge=0, le=2**50)
-    """Bytes of the documents' texts."""
-    bytes: int = Field(ge=0, le=2**50)
-    """Of the file."""
-    digest: str
-    """xxh3-128 of the file, hex."""
-    origins_digest: str | None = None
-    """xxh3-128 of the table of origins, hex."""
-
-    def entry(self, version: str) -> "ShardEntry":
-        """The shard as the manifest of a version has it."""
-        return ShardEntry(**{**self.to_json(), "path": f"{version}/{self.path}"}, version=version)
-
-
-class ShardEntry(WrittenShard):
-    """One shard of a version: its path is below the folder of all versions."""
-
-    version: str
-    """The version that added the shard."""
-
-    @property
-    def origins(self) -> str:
-        """Path of the table of origins, below the folder of all versions."""
-        return layout.origins_path(self.path)
-
-
-class InputEntry(Record):
-    """A source file, or a range of a large one, that a version was made of."""
-
-    source: str
-    file: str
-    """URL without credentials."""
-    start: int = Field(ge=0)
-    """First byte of the range."""
-    bytes: int = Field(ge=0)
-    """Bytes of the range."""
-    digest: str
-    """Of the content of the whole file."""
-    part: str
-    """Names the outputs."""
-
-
 class SourceTotals(Record):
     """What a version holds of one source."""
 
@@ -124,6 +83,7 @@ class MergedFrom(Record):
     """The version of another corpus whose documents a version took in."""
 
     url: str
+    """Without credentials."""
     version: str
     manifest_hash: str
 
@@ -161,7 +121,7 @@ LedgerCounts = Annotated[dict[str, list[dict[str, Any]]], AfterValidator(_counts
 class Manifest(Record):
     """What a corpus version is, as docs/reference/formats.md says."""
 
-    has_seal: ClassVar[bool] = False
+    has_place: ClassVar[bool] = True
     schema_number: int = Field(alias="schema")
     name: str
     version: str
@@ -172,9 +132,11 @@ class Manifest(Record):
     packages: dict[str, str]
     tokenizer: TokenizerFacts
     sources: dict[str, SourceTotals]
-    shards: list[ShardEntry]
+    shard_count: int = Field(ge=0)
+    """Rows of the table of shards (base/contents.py)."""
     indexes: list[str]
-    inputs: list[InputEntry]
+    input_count: int = Field(ge=0)
+    """Rows of the table of inputs."""
     ledger: LedgerCounts
     merged: MergedFrom | None = None
     lines: list[str] = []
@@ -190,24 +152,16 @@ class Manifest(Record):
         """Raise UserError if a name or path is not below what it belongs to; `folder` is the version's."""
         versions, corpus = layout.parent_of(folder), layout.parent_of(folder, 2)
         for name in filter(None, [layout.name_of(folder), self.version, self.parent]):
-            _check_name(versions, name)
-        for shard in self.shards:
-            files.below(versions, shard.path)
-            for name in (shard.source, shard.split, shard.version):
-                _check_name(versions, name)
+            files.name_below(versions, name)
         for path in (*self.files, self.tokenizer.file):
             files.below(folder, path)
         for path in (*self.indexes, *self.lines):
             files.below(corpus, path)
-        for item in self.inputs:
-            _check_name(corpus, item.part)
 
-
-def _check_name(folder: str, name: str) -> None:
-    """Raise UserError for what is not the name of one file or folder below `folder`."""
-    files.below(folder, name)
-    if "/" in name:
-        raise UserError(f"{name!r} is no name below {folder}")
+    @property
+    def tokens(self) -> int:
+        """Of all sources, those of held-out documents included."""
+        return sum(totals.tokens + totals.heldout_tokens for totals in self.sources.values())
 
 
 @dataclass(frozen=True)
@@ -217,6 +171,23 @@ class Version:
     url: str
     manifest: Manifest
     hash: str
+    inline: Contents | None = None
+    """What a manifest of schema INLINE holds itself."""
+
+    @cached_property
+    def shards(self) -> list[ShardEntry]:
+        """Its shards, those of its parent first. Raises UserError if their table is missing or damaged."""
+        return self.inline.shards if self.inline else read_shards(self.url, self.manifest.files)
+
+    @cached_property
+    def inputs(self) -> list[InputEntry]:
+        """The inputs that it and the versions before it were made of. Raises UserError as `shards` does."""
+        return self.inline.inputs if self.inline else read_inputs(self.url, self.manifest.files)
+
+    @property
+    def contents(self) -> Contents:
+        """Both."""
+        return Contents(shards=self.shards, inputs=self.inputs)
 
     @property
     def name(self) -> str:
@@ -241,7 +212,7 @@ class Version:
     @property
     def own_shards(self) -> list[ShardEntry]:
         """The shards that it added to its parent's."""
-        return [shard for shard in self.manifest.shards if shard.version == self.name]
+        return [shard for shard in self.shards if shard.version == self.name]
 
     @property
     def indexes(self) -> list[str]:
@@ -287,11 +258,31 @@ def open_version(url: str) -> Version:
             value = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"it is not a corpus manifest: {error}") from None
-        if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-            raise ValueError(f"it is not a corpus manifest of schema {SCHEMA}")
+        if not isinstance(value, dict) or value.get("schema") not in (INLINE, SCHEMA):
+            raise ValueError(f"it is not a corpus manifest of schema {INLINE} or {SCHEMA}")
+        value = seals.unsealed(value, seals.name_of(manifest_url), needed=value["schema"] == SCHEMA)
+    inline = None
+    if value["schema"] == INLINE:
+        inline = _inline(value, manifest_url)
+        check_shards(folder, inline.shards)
+        check_inputs(folder, inline.inputs)
     manifest = Manifest.from_json(value, manifest_url)
     manifest.paths_stay(folder)
-    return Version(folder, manifest, xxhash.xxh3_128_hexdigest(content))
+    return Version(folder, manifest, xxhash.xxh3_128_hexdigest(content), inline)
+
+
+def _inline(value: dict[str, Any], place: str) -> Contents:
+    """Take what a manifest of schema INLINE holds out of its value, which gets the counts instead."""
+    lists = {}
+    for name in ("shards", "inputs"):
+        lists[name] = value.pop(name, None)
+        if not isinstance(lists[name], list):
+            raise damaged(place, f"{name}: Input should be a valid list", "damaged or of another version")
+    value |= {"shard_count": len(lists["shards"]), "input_count": len(lists["inputs"])}
+    return Contents(
+        shards=[ShardEntry.from_json(item, place) for item in lists["shards"]],
+        inputs=[InputEntry.from_json(item, place) for item in lists["inputs"]],
+    )
 
 
 def manifest_urls(storage: str, name: str = "v*") -> list[str]:

@@ -88,20 +88,20 @@ class Record(BaseModel):
 
     def write(self, url: str) -> None:
         """Write the record as a JSON file, with a seal (base/seals.py) unless the class has none."""
-        files.write_json(url, self._written(url))
+        files.write_bytes(url, self.content(url))
 
     def create(self, url: str) -> None:
         """Write the record as a JSON file that is never replaced, and on the disk when this returns.
 
         Raises UserError if there is one with other content.
         """
-        if not files.create(url, files.json_bytes(self._written(url))):
+        if not files.create(url, self.content(url)):
             raise UserError(f"{url} is there already, and is another one: it was not replaced")
 
-    def _written(self, url: str) -> dict[str, Any]:
-        """The JSON value that is written at a URL."""
+    def content(self, url: str) -> bytes:
+        """The JSON file that is written at a URL."""
         value = self.to_json()
-        return seals.sealed(value, self._place(url)) if self.has_seal else value
+        return files.json_bytes(seals.sealed(value, self._place(url)) if self.has_seal else value)
 
     @classmethod
     def _place(cls, url: str) -> bytes:

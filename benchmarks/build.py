@@ -168,8 +168,8 @@ def build(config: Config, looks: float = 5) -> dict[str, Any]:
         "worker_peak_mib": round(watch.memory / 2**20),
         "object_store_peak_mib": round(watch.stored / 2**20, 1),
         "object_store_spilled_mib": round(watch.spilled / 2**20, 1),
-        "tokens": sum(shard.tokens for shard in version.manifest.shards),
-        "documents": sum(shard.documents for shard in version.manifest.shards),
+        "tokens": sum(shard.tokens for shard in version.shards),
+        "documents": sum(shard.documents for shard in version.shards),
     }
 
 

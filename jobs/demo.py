@@ -181,7 +181,7 @@ def _report(storage: str, seconds: float) -> None:
     assert result is not None
     print(f"\n== what was made in {seconds / 60:.1f} minutes")
     for version in versions:
-        tokens = sum(shard.tokens for shard in version.manifest.shards)
+        tokens = version.manifest.tokens
         print(f"   corpus {version.name}: {tokens:,} tokens  {version.url}/report.html")
     print(
         f"   model {model.name}: loss {result.first_loss:.3f} at the start, "

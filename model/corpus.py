@@ -11,9 +11,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from base import files, manifest
+from base.contents import ShardEntry
 from base.damage import UnreadableError
 from base.errors import UserError
-from base.manifest import ShardEntry, TokenizerFacts, Version
+from base.manifest import TokenizerFacts, Version
 from model.ranged import RemoteShards
 
 MOST_OPEN = 16384
@@ -64,7 +65,7 @@ class Corpus:
         self.hash = version.hash
         """xxh3-128 hex of the manifest's bytes."""
         self.tokenizer: TokenizerFacts = version.manifest.tokenizer
-        self.shards: list[ShardEntry] = version.manifest.shards
+        self.shards: list[ShardEntry] = version.shards
         if self.tokenizer.dtype not in DTYPES:
             raise UserError(f"{self.manifest_url} is damaged: tokenizer.dtype is {self.tokenizer.dtype!r}")
         self.dtype = DTYPES[self.tokenizer.dtype]

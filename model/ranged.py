@@ -16,9 +16,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from base import files
+from base.contents import ShardEntry
 from base.damage import reached
 from base.errors import UserError
-from base.manifest import ShardEntry
 
 HEAD = 1024
 """Bytes in which the description of a shard's columns is looked for; a longer one is read again."""

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 import xxhash
 
 from base import files, seals
+from base.contents import InputEntry
 from base.credentials import hide
 from base.damage import DamagedError
 from base.errors import StorageError, UserError, mistake
-from base.manifest import InputEntry
 from base.records import Record
 from pipelines.corpus.reading import decompress, ingest, splitting
 from pipelines.corpus.reading.settings import SourceConfig

@@ -236,7 +236,7 @@ def _picture(result: EvaluationResult, title: str) -> bytes:
 def _units(version: Version, max_documents: int, url: str) -> list[Unit]:
     units: list[Unit] = []
     taken: dict[str, int] = {}
-    for shard in version.manifest.shards:
+    for shard in version.shards:
         if shard.split != "heldout":
             continue
         count = min(shard.documents, max_documents - taken.get(shard.source, 0))

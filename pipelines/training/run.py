@@ -58,7 +58,7 @@ def mixture(config: Config, version: Version) -> dict[str, float]:
     if not epochs:
         return config.mixture
     tokens: dict[str, int] = {}
-    for shard in version.manifest.shards:
+    for shard in version.shards:
         if shard.split == "train" and shard.tokens:
             tokens[shard.source] = tokens.get(shard.source, 0) + shard.tokens
     held = f"corpus {version.manifest_url} holds {', '.join(tokens)}"

@@ -6,10 +6,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from base import files, manifest
+from base.contents import ShardEntry
 from base.damage import damaged
 from base.errors import UserError
 from base.layout import Layout
-from base.manifest import ShardEntry, Version
+from base.manifest import Version
 from model import batches, checkpoint, journal
 from model.corpus import Corpus
 from model.lineage import Span
@@ -90,7 +91,7 @@ def steps_of_document(run: RunSamples, document: str) -> pa.Table:
         identifier = b""
     if len(identifier) != 16:
         raise UserError(f"document {document!r} is not an id of 32 hexadecimal digits")
-    manifest_url, shards = run.version.manifest_url, run.version.manifest.shards
+    manifest_url, shards = run.version.manifest_url, run.version.shards
     places = _places(run.version, identifier)
     if not places:
         raise UserError(f"{manifest_url} holds no document {document.lower()}; see jobs.explain")
@@ -139,7 +140,7 @@ def _places(version: Version, identifier: bytes) -> list[tuple[int, int]]:
     """
     wanted = pa.scalar(identifier, pa.binary(16))
     found = []
-    for number, shard in enumerate(version.manifest.shards):
+    for number, shard in enumerate(version.shards):
         if shard.documents:
             identifiers = _origins(version, shard, ["document_id"])["document_id"]
             row = pc.index(identifiers, wanted.cast(identifiers.type)).as_py()
@@ -165,7 +166,7 @@ def _with_origins(version: Version, spans: pa.Table) -> pa.Table:
     """`spans` with the columns file and record in place of shard and row."""
     shards, rows = spans["shard"].to_pylist(), spans["row"].to_pylist()
     found: dict[tuple[str, int], tuple[str, int]] = {}
-    entries = {shard.path: shard for shard in version.manifest.shards}
+    entries = {shard.path: shard for shard in version.shards}
     for shard in dict.fromkeys(shards):
         wanted = sorted({row for name, row in zip(shards, rows, strict=True) if name == shard})
         origins = _origins(version, entries[shard], ["file", "record"]).take(pa.array(wanted))

@@ -70,7 +70,9 @@ def test_no_path_of_a_manifest_leaves_its_storage(tmp_path: Path, change: dict[s
         manifest.open_version(url)
 
 
-@pytest.mark.parametrize("content", [b"{broken", b"[1]", b"{}", b'{"schema": 2}', b"\xff\xfe", b""])
+@pytest.mark.parametrize(
+    "content", [b"{broken", b"[1]", b"{}", b'{"schema": 2}', b'{"schema": 1}', b"\xff\xfe", b""]
+)
 def test_what_is_no_manifest_is_one_sentence(tmp_path: Path, content: bytes) -> None:
     url = write_corpus(tmp_path, {"a": [[4, 5]]})
     Path(url).write_bytes(content)
@@ -80,8 +82,8 @@ def test_what_is_no_manifest_is_one_sentence(tmp_path: Path, content: bytes) -> 
 
 def test_a_manifest_of_another_schema_is_refused(tmp_path: Path) -> None:
     url = write_corpus(tmp_path, {"a": [[4, 5]]})
-    files.write_json(url, files.read_json(url) | {"schema": 2})
-    with pytest.raises(UserError, match="is not a corpus manifest of schema 1"):
+    files.write_json(url, files.read_json(url) | {"schema": 3})
+    with pytest.raises(UserError, match="is not a corpus manifest of schema 1 or 2"):
         manifest.open_version(url)
 
 
@@ -107,7 +109,7 @@ def test_versions_are_found_by_name_by_age_and_by_descent(tmp_path: Path) -> Non
     assert newest.indexes == [f"{storage}/corpus/index/v0001-1", f"{storage}/corpus/index/v0002-2"]
     assert newest.lines == [f"{storage}/corpus/versions/v0001/lines.parquet"]
     assert newest.tokenizer_url == f"{storage}/corpus/versions/v0002/tokenizer.json"
-    assert newest.manifest.shards[-1].origins == "v0002/origins/a/train-00000.parquet"
+    assert newest.shards[-1].origins == "v0002/origins/a/train-00000.parquet"
     assert manifest.latest(str(tmp_path / "none")) is None
 
 

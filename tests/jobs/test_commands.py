@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,13 +10,13 @@ from typing import Any
 import pytest
 import xxhash
 
-from base import files, manifest
+from base import manifest
 from jobs.session import run
 from pipelines.config import Config
 from pipelines.corpus.versions import commands
 from pipelines.corpus.versions.verify import read_shard
 from pipelines.runtime.executor import InProcess
-from tests.helpers import builds
+from tests.helpers import builds, manifests
 from tests.helpers.indexed import read_indexed
 
 
@@ -68,7 +67,7 @@ def command(project: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def tokens(version: manifest.Version, **wanted: str) -> int:
     return sum(
         shard.tokens
-        for shard in version.manifest.shards
+        for shard in version.shards
         if all(getattr(shard, name) == value for name, value in wanted.items())
     )
 
@@ -89,7 +88,7 @@ def test_a_summary_tells_of_records_documents_and_tokens(project: Config, comman
     ]
     kept = sum(shard.documents for shard in version.own_shards)
     assert lines[2].split()[:6] == ["web", "30", "records", "in", str(kept), "kept"]
-    shards = len(version.manifest.shards)
+    shards = len(version.shards)
     assert lines[3] == (
         f"corpus v0002 {xxhash.xxh3_128_hexdigest(Path(version.manifest_url).read_bytes())[:12]}: "
         f"{tokens(version):,} tokens in {shards} shards (already finished)"
@@ -102,7 +101,7 @@ def test_a_summary_tells_of_records_documents_and_tokens(project: Config, comman
 def test_what_mlflow_is_told_of_a_version(project: Config) -> None:
     first, second = manifest.versions(project.storage)
     metrics = commands.build_metrics(second)
-    own = [shard for shard in second.manifest.shards if shard.path.startswith("v0002/")]
+    own = [shard for shard in second.shards if shard.path.startswith("v0002/")]
     assert metrics["tokens"] == sum(shard.tokens for shard in own)
     assert metrics["tokens_total"] == tokens(second) == metrics["tokens"] + tokens(first)
     assert metrics["shards"] == len(own)
@@ -134,9 +133,9 @@ def test_verify_ends_in_one_where_something_is_damaged(project: Config, command:
 def test_verify_says_what_could_not_be_made_again(project: Config, command: Any) -> None:
     version = manifest.require(project.storage, "v0002")
     original = Path(version.manifest_url).read_bytes()
-    content = json.loads(original)
+    content = manifests.read_json(version.manifest_url)
     content["files"]["report.html"] = "0" * 32
-    files.write_json(version.manifest_url, content)
+    manifests.write_json(version.manifest_url, content)
     code, lines = command("verify", "--rebuild")
     Path(version.manifest_url).write_bytes(original)
     assert code == 1 and lines[0].startswith("damaged: v0002/report.html: its digest is ")
@@ -189,7 +188,7 @@ def test_dedup_lists_phases_and_compares_corpora(project: Config, command: Any, 
 def tables_of(settings: Config) -> list[Any]:
     """The shards of the newest version of a project."""
     version = manifest.require(settings.storage)
-    return [read_shard(version.versions_url, shard) for shard in version.manifest.shards]
+    return [read_shard(version.versions_url, shard) for shard in version.shards]
 
 
 def test_merge_finds_that_nothing_is_new(project: Config, command: Any, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def _settings(place: Path) -> Config:
 
 def _documents(version: Version) -> list[str]:
     """A document that is kept, and one that was dropped as a duplicate."""
-    shard = next(shard for shard in version.manifest.shards if shard.split == "train")
+    shard = next(shard for shard in version.shards if shard.split == "train")
     kept = files.read_parquet(version.below_versions(shard.origins), ["document_id"])
     dropped = files.read_parquet(version.file("dropped/duplicates.parquet"), ["document_id"])
     return [table["document_id"][0].as_py().hex() for table in (kept, dropped)]

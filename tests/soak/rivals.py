@@ -287,12 +287,12 @@ def additions(stage: Stage, choose: random.Random, folder: Path) -> Counter[str]
             rivals.append(Rival(name=f"refresh {new.name}", do=_refresh(config, new, texts), log=log))
     counts = _schedule(rivals, choose, 350)
     versions = _sound(storage)
-    every = {item.file for version in versions for item in version.manifest.inputs}
+    every = {item.file for version in versions for item in version.inputs}
     assert {str(path) for path in raw.rglob("*.jsonl")} <= every, "an input is lost"
     if base_there:
         for parent, version in zip(versions[:-1], versions[1:], strict=True):
             assert version.manifest.parent_manifest_hash == parent.hash, f"{parent.name} is lost"
-        last = {item.file for item in versions[-1].manifest.inputs}
+        last = {item.file for item in versions[-1].inputs}
         assert every <= last, "an input is lost"
         merged = [version for version in versions if version.manifest.merged]
         assert len(merged) == any(rival.name == "merge" for rival in rivals)

@@ -5,6 +5,7 @@ from typing import Self
 
 import numpy as np
 
+from base.contents import InputEntry
 from base.manifest import Manifest
 from pipelines.corpus.stages.survivors import document_texts
 from pipelines.corpus.text import redact
@@ -35,11 +36,11 @@ class Documents:
     redaction: RedactConfig
 
     @classmethod
-    def of(cls, manifest: Manifest, urls: dict[str, str]) -> Self:
-        """The documents of a version, whose texts are in these files by part."""
+    def of(cls, manifest: Manifest, inputs: list[InputEntry], urls: dict[str, str]) -> Self:
+        """The documents of a version made of some inputs, whose texts are in these files by part."""
         return cls(
             urls=urls,
-            origins={item.part: item.file for item in manifest.inputs},
+            origins={item.part: item.file for item in inputs},
             redaction=RedactConfig.model_validate(manifest.config.get("redact", {})),
         )
 

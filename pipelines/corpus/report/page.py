@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from base import files
+from base.contents import Contents
 from base.layout import parent_of
 from base.manifest import Manifest
 from pipelines.corpus.ledger import Ledger
@@ -61,6 +62,7 @@ class Tables:
 
 def write_report(
     manifest: Manifest,
+    contents: Contents,
     tables: Tables,
     url: str,
     thresholds: dict[str, list[quality.Limit]] | None = None,
@@ -72,14 +74,14 @@ def write_report(
     it.
     """
     ledger = Ledger.from_json(manifest.ledger)
-    documents = Documents.of(manifest, tables.documents)
+    documents = Documents.of(manifest, contents.inputs, tables.documents)
     attributes = even_sample(tables.attributes)
     page = _rendered(
         overview=overview.section(manifest, ledger),
-        funnel=funnel.section(manifest, ledger),
+        funnel=funnel.section(manifest, contents.shards, ledger),
         drops=drops.section(ledger, manifest.unjudged or {}),
         examples=examples.section(ledger, tables.rejects, tables.dropped, documents),
-        lengths=lengths.section(attributes, manifest, parent_of(url, 2), by_size(ledger)),
+        lengths=lengths.section(attributes, contents.shards, parent_of(url, 2), by_size(ledger)),
         clusters=clusters.section(chain.from_iterable(tables.dropped.values()), documents),
         quality=measurements.section(attributes, thresholds or {}),
         scores=measurements.section(even_sample(tables.scores), thresholds or {}),
@@ -90,8 +92,8 @@ def write_report(
             manifest.special_tokens or {}, manifest.config.get("tokenize", {}).get("special_tokens", "tokens")
         ),
         sources=sources.section(manifest.sources),
-        shards=shards.section(manifest.shards),
-        configuration=configuration.section(manifest),
+        shards=shards.section(contents.shards),
+        configuration=configuration.section(manifest, contents.inputs),
     )
     write(url, page.encode(errors="replace"))
 

@@ -11,8 +11,9 @@ from typing import Protocol, TypeVar
 
 from base import files
 from base.claims import Claim
+from base.contents import WrittenShard
 from base.layout import Layout
-from base.manifest import Version, WrittenShard
+from base.manifest import Version
 from base.mixture import check_names
 from dedup.config import DedupConfig
 from pipelines.config import Config

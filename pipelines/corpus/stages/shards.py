@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from base import arrow, files
 from base.claims import Claim
+from base.contents import WrittenShard
 from base.layout import Layout
-from base.manifest import WrittenShard
 from dedup import hashing
 from pipelines.corpus.settings import ShardConfig
 from pipelines.corpus.stages.order import SPLITS, in_order

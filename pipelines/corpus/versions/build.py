@@ -4,6 +4,7 @@ import pyarrow.compute as pc
 
 from base import files, layout
 from base import manifest as manifests
+from base.contents import Contents
 from base.layout import REPORT, TOKENIZER
 from base.manifest import Manifest, Version
 from pipelines.config import Config, build_configuration
@@ -22,24 +23,35 @@ from pipelines.corpus.stages.plan import (
 from pipelines.corpus.stages.tokenize import Tokenized
 from pipelines.corpus.stages.vocabulary import Vocabulary
 from pipelines.corpus.text import language, quality
-from pipelines.corpus.versions.commit import Join, check_shards, common_manifest, digests, join_tables
+from pipelines.corpus.versions.commit import (
+    Join,
+    all_contents,
+    check_shards,
+    common_manifest,
+    digests,
+    join_tables,
+    write_contents,
+)
 from pipelines.corpus.versions.indexes import add_index
 from pipelines.runtime.progress import Counter
 
 
 def find_build(config: Config, inputs: list[Input]) -> Version | None:
     """The version that was made with this configuration of exactly these inputs, if there is one."""
-    wanted = files.key_of(build_configuration(config)), [item.entry for item in inputs]
+    key, wanted = files.key_of(build_configuration(config)), [item.entry for item in inputs]
     for version in reversed(manifests.versions(config.storage)):
-        made_of = version.manifest.config_hash, version.manifest.inputs
-        if made_of == wanted and not any(older.manifest.merged for older in manifests.ancestry(version)):
+        if (version.manifest.config_hash, version.manifest.input_count) != (key, len(wanted)):
+            continue
+        if version.inputs == wanted and not any(
+            older.manifest.merged for older in manifests.ancestry(version)
+        ):
             return version
     return None
 
 
 def new_inputs(parent: Version, inputs: list[Input]) -> list[Input]:
     """The inputs that the parent version has not read: new files and files whose content changed."""
-    known = {(item.source, item.file, item.digest) for item in parent.manifest.inputs}
+    known = {(item.source, item.file, item.digest) for item in parent.inputs}
     return [item for item in inputs if (item.source, item.name, item.digest) not in known]
 
 
@@ -67,17 +79,17 @@ def make(plan: Plan, name: str, run: Run, *, folder: str, facts: str | None = No
         losses.check_documents(ledger, selected.measured)
     shards = write_shards(plan, vocabulary, tokenized, run, folder=folder, facts=facts)
     ledger.check()
+    contents = all_contents(plan.parent, name, shards, [item.entry for item in plan.inputs])
     common = common_manifest(
         plan.config,
         name=name,
         parent=plan.parent,
         tokenizer=vocabulary.facts,
-        shards=[shard.entry(name) for shard in shards],
+        contents=contents,
         indexes=index_documents(plan, name, selected, run),
-        inputs=[item.entry for item in plan.inputs],
         ledger=ledger,
     )
-    manifest = write_files(plan, folder, common, selected, vocabulary, tokenized, run)
+    manifest = write_files(plan, folder, common, contents, selected, vocabulary, tokenized, run)
     check_shards(folder, shards)
     return manifest
 
@@ -101,12 +113,13 @@ def write_files(
     plan: Plan,
     folder: str,
     common: Manifest,
+    contents: Contents,
     selected: Selected,
     vocabulary: Vocabulary,
     tokenized: Tokenized,
     run: Run,
 ) -> Manifest:
-    """Write the version's files besides shards and manifest into `folder`; returns the whole manifest."""
+    """Write the version's other files than shards, origins and manifest into `folder`; the whole manifest."""
     from pipelines.corpus.report import page  # matplotlib takes half a second
 
     run.claim.write(files.join(folder, TOKENIZER), files.read_bytes(vocabulary.url))
@@ -125,6 +138,7 @@ def write_files(
     config = plan.config
     page.write_report(
         manifest,
+        contents,
         page.Tables(
             dropped={stage: [tables[layout.dropped(stage)]] for stage in ("quality", "duplicates", "edits")},
             attributes=selected.measured.attributes,
@@ -139,7 +153,8 @@ def write_files(
         | score.thresholds(config.score),
         run.claim.write,
     )
-    return manifest.model_copy(update={"files": digests(folder, [TOKENIZER, *tables, REPORT])})
+    made = digests(folder, [TOKENIZER, *tables, REPORT]) | write_contents(folder, contents, run.claim)
+    return manifest.model_copy(update={"files": made})
 
 
 def _join_tables(folder: str, selected: Selected, tokenized: Tokenized, run: Run) -> dict[str, str]:

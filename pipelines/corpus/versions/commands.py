@@ -233,7 +233,7 @@ def build_metrics(version: Version) -> dict[str, float]:
     own = version.own_shards
     metrics["tokens"] = sum(shard.tokens for shard in own)
     metrics["shards"] = len(own)
-    metrics["tokens_total"] = sum(shard.tokens for shard in version.manifest.shards)
+    metrics["tokens_total"] = version.manifest.tokens
     return metrics
 
 
@@ -249,10 +249,9 @@ def summary(outcome: Outcome) -> list[str]:
         read = stages["read"]["documents_in"] if "read" in stages else 0
         kept = list(stages.values())[-1]["documents_out"] if stages else 0
         lines.append(f"  {name:<24} {read:>9,} records in {kept:>9,} kept {tokens:>14,} tokens in all")
-    total = sum(shard.tokens for shard in manifest.shards)
     lines.append(
-        f"corpus {version.name} {version.hash[:12]}: {total:,} tokens in {len(manifest.shards)} shards"
-        + ("" if outcome.new else " (already finished)")
+        f"corpus {version.name} {version.hash[:12]}: {manifest.tokens:,} tokens "
+        f"in {manifest.shard_count} shards" + ("" if outcome.new else " (already finished)")
     )
     lines.append(f"manifest {version.manifest_url}")
     lines.append(f"report   {version.file(REPORT)}")

@@ -5,21 +5,15 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from base import files
 from base import manifest as manifests
 from base.claims import Claim
+from base.contents import Contents, InputEntry, ShardEntry, WrittenShard
 from base.damage import damaged
 from base.errors import UserError
-from base.manifest import (
-    InputEntry,
-    Manifest,
-    ShardEntry,
-    SourceTotals,
-    TokenizerFacts,
-    Version,
-    WrittenShard,
-)
+from base.manifest import Manifest, SourceTotals, TokenizerFacts, Version
 from pipelines.config import Config, build_configuration
 from pipelines.corpus.ledger import Ledger
 
@@ -91,22 +85,39 @@ def check_shards(folder: str, shards: list[WrittenShard]) -> None:
             )
 
 
+def all_contents(
+    parent: Version | None, name: str, shards: list[WrittenShard], inputs: list[InputEntry]
+) -> Contents:
+    """What a version holds that adds shards, made of inputs, to those of its parent."""
+    before = parent.contents if parent else Contents(shards=[], inputs=[])
+    return Contents(
+        shards=[*before.shards, *(shard.entry(name) for shard in shards)],
+        inputs=sorted(
+            [*before.inputs, *inputs],
+            key=lambda item: (item.source, item.file, item.digest),
+        ),
+    )
+
+
+def write_contents(folder: str, contents: Contents, claim: Claim) -> dict[str, str]:
+    """Write the tables of what a version holds below its folder; their digests by path."""
+    with files.together():
+        for path, content in contents.tables().items():
+            claim.write(files.join(folder, path), content)
+    return {path: xxhash.xxh3_128_hexdigest(content) for path, content in contents.tables().items()}
+
+
 def common_manifest(
     config: Config,
     *,
     name: str,
     parent: Version | None,
     tokenizer: TokenizerFacts,
-    shards: list[ShardEntry],
+    contents: Contents,
     indexes: list[str],
-    inputs: list[InputEntry],
     ledger: Ledger,
 ) -> Manifest:
-    """The manifest of a version, so far as every version has it (docs/reference/formats.md).
-
-    shards: those that the version adds. inputs: those that it read.
-    """
-    every = [*(parent.manifest.shards if parent else []), *shards]
+    """The manifest of a version, so far as every version has it (docs/reference/formats.md)."""
     configuration = build_configuration(config)
     return Manifest(
         schema_number=manifests.SCHEMA,
@@ -118,13 +129,10 @@ def common_manifest(
         config=configuration,
         packages=manifests.package_versions(),
         tokenizer=tokenizer,
-        sources=_source_totals(config, every),
-        shards=every,
+        sources=_source_totals(config, contents.shards),
+        shard_count=len(contents.shards),
         indexes=indexes,
-        inputs=sorted(
-            [*(parent.manifest.inputs if parent else []), *inputs],
-            key=lambda item: (item.source, item.file, item.digest),
-        ),
+        input_count=len(contents.inputs),
         ledger=ledger.to_json(),
     )
 

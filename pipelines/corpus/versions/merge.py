@@ -15,10 +15,12 @@ from base import files
 from base import layout as paths
 from base import manifest as manifests
 from base.claims import Claim
+from base.contents import InputEntry, ShardEntry, WrittenShard
+from base.credentials import hide
 from base.damage import sound
 from base.errors import UserError
 from base.layout import REPORT, Layout
-from base.manifest import InputEntry, LedgerCounts, Manifest, MergedFrom, ShardEntry, Version, WrittenShard
+from base.manifest import LedgerCounts, Manifest, MergedFrom, Version
 from base.records import Mark, made
 from dedup import hashing, runs
 from dedup.catalog import read_summary
@@ -29,7 +31,15 @@ from pipelines.corpus.stages.indexes import entries_of_indexes
 from pipelines.corpus.stages.order import shuffle_keys
 from pipelines.corpus.stages.plan import Run, check_mixture
 from pipelines.corpus.stages.shards import Output
-from pipelines.corpus.versions.commit import Join, check_shards, common_manifest, digests, join_tables
+from pipelines.corpus.versions.commit import (
+    Join,
+    all_contents,
+    check_shards,
+    common_manifest,
+    digests,
+    join_tables,
+    write_contents,
+)
 from pipelines.corpus.versions.indexes import add_index
 from pipelines.corpus.versions.verify import read_origins, read_shard
 from pipelines.runtime.executor import Executor
@@ -190,7 +200,7 @@ class FilterShards:
         routed = executor.run_tasks(_route, routes)
         counts: dict[tuple[str, str], int] = {}
         tasks = []
-        for shard in self.other.manifest.shards:
+        for shard in self.other.shards:
             group = shard.source, shard.split
             counts[group] = counts.get(group, -1) + 1
             tasks.append(
@@ -269,24 +279,24 @@ def write_files(
     table = paths.dropped("duplicates")
     dropped = files.join(folder, table)
     join_tables(Join(dropped, filtered.dropped, claim))
-    known = {item.part for item in parent.manifest.inputs}
+    known = {item.part for item in parent.inputs}
     inputs: list[InputEntry] = []
-    for item in other.manifest.inputs:
+    for item in other.inputs:
         part = compared.names.get(item.part, item.part)
         if part not in known:
             inputs.append(item.model_copy(update={"part": part}))
+    contents = all_contents(parent, name, filtered.shards, inputs)
     manifest = common_manifest(
         compare.config,
         name=name,
         parent=parent,
         tokenizer=tokenizer,
-        shards=[shard.entry(name) for shard in filtered.shards],
+        contents=contents,
         indexes=indexes,
-        inputs=inputs,
         ledger=filtered.ledger,
     ).model_copy(
         update={
-            "merged": MergedFrom(url=other.url, version=other.name, manifest_hash=other.hash),
+            "merged": MergedFrom(url=hide(other.url), version=other.name, manifest_hash=other.hash),
             "lines": parent.manifest.lines,
         }
     )
@@ -297,8 +307,9 @@ def write_files(
         contamination=None,
         documents=compared.documents,
     )
-    page.write_report(manifest, tables, files.join(folder, REPORT), write=claim.write)
-    return manifest.model_copy(update={"files": digests(folder, [tokenizer.file, table, REPORT])})
+    page.write_report(manifest, contents, tables, files.join(folder, REPORT), write=claim.write)
+    made = digests(folder, [tokenizer.file, table, REPORT]) | write_contents(folder, contents, claim)
+    return manifest.model_copy(update={"files": made})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from base.claims import Claim
 from base.credentials import restored
 from base.damage import sound
 from base.errors import UserError
-from base.layout import MANIFEST, Layout, name_of
+from base.layout import INPUTS, MANIFEST, SHARDS, Layout, name_of
 from base.manifest import Version
 from pipelines.config import Config
 from pipelines.corpus.inputs import Input
@@ -44,7 +44,8 @@ def repair(
     """
     run = Run(claim=claim, executor=executor, progress=progress)
     indexes = {item.path for item in damage if item.path.startswith(INDEXES)}
-    paths = {item.path for item in damage if name_of(item.path) != MANIFEST} - indexes
+    manifests_own = (MANIFEST, SHARDS, INPUTS)
+    paths = {item.path for item in damage if name_of(item.path) not in manifests_own} - indexes
     left = [item for item in damage if item.path not in paths | indexes]
     if not versions:
         return sorted(left)
@@ -63,7 +64,7 @@ def _index_again(config: Config, versions: list[Version], name: str, run: Run) -
     layout = Layout(config.storage)
     version = min(
         (version for version in versions if layout.index(name) in version.indexes),
-        key=lambda version: len(version.manifest.shards),
+        key=lambda version: version.manifest.shard_count,
     )
     settings, parent = _settings(config, version), _parent(version)
     files.remove(layout.index(name))
@@ -103,7 +104,7 @@ def _parent(version: Version) -> Version | None:
 
 def _plan(settings: Config, layout: Layout, version: Version, parent: Version | None) -> Plan:
     """What a version was built from; parts whose files are gone will be measured again."""
-    inputs = [Input(**item.model_dump()) for item in version.manifest.inputs]
+    inputs = [Input(**item.model_dump()) for item in version.inputs]
     if parent:
         inputs = new_inputs(parent, inputs)
     return _measure_lost(Plan(config=settings, layout=layout, inputs=tuple(inputs), parent=parent), version)
@@ -183,12 +184,11 @@ def _build_again(
             name=version.name,
             parent=parent,
             tokenizer=vocabulary.facts,
-            shards=version.own_shards,
+            contents=version.contents,
             indexes=build.index_documents(plan, version.name, selected, run),
-            inputs=[item.entry for item in plan.inputs],
             ledger=ledger_of(selected, tokenized),
         )
-        build.write_files(plan, folder, common, selected, vocabulary, tokenized, run)
+        build.write_files(plan, folder, common, version.contents, selected, vocabulary, tokenized, run)
 
 
 def _merge_again(

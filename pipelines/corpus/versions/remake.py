@@ -9,6 +9,7 @@ import xxhash
 
 from base import arrow, files
 from base import manifest as manifests
+from base.contents import ShardEntry, read_shards
 from base.damage import DamagedError
 from base.errors import UserError
 from base.layout import Layout, name_of, parent_of
@@ -26,9 +27,10 @@ def remake(plan: Plan, name: str, run: Run) -> Version:
     work = layout.work("remake", name)
     files.remove(work)
     manifest = make(plan, name, run, folder=work, facts=files.join(work, "facts"))
-    digests = _digests(manifest)
+    shards = read_shards(work, manifest.files)
+    digests = _digests(manifest, shards)
     lost = [path for path in digests if _digest(files.below(layout.version(name), path)) != digests[path]]
-    if not _is_of(layout, manifest, lost):
+    if not _is_of(layout, manifest, shards, lost):
         files.remove(work)
         raise UserError(
             f"{layout.manifest(name)} is damaged, and {name} is not of these sources and settings; restore "
@@ -42,10 +44,10 @@ def remake(plan: Plan, name: str, run: Run) -> Version:
     return manifests.open_version(layout.version(name))
 
 
-def _digests(manifest: Manifest) -> dict[str, str]:
+def _digests(manifest: Manifest, shards: list[ShardEntry]) -> dict[str, str]:
     """The digest of every file that a version adds, by path below its folder."""
     found = dict(manifest.files)
-    for shard in manifest.shards:
+    for shard in shards:
         own = shard.path.removeprefix(f"{manifest.version}/")
         found[own] = shard.digest
         found[shard.origins.removeprefix(f"{manifest.version}/")] = str(shard.origins_digest)
@@ -59,7 +61,7 @@ def _digest(url: str) -> str | None:
         return None
 
 
-def _is_of(layout: Layout, manifest: Manifest, lost: list[str]) -> bool:
+def _is_of(layout: Layout, manifest: Manifest, shards: list[ShardEntry], lost: list[str]) -> bool:
     """Whether a version that is there may be that of a manifest, from which some files differ.
 
     A shard that can be read and is another one is another version's, and so is one that it does not name. The
@@ -68,11 +70,11 @@ def _is_of(layout: Layout, manifest: Manifest, lost: list[str]) -> bool:
     name = manifest.version
     folder = layout.version(name)
     there = set(files.list_files(files.join(folder, "shards", "*", "*.arrow")))
-    named = {files.below(layout.versions, shard.path) for shard in manifest.shards}
+    named = {files.below(layout.versions, shard.path) for shard in shards}
     changed = {files.below(folder, path) for path in lost}
     if there - named or any(_can_be_read(url) for url in there & changed):
         return False
-    made = xxhash.xxh3_128_hexdigest(files.json_bytes(manifest.to_json()))
+    made = xxhash.xxh3_128_hexdigest(manifest.content(layout.manifest(name)))
     children = [child for child in _readable(layout) if child.manifest.parent == name]
     return all(child.manifest.parent_manifest_hash == made for child in children)
 
@@ -99,7 +101,9 @@ def _readable(layout: Layout) -> list[Version]:
     found = []
     for url in manifests.manifest_urls(layout.storage):
         try:
-            found.append(manifests.open_version(url))
+            version = manifests.open_version(url)
+            version.contents  # noqa: B018 - they are part of it
         except UserError:
             continue
+        found.append(version)
     return found

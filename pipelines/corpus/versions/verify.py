@@ -11,9 +11,10 @@ import xxhash
 
 from base import files
 from base import manifest as manifests
+from base.contents import ShardEntry
 from base.errors import UserError
-from base.layout import MANIFEST, name_of, parent_of
-from base.manifest import Manifest, ShardEntry, TokenizerFacts, Version
+from base.layout import INPUTS, MANIFEST, SHARDS, name_of, parent_of
+from base.manifest import TokenizerFacts, Version
 from dedup.catalog import INDEX, read_summary
 from pipelines.corpus.ledger import Ledger, LedgerError
 from pipelines.corpus.text import tokenizer
@@ -177,10 +178,12 @@ def check_manifest(version: Version) -> list[str]:
     problems = []
     if files.key_of(manifest.config) != manifest.config_hash:
         problems.append("config_hash is not the hash of its configuration")
-    if len({shard.path for shard in manifest.shards}) != len(manifest.shards):
+    if (len(version.shards), len(version.inputs)) != (manifest.shard_count, manifest.input_count):
+        problems.append("its counts of shards and inputs are not those of their tables")
+    if len({shard.path for shard in version.shards}) != len(version.shards):
         problems.append("it names a shard twice")
     problems += _ledger_problems(version)
-    problems += _totals_problems(manifest)
+    problems += _totals_problems(version)
     if manifest.parent is None:
         return problems
     try:
@@ -189,8 +192,8 @@ def check_manifest(version: Version) -> list[str]:
         return [*problems, str(error)]
     if parent.hash != manifest.parent_manifest_hash:
         problems.append(f"the manifest of its parent {parent.name} is not the one it was made from")
-    inherited = [shard for shard in manifest.shards if shard.version != version.name]
-    if inherited != parent.manifest.shards:
+    inherited = [shard for shard in version.shards if shard.version != version.name]
+    if inherited != parent.shards:
         problems.append(f"the shards it has from {parent.name} are not those of {parent.name}")
     return problems
 
@@ -213,20 +216,20 @@ def _ledger_problems(version: Version) -> list[str]:
     return problems
 
 
-def _totals_problems(manifest: Manifest) -> list[str]:
+def _totals_problems(version: Version) -> list[str]:
     """Which totals of sources are not the sums of their shards."""
     problems = []
-    for name, totals in manifest.sources.items():
+    for name, totals in version.manifest.sources.items():
         for prefix, heldout in (("", False), ("heldout_", True)):
             mine = [
                 shard
-                for shard in manifest.shards
+                for shard in version.shards
                 if shard.source == name and (shard.split == "heldout") == heldout
             ]
             for unit in ("documents", "tokens", "text_bytes"):
                 if sum(getattr(shard, unit) for shard in mine) != getattr(totals, prefix + unit):
                     problems.append(f"{prefix}{unit} of {name} are not the sum of its shards")
-    if {shard.source for shard in manifest.shards} != set(manifest.sources):
+    if {shard.source for shard in version.shards} != set(version.manifest.sources):
         problems.append("its sources are not those of its shards")
     return problems
 
@@ -264,14 +267,23 @@ def _check_index(url: str) -> list[tuple[str, str]]:
 
 
 def open_versions(urls: list[str]) -> tuple[list[Version], list[Damage]]:
-    """The versions of some manifests, and the manifests that cannot be read."""
+    """The versions of some manifests; and the manifests and tables beside them that cannot be read."""
     versions, damage = [], []
     for url in urls:
         try:
-            versions.append(manifests.open_version(url))
+            version = manifests.open_version(url)
         except UserError as error:
-            path = f"{name_of(parent_of(url))}/{name_of(url)}"
-            damage.append(Damage(path, str(error)))
+            damage.append(Damage(f"{name_of(parent_of(url))}/{MANIFEST}", str(error)))
+            continue
+        wrong = []
+        for path, table in ((SHARDS, "shards"), (INPUTS, "inputs")):
+            try:
+                getattr(version, table)
+            except UserError as error:
+                wrong.append(Damage(f"{version.name}/{path}", str(error)))
+        damage += wrong
+        if not wrong:
+            versions.append(version)
     return versions, damage
 
 
@@ -284,7 +296,7 @@ def verify(versions: list[Version], *, executor: Executor, progress: Progress) -
     shards: dict[str, _CheckShard] = {}
     for version in versions:
         manifest = version.manifest
-        for entry in manifest.shards:
+        for entry in version.shards:
             task = _CheckShard(versions=version.versions_url, shard=entry, tokenizer=manifest.tokenizer)
             shards.setdefault(entry.path, task)
         path = f"{version.name}/{MANIFEST}"

@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from base import arrow, files, layout
+from base.contents import InputEntry
 from base.credentials import hide
 from base.damage import MissingError
 from base.errors import UserError
-from base.manifest import InputEntry, Version, ancestry
+from base.manifest import Version, ancestry
 from dedup.catalog import INDEX, read_summary
 from pipelines.corpus.reading.settings import SourceConfig
 from pipelines.corpus.stages.survivors import DOCUMENTS, document_texts
@@ -189,13 +190,13 @@ def _documents(chain: list[Version], part: str) -> str | None:
 def _inputs(chain: list[Version]) -> Iterator[InputEntry]:
     """What the versions were made of, the newest first: what was read last is what a file holds now."""
     for version, parent in zip(chain, [*chain[1:], None], strict=True):
-        known = {item.part for item in parent.manifest.inputs} if parent else set()
-        yield from (item for item in version.manifest.inputs if item.part not in known)
+        known = {item.part for item in parent.inputs} if parent else set()
+        yield from (item for item in version.inputs if item.part not in known)
 
 
 def _file_of(chain: list[Version]) -> dict[str, str]:
     """The input file of each part."""
-    return {item.part: item.file for item in chain[0].manifest.inputs}
+    return {item.part: item.file for item in chain[0].inputs}
 
 
 def _row_of_record(url: str, record: int) -> int | None:
@@ -287,7 +288,7 @@ def _unjudged(chain: list[Version], decision: Decision) -> list[str]:
     manifest, part, row = decision.version.manifest, decision.row["part"], decision.row["row"]
     pattern = layout.part_path("attributes", "*", part, "parquet")
     found = files.list_files(chain[0].below_corpus(pattern))
-    names = {item.part: item.source for item in manifest.inputs}
+    names = {item.part: item.source for item in decision.version.inputs}
     if not found:
         return []
     try:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from base import files
+from base.contents import ShardEntry
 from base.errors import UserError
-from base.manifest import ShardEntry, Version
+from base.manifest import Version
 from base.records import Record
 from pipelines.corpus.versions.verify import read_shard
 from pipelines.runtime.executor import Executor
@@ -82,7 +83,7 @@ def export(
     Raises UserError for a source or split that the version has not, and for a damaged shard.
     """
     groups: dict[tuple[str, str], list[ShardEntry]] = {}
-    for shard in version.manifest.shards:
+    for shard in version.shards:
         groups.setdefault((shard.source, shard.split), []).append(shard)
     for position, (field, wanted) in enumerate((("source", sources), ("split", splits))):
         known = sorted({group[position] for group in groups})

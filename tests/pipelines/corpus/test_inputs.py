@@ -250,7 +250,7 @@ def test_a_folder_of_a_build_that_holds_more_than_data(tmp_path: Path) -> None:
         "git_lfs_pointer": 1,
     }
     assert read["documents_out"] == 80
-    names = {item.file.rpartition("/")[2] for item in version.manifest.inputs}
+    names = {item.file.rpartition("/")[2] for item in version.inputs}
     assert names == {"a::b.jsonl", "n\\xe4me.jsonl", "load.py", "c.zip", "d.jsonl"}
 
 

@@ -53,9 +53,7 @@ def _config(storage: Path, **sections: Any) -> Config:
 
 def _heldout(version: Version, source: str) -> list[list[int]]:
     """The held-out documents of a source that are chosen."""
-    (shard,) = [
-        entry for entry in version.manifest.shards if (entry.source, entry.split) == (source, "heldout")
-    ]
+    (shard,) = [entry for entry in version.shards if (entry.source, entry.split) == (source, "heldout")]
     table = pa.ipc.open_file(version.below_versions(shard.path)).read_all()
     documents: list[list[int]] = table["input_ids"].to_pylist()
     return documents[:CHOSEN]

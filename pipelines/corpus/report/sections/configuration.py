@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import yaml
 
-from base.manifest import InputEntry, Manifest, TokenizerFacts
+from base.contents import InputEntry
+from base.manifest import Manifest, TokenizerFacts
 
 MAX_INPUTS = 1000
 """Input files that are shown."""
@@ -24,12 +25,12 @@ class Configuration:
     """Versions of the packages that outputs depend on."""
 
 
-def section(manifest: Manifest) -> Configuration:
-    """How a version was made."""
+def section(manifest: Manifest, inputs: list[InputEntry]) -> Configuration:
+    """How a version was made, which inputs belong to."""
     return Configuration(
         configuration=yaml.safe_dump(manifest.config, sort_keys=False, allow_unicode=True),
-        input_count=len(manifest.inputs),
-        inputs=manifest.inputs[:MAX_INPUTS],
+        input_count=manifest.input_count,
+        inputs=inputs[:MAX_INPUTS],
         tokenizer=manifest.tokenizer,
         packages=manifest.packages,
     )

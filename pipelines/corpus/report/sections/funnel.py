@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from base.contents import ShardEntry
 from base.manifest import Manifest
 from pipelines.corpus.ledger import STAGES, Ledger, Stage
 from pipelines.corpus.report import bysource, pictures
@@ -47,12 +48,12 @@ class Funnel:
     """All sources first."""
 
 
-def section(manifest: Manifest, ledger: Ledger) -> Funnel:
+def section(manifest: Manifest, shards: list[ShardEntry], ledger: Ledger) -> Funnel:
     """The funnel of the input that a version added."""
     names = bysource.by_size(ledger)
     total = bysource.summed(ledger, names)
     stages = [name for name in STAGES if name in total]
-    tokens = new_tokens(manifest)
+    tokens = new_tokens(manifest.version, shards)
     rows = [_row(bysource.ALL, total, stages, sum(tokens.values()))]
     for label, members in bysource.rows(names).items():
         size = sum(tokens.get(name, 0) for name in members)
@@ -66,11 +67,11 @@ def section(manifest: Manifest, ledger: Ledger) -> Funnel:
     )
 
 
-def new_tokens(manifest: Manifest) -> dict[str, int]:
-    """Tokens of every source in the shards that this version added."""
+def new_tokens(version: str, shards: list[ShardEntry]) -> dict[str, int]:
+    """Tokens of every source in the shards that a version added."""
     tokens: dict[str, int] = {}
-    for shard in manifest.shards:
-        if shard.version == manifest.version:
+    for shard in shards:
+        if shard.version == version:
             tokens[shard.source] = tokens.get(shard.source, 0) + shard.tokens
     return tokens
 

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from base import arrow, files
-from base.manifest import Manifest, ShardEntry
+from base.contents import ShardEntry
 from pipelines.corpus.report import pictures
 from pipelines.corpus.report.bysource import PICTURED
 from pipelines.corpus.report.numbers import short_bytes, short_count
@@ -27,14 +27,14 @@ class Lengths:
 
 
 def section(
-    sample: pa.Table | None, manifest: Manifest, versions_url: str, names: list[str]
+    sample: pa.Table | None, shards: list[ShardEntry], versions_url: str, names: list[str]
 ) -> Lengths | None:
     """Lengths of the documents in a sample and in shards; `names` begin with the largest source."""
     found = []
     if sample is not None:
         size = bytes_by_source(sample, names[:PICTURED])
         found.append(pictures.ridges(size, "bytes in a document, after cleaning", short_bytes))
-    tokens = tokens_by_source(manifest.shards, versions_url)
+    tokens = tokens_by_source(shards, versions_url)
     if tokens:
         ordered = {name: tokens[name] for name in names if name in tokens} | tokens
         shown = dict(list(ordered.items())[:PICTURED])
@@ -44,7 +44,7 @@ def section(
     return Lengths(
         pictures=found,
         documents=None if sample is None else sample.num_rows,
-        largest=PICTURED if len(manifest.sources) > PICTURED else None,
+        largest=PICTURED if len({shard.source for shard in shards}) > PICTURED else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from base.manifest import ShardEntry
+from base.contents import ShardEntry
 
 MAX_SHARDS = 1000
 """Shards that are shown."""

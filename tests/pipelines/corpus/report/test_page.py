@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from base import files
-from base.manifest import InputEntry, Manifest, ShardEntry, SourceTotals, TokenizerFacts
+from base.contents import Contents, InputEntry, ShardEntry
+from base.manifest import Manifest, SourceTotals, TokenizerFacts
 from pipelines.corpus.ledger import STAGES, Ledger
 from pipelines.corpus.report import parquet
 from pipelines.corpus.stages.tokenize import HITS
@@ -81,8 +82,22 @@ def make_version(folder, rng, documents=3000):
             tokens=int(lengths.sum()),
             text_bytes=int(lengths.sum() * 4.2),
         )
+    contents = Contents(
+        shards=shards,
+        inputs=[
+            InputEntry(
+                source=source,
+                file=f"/data/{source}.jsonl.zst",
+                start=0,
+                bytes=12345,
+                digest="d" * 32,
+                part=f"{source}-part",
+            )
+            for source in SOURCES
+        ],
+    )
     manifest = Manifest(
-        schema_number=1,
+        schema_number=2,
         name="test <b>corpus</b>",
         version="v0002",
         parent="v0001",
@@ -98,18 +113,8 @@ def make_version(folder, rng, documents=3000):
             end_of_document_id=0,
             dtype="uint16",
         ),
-        inputs=[
-            InputEntry(
-                source=source,
-                file=f"/data/{source}.jsonl.zst",
-                start=0,
-                bytes=12345,
-                digest="d" * 32,
-                part=f"{source}-part",
-            )
-            for source in SOURCES
-        ],
-        shards=shards,
+        shard_count=len(shards),
+        input_count=len(SOURCES),
         sources=sources,
         indexes=[],
         ledger=make_ledger(rng).to_json(),
@@ -214,14 +219,14 @@ def make_version(folder, rng, documents=3000):
     )
     url = files.join(folder, "v0002", "report.html")
     limits = {"q_words": [("min", 5), ("max", 1e6)], "q_control_fraction": [("max", 0.05)]}
-    return manifest, tables, url, limits
+    return manifest, contents, tables, url, limits
 
 
 @pytest.fixture
 def page(tmp_path):
     arguments = make_version(str(tmp_path), np.random.default_rng(1))
     report.write_report(*arguments)
-    return files.read_bytes(arguments[2]).decode()
+    return files.read_bytes(arguments[3]).decode()
 
 
 class Elements(HTMLParser):
@@ -252,7 +257,7 @@ def test_the_report_is_one_small_file_that_needs_no_network(page):
 
 def test_thousands_of_sources_and_long_samples_stay_below_five_megabytes(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "SOURCES", [f"source-{n:04}-of-a-crawl" for n in range(120)])
-    manifest, tables, *arguments = make_version(str(tmp_path), np.random.default_rng(5))
+    manifest, contents, tables, *arguments = make_version(str(tmp_path), np.random.default_rng(5))
     reject = files.read_parquet(tables.rejects[0]).to_pylist()[0]
     many = [
         {**reject, "source": source, "reason": f"reason_{number}", "sample": "𝔘<" * 2000}
@@ -266,24 +271,28 @@ def test_thousands_of_sources_and_long_samples_stay_below_five_megabytes(tmp_pat
         for number in range(20):
             ledger.sources[source]["quality"].drop(f"gopher_quality.reason_{number}", 10, 100)
     first = manifest.sources["source-0000-of-a-crawl"]
-    shard, item = manifest.shards[0], manifest.inputs[0]
+    shard, item = contents.shards[0], contents.inputs[0]
     manifest = manifest.model_copy(
         update={
             "ledger": ledger.to_json(),
             "sources": dict.fromkeys(SOURCES, first),
             "languages": {source: {"en": 3, "de": 2, "fr": 1} for source in SOURCES},
             "redacted": {source: {"email": 3, "phone": 2} for source in SOURCES},
-            "shards": [
-                *manifest.shards,
-                *(shard.model_copy(update={"path": f"v0002/{'x' * 60}{n}"}) for n in range(5000)),
-            ],
-            "inputs": [
-                *manifest.inputs,
-                *(item.model_copy(update={"file": f"s3://bucket/{'y' * 90}{n}"}) for n in range(5000)),
-            ],
+            "shard_count": 5000 + len(contents.shards),
+            "input_count": 5000 + len(contents.inputs),
         }
     )
-    report.write_report(manifest, tables, *arguments)
+    contents = Contents(
+        shards=[
+            *contents.shards,
+            *(shard.model_copy(update={"path": f"v0002/{'x' * 60}{n}"}) for n in range(5000)),
+        ],
+        inputs=[
+            *contents.inputs,
+            *(item.model_copy(update={"file": f"s3://bucket/{'y' * 90}{n}"}) for n in range(5000)),
+        ],
+    )
+    report.write_report(manifest, contents, tables, *arguments)
     page = files.read_bytes(arguments[0])
     assert len(page) < 5_000_000
     assert page.count(b"source-3999-of-a-crawl") > 3
@@ -342,18 +351,20 @@ def test_examples_show_no_personal_data_that_the_corpus_keeps(tmp_path):
     manifest, *arguments = make_version(str(tmp_path), np.random.default_rng(1), documents=100)
     config = {**manifest.config, "redact": {"email": None}}
     report.write_report(manifest.model_copy(update={"config": config}), *arguments)
-    page = files.read_bytes(arguments[1]).decode()
+    page = files.read_bytes(arguments[2]).decode()
     assert "Sample 2 of email@example.com" in page
     assert "a.person" not in page
 
 
 def test_a_source_with_many_rejects_leaves_room_for_the_examples_of_others(tmp_path, monkeypatch):
-    manifest, tables, *arguments = make_version(str(tmp_path), np.random.default_rng(1), documents=100)
+    manifest, contents, tables, *arguments = make_version(
+        str(tmp_path), np.random.default_rng(1), documents=100
+    )
     rejects = files.read_parquet(tables.rejects[0]).to_pylist()
     many = [{**rejects[0], "source": f"s{number}", "sample": f"SAMPLE {number}"} for number in range(20)]
     files.write_parquet(tables.rejects[0], pa.Table.from_pylist(many))
     monkeypatch.setattr(examples, "MAX_GROUPS", 9)
-    report.write_report(manifest, tables, *arguments)
+    report.write_report(manifest, contents, tables, *arguments)
     page = files.read_bytes(arguments[0]).decode()
     assert page.count("<article>") == 9
     for reason in ("too_short", "exact_duplicate", "near_duplicate", "broken_json"):
@@ -362,10 +373,12 @@ def test_a_source_with_many_rejects_leaves_room_for_the_examples_of_others(tmp_p
 
 
 def test_blank_samples_take_no_room(tmp_path):
-    manifest, tables, *arguments = make_version(str(tmp_path), np.random.default_rng(1), documents=10)
+    manifest, contents, tables, *arguments = make_version(
+        str(tmp_path), np.random.default_rng(1), documents=10
+    )
     row = {**files.read_parquet(tables.rejects[0]).to_pylist()[0], "reason": "empty_text", "sample": " \n "}
     files.write_parquet(tables.rejects[0], pa.Table.from_pylist([row]))
-    report.write_report(manifest, tables, *arguments)
+    report.write_report(manifest, contents, tables, *arguments)
     page = files.read_bytes(arguments[0]).decode()
     assert '<span class="tag">normalising</span> <code>empty_text</code>' in page
     assert "<pre> \n </pre>" not in page
@@ -374,20 +387,27 @@ def test_blank_samples_take_no_room(tmp_path):
 def test_equal_inputs_give_equal_bytes(tmp_path):
     arguments = make_version(str(tmp_path), np.random.default_rng(2), documents=500)
     report.write_report(*arguments)
-    once = files.read_bytes(arguments[2])
+    once = files.read_bytes(arguments[3])
     report.write_report(*arguments)
-    assert files.read_bytes(arguments[2]) == once
+    assert files.read_bytes(arguments[3]) == once
 
 
 def test_a_corpus_with_nothing_in_it_still_gives_a_report(tmp_path):
-    manifest, _, url, _ = make_version(str(tmp_path), np.random.default_rng(3), documents=10)
-    nothing: dict[str, Any] = {"shards": [], "sources": {}, "inputs": [], "ledger": {}, "parent": None}
+    manifest, _, _, url, _ = make_version(str(tmp_path), np.random.default_rng(3), documents=10)
+    nothing: dict[str, Any] = {
+        "shard_count": 0,
+        "sources": {},
+        "input_count": 0,
+        "ledger": {},
+        "parent": None,
+    }
     empty = files.join(str(tmp_path), "empty.parquet")
     files.write_parquet(empty, pa.table({}))
     tables = report.Tables(
         dropped={"quality": [empty]}, attributes=[], rejects=[empty], contamination=None, documents={}
     )
-    report.write_report(manifest.model_copy(update=nothing), tables, url)
+    nothing_held = Contents(shards=[], inputs=[])
+    report.write_report(manifest.model_copy(update=nothing), nothing_held, tables, url)
     assert "Nothing was dropped" in files.read_bytes(url).decode()
 
 
@@ -396,13 +416,13 @@ def test_sampling_takes_rows_at_even_distances_and_bounds_clusters(tmp_path, mon
     monkeypatch.setattr(parquet, "SAMPLE_ROWS", 1000)
     monkeypatch.setattr(clusters, "CLUSTER_ROWS", 1000)
     report.write_report(*arguments)
-    page = files.read_bytes(arguments[2]).decode()
+    page = files.read_bytes(arguments[3]).decode()
     assert "1,000 documents were looked at" in page
     assert "one cluster in 3" in page
 
 
 def test_tables_are_read_until_every_example_is_found(tmp_path, monkeypatch):
-    manifest, tables, *arguments = make_version(str(tmp_path), np.random.default_rng(6))
+    manifest, contents, tables, *arguments = make_version(str(tmp_path), np.random.default_rng(6))
     (url,) = tables.dropped["duplicates"]
     files.write_parquet(url, files.read_parquet(url), row_group_size=100)
     groups: list[int] = []
@@ -413,5 +433,5 @@ def test_tables_are_read_until_every_example_is_found(tmp_path, monkeypatch):
         return by_reason(rows)
 
     monkeypatch.setattr(parquet, "by_reason", counted)
-    report.write_report(manifest, tables, *arguments)
+    report.write_report(manifest, contents, tables, *arguments)
     assert 1 <= groups.count(100) < 5

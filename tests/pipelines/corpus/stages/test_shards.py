@@ -10,8 +10,9 @@ import pytest
 
 from base import files
 from base.claims import ClaimsConfig, held
+from base.contents import WrittenShard
 from base.layout import Layout
-from base.manifest import TokenizerFacts, WrittenShard
+from base.manifest import TokenizerFacts
 from dedup import hashing
 from dedup.config import LinesConfig
 from pipelines.corpus.ledger import Ledger

@@ -165,6 +165,26 @@ def test_files_that_are_no_benchmark_are_named(
         decontaminate.check(config)
 
 
+def test_a_folder_is_the_files_in_it_and_the_one_that_is_no_benchmark_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text('{"text": "one two three four five"}\n')
+    config = DecontaminateConfig.model_validate(
+        {"benchmarks": [{"name": "bench", "urls": [str(folder)]}], "ngram": 3, "min_words": 3}
+    )
+    decontaminate.check(config)
+    assert decontaminate.load_benchmarks(config).items == {"bench": 1}
+    (folder / "b.bin").write_bytes(bytes(range(256)))
+    with pytest.raises(UserError, match=r"b\.bin of benchmark bench cannot be read: it is neither"):
+        decontaminate.load_benchmarks(config)
+    (tmp_path / "empty").mkdir()
+    nothing = DecontaminateConfig.model_validate(
+        {"benchmarks": [{"name": "bench", "urls": [str(tmp_path / "empty")]}]}
+    )
+    with pytest.raises(UserError, match="benchmark bench has no files at .*empty"):
+        decontaminate.check(nothing)
+
+
 ASIAN = {
     "Chinese": (
         "下列关于细胞膜结构和功能的叙述中，错误的是哪一项？",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from base import manifest
+from base import files, manifest
 from base.errors import UserError
 from pipelines.corpus.ledger import Ledger, LedgerError
 from pipelines.corpus.stages.losses import SourceLossError
@@ -16,6 +16,7 @@ from pipelines.corpus.versions.verify import verify
 from pipelines.corpus.views import explain
 from pipelines.runtime.executor import InProcess, OnRay
 from pipelines.runtime.progress import silent
+from tests.helpers import manifests
 from tests.helpers.builds import config, documents, refresh, run, version_bytes, write
 
 
@@ -32,7 +33,7 @@ def raw(tmp_path: Path) -> Path:
 
 def test_conservation_drops_and_rejects(raw: Path, tmp_path: Path) -> None:
     outcome = run(config(raw, tmp_path / "a"))
-    content = outcome.version.manifest.to_json()
+    content = manifests.content(outcome.version)
     ledger = Ledger.from_json(content["ledger"])
     ledger.check()
     books, web = ledger.sources["books"], ledger.sources["web"]
@@ -79,10 +80,10 @@ def test_the_same_bytes_for_any_workers_and_any_order_of_files(
     same = {name for name in one if one[name] == three.get(name)}
     assert {name for name in one if "shards/" in name} | {"tokenizer.json", "rejects.parquet"} <= same
     assert ranges.manifest.to_json()["ledger"] == first.manifest.to_json()["ledger"]
-    assert len(ranges.manifest.to_json()["inputs"]) > 2 * len(first.manifest.to_json()["inputs"])
+    assert len(manifests.content(ranges)["inputs"]) > 2 * len(manifests.content(first)["inputs"])
     # The names of parts, and rows within them, are all that ranges change.
     for name in one:
-        if name.endswith(".parquet"):
+        if name.endswith(".parquet") and name not in manifests.TABLES.values():
             tables = [pq.read_table(f"{version.url}/{name}") for version in (first, ranges)]
             columns = [name for name in tables[0].column_names if name not in ("part", "row", "cluster")]
             assert sorted(map(repr, tables[0].select(columns).to_pylist())) == sorted(
@@ -135,14 +136,14 @@ def test_refresh_reads_new_files_alone_and_keeps_the_old_documents(raw: Path, tm
     assert second.name == "v0002"
     assert second.manifest.to_json()["parent_manifest_hash"] == first.hash
     assert (
-        second.manifest.to_json()["shards"][: len(first.manifest.to_json()["shards"])]
-        == first.manifest.to_json()["shards"]
+        manifests.content(second)["shards"][: len(manifests.content(first)["shards"])]
+        == manifests.content(first)["shards"]
     )
     assert second.manifest.to_json()["tokenizer"] == first.manifest.to_json()["tokenizer"]
     ledger = Ledger.from_json(second.manifest.to_json()["ledger"])
     assert ledger.sources.keys() == {"web"}
     assert ledger.sources["web"]["read"].documents_in == 51
-    added = [line for line in second.manifest.to_json()["shards"] if line["version"] == "v0002"]
+    added = [line for line in manifests.content(second)["shards"] if line["version"] == "v0002"]
     assert sum(line["documents"] for line in added) <= len(set(fresh))
     duplicates = pq.read_table(f"{second.url}/dropped/duplicates.parquet").to_pylist()
     assert sum(row["kept_version"] == "v0001" for row in duplicates) >= 18
@@ -231,7 +232,7 @@ def test_a_loss_in_any_stage_stops_the_build(
 def test_a_source_of_which_the_edits_leave_nothing_leaves_the_others(raw: Path, tmp_path: Path) -> None:
     benchmark = f"decontaminate.benchmarks=[{{name: quiz, urls: [{raw}/books]}}]"
     version = run(config(raw, tmp_path / "a", benchmark, "sources.0.max_loss=1.0")).version
-    assert {shard.source for shard in version.manifest.shards} == {"web"} == set(version.manifest.sources)
+    assert {shard.source for shard in version.shards} == {"web"} == set(version.manifest.sources)
     ledger = Ledger.from_json(version.manifest.ledger)
     books = ledger.stage("books", "decontaminate")
     assert books.documents_in > 40 and books.documents_out == books.bytes_out == 0
@@ -287,3 +288,31 @@ def test_a_ledger_that_does_not_balance_fails_the_build(
     counts.write(str(part))
     with pytest.raises(LedgerError, match=r"normalise let out .* but quality took in"):
         run(config(raw, tmp_path / "a", "quality.basic.min_words=4"))
+
+
+def test_a_version_of_schema_1_is_read_checked_and_refreshed(raw: Path, tmp_path: Path) -> None:
+    settings = config(raw, tmp_path / "a")
+    first = run(settings).version
+    content = {**manifests.content(first), "schema": 1}
+    for name in ("shard_count", "input_count"):
+        del content[name]
+    for path in manifests.TABLES.values():
+        del content["files"][path]
+        Path(first.file(path)).unlink()
+    Path(first.manifest_url).write_bytes(files.json_bytes(content))
+    old = manifest.require(settings.storage)
+    assert (old.shards, old.inputs) == (first.shards, first.inputs)
+    assert not run(settings).new
+    write(raw / "web" / "later.jsonl", documents(9, 30))
+    second = refresh(settings).version
+    assert second.manifest.parent_manifest_hash == old.hash
+    assert second.shards[: len(old.shards)] == old.shards and second.own_shards
+    versions = manifest.versions(settings.storage)
+    assert verify(versions, executor=InProcess(), progress=silent) == []
+
+
+def test_a_manifest_does_not_grow_with_the_number_of_shards(raw: Path, tmp_path: Path) -> None:
+    few = run(config(raw, tmp_path / "a", "shard.target_tokens=100000")).version
+    many = run(config(raw, tmp_path / "b", "shard.target_tokens=1024")).version
+    assert many.manifest.shard_count > 2 * few.manifest.shard_count
+    assert abs(files.size(many.manifest_url) - files.size(few.manifest_url)) < 100

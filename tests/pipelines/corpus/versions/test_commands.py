@@ -103,7 +103,7 @@ def test_what_mlflow_knows_of_a_prepare_and_of_a_refresh(project: Config) -> Non
         assert run.info.status == "FINISHED"
         totals = commands.build_metrics(version)
         assert {name: run.data.metrics[name] for name in totals} == totals
-        assert run.data.metrics["measure/tasks"] == len(version.manifest.inputs) - 2 * (version is second)
+        assert run.data.metrics["measure/tasks"] == len(version.inputs) - 2 * (version is second)
         expected = {name: str(value)[:500] for name, value in tracking.flatten(build_configuration(project))}
         assert {name: run.data.params[name] for name in expected} == expected
         stored = [item.path for item in client.list_artifacts(run.info.run_id)]

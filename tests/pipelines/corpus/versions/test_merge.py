@@ -4,10 +4,13 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any, ClassVar
 
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from base import files, manifest
 from base.errors import UserError
@@ -24,7 +27,7 @@ from pipelines.corpus.views.explain import explain
 from pipelines.runtime import tracking
 from pipelines.runtime.executor import Executor, InProcess, OnRay
 from pipelines.runtime.progress import Progress, silent
-from tests.helpers import builds
+from tests.helpers import builds, manifests
 from tests.helpers.builds import config, documents, refresh, run, version_bytes, write
 
 PUBLIC = [f"{documents(50 + number, 1)[0]} {number}" for number in range(12)]
@@ -97,7 +100,7 @@ def rows(version: Version, of: str | None = None) -> dict[bytes, dict]:
     """Rows of the origins by document id, with the source and text, of all shards or those of one version."""
     found = {}
     folder = version.url.rsplit("/", 1)[0]
-    for line in version.manifest.to_json()["shards"]:
+    for line in manifests.content(version)["shards"]:
         if of in (None, line["version"]):
             for row in pq.read_table(f"{folder}/{origins_path(line['path'])}").to_pylist():
                 text = json.loads(Path(row["file"]).read_text().splitlines()[row["record"]])["text"]
@@ -128,8 +131,8 @@ def test_the_documents_that_only_the_other_holds_are_added(project: Path) -> Non
         "manifest_hash": other.hash,
     }
     assert (
-        version.manifest.to_json()["shards"][: len(first.manifest.to_json()["shards"])]
-        == first.manifest.to_json()["shards"]
+        manifests.content(version)["shards"][: len(manifests.content(first)["shards"])]
+        == manifests.content(first)["shards"]
     )
     # The survivors of a comparison of every text with every other.
     mine, theirs, added = rows(first), rows(other), rows(version, "v0002")
@@ -173,7 +176,7 @@ def test_tokens_order_and_split_are_those_of_the_other_corpus(project: Path) -> 
     tokens: dict[tuple[str, str], list[tuple[bytes, list[int]]]] = {}
     for content, name in ((other, "v0001"), (version, "v0002")):
         tokens.clear() if content is version else None
-        for shard in content.manifest.shards:
+        for shard in content.shards:
             if shard.version == name:
                 table = read_shard(content.versions_url, shard)
                 rows = zip(table["document_id"].to_pylist(), table["input_ids"].to_pylist(), strict=True)
@@ -269,7 +272,7 @@ def test_a_file_that_both_have_cleaned_keeps_its_rows_apart(project: Path) -> No
     places = {(row["part"], row["row"]) for row in rows(version).values()}
     assert len(places) == len(rows(version))
     parts = {row["part"] for row in added.values()}
-    assert parts <= {item["part"] for item in version.manifest.to_json()["inputs"]}
+    assert parts <= {item["part"] for item in manifests.content(version)["inputs"]}
     # The merged corpus against the other: every document of the other is one of its own, by its right text.
     settings = mine_of(project)
     other = manifest.require(str(project / "theirs"))
@@ -317,7 +320,7 @@ def test_damaged_files_of_a_merge_are_made_again(project: Path) -> None:
     settings = mine_of(project)
     version = joined(project).version
     before = version_bytes(version)
-    own = [line for line in version.manifest.to_json()["shards"] if line["version"] == "v0002"]
+    own = [line for line in manifests.content(version)["shards"] if line["version"] == "v0002"]
     shard = Path(project, "mine/corpus/versions", own[-1]["path"])
     shard.write_bytes(shard.read_bytes()[:-50])
     damage = check(settings)
@@ -354,9 +357,9 @@ def test_mistakes_are_one_sentence(project: Path, tmp_path: Path) -> None:
     index.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"dedup.minhash.ngram = 5, but the index .* was made with 7"):
         joined(project)
-    facts = json.loads(Path(other.manifest_url).read_text())
+    facts = manifests.read_json(other.manifest_url)
     facts["tokenizer"]["sha256"] = "0" * 64
-    Path(other.manifest_url).write_text(json.dumps(facts))
+    manifests.write_json(other.manifest_url, facts)
     with pytest.raises(UserError, match=r"tokenizer of .*/theirs/.* has sha256 0+, but that of .*/mine/"):
         joined(project)
     settings = mine_of(project, "dedup.exact=false")
@@ -364,3 +367,39 @@ def test_mistakes_are_one_sentence(project: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="dedup.exact = False, but a merge needs it"):
         merge.check(settings, parent, other)
     assert np.all([version.name == "v0001" for version in manifest.versions(settings.storage)])
+
+
+class Guarded(MemoryFileSystem):
+    """A storage whose URLs carry a user and a password."""
+
+    protocol = "guarded"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        stripped: str = MemoryFileSystem._strip_protocol(path.replace(GUARDED, ""))
+        return stripped
+
+    def unstrip_protocol(self, name: str) -> str:
+        return f"{GUARDED}{self._strip_protocol(name)}"
+
+
+GUARDED = "guarded://someone:s3cret@host"
+
+
+def test_credentials_in_the_url_of_the_other_are_in_no_file_and_no_message(
+    project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fsspec.register_implementation("guarded", Guarded, clobber=True)
+    settings = mine_of(project)
+    fsspec.filesystem("guarded").put(str(project / "theirs"), "/theirs", recursive=True)
+    parent, other = commands.merge_plan(settings, f"{GUARDED}/theirs")
+    assert "s3cret" in other.url
+    with commands.claimed(settings, "jobs.merge") as claim:
+        outcome = commands.merge(settings, parent, other, claim=claim, executor=InProcess(), progress=silent)
+    assert outcome.new and outcome.version.manifest.merged is not None
+    written = [path for path in (project / "mine").rglob("*") if path.is_file()]
+    assert written
+    assert not [path for path in written if b"s3cret" in path.read_bytes()]
+    assert "s3cret" not in caplog.text + "\n".join(commands.summary(outcome))

@@ -23,6 +23,7 @@ from pipelines.corpus.versions import verify
 from pipelines.runtime import cluster
 from pipelines.runtime.executor import OnRay
 from pipelines.runtime.progress import silent
+from tests.helpers import manifests
 from tests.helpers.builds import mended, refresh, run
 from tests.helpers.late import RUNNING
 from tests.helpers.stores import free_port, make_bucket, server
@@ -80,7 +81,7 @@ def config(raw: str, storage: str, file: Path) -> Config:
 def documents(version: manifest.Version) -> list[list[int]]:
     """The tokens of every document of a version, sorted."""
     versions = version.url.rpartition("/")[0]
-    shards = [verify.read_shard(versions, shard) for shard in version.manifest.shards]
+    shards = [verify.read_shard(versions, shard) for shard in version.shards]
     return sorted(tokens for shard in shards for tokens in shard["input_ids"].to_pylist())
 
 
@@ -113,7 +114,7 @@ def test_a_corpus_is_built_refreshed_mended_and_read_there(bucket: str, tmp_path
     )
     assert 40 < added <= 60
 
-    shard = second.manifest.to_json()["shards"][0]["path"]
+    shard = manifests.content(second)["shards"][0]["path"]
     whole = files.read_bytes(f"{bucket}/corpus/corpus/versions/{shard}")
     files.write_bytes(f"{bucket}/corpus/corpus/versions/{shard}", whole[:-100] + bytes(100))
     damage = verify.verify([second], executor=OnRay(workers=2), progress=silent)

@@ -14,6 +14,7 @@ from base.manifest import Version
 from pipelines.config import load
 from pipelines.corpus.ledger import Ledger
 from pipelines.runtime.executor import OnRay
+from tests.helpers import manifests
 from tests.helpers.builds import run
 
 ROOT = Path(__file__).parents[4]
@@ -44,7 +45,7 @@ def dropped(version: Version, stage: str) -> list[dict[str, Any]]:
 
 
 def place_of(version: Version, part: str, row: int) -> tuple[str, int]:
-    file = next(item["file"] for item in version.manifest.to_json()["inputs"] if item["part"] == part)
+    file = next(item["file"] for item in manifests.content(version)["inputs"] if item["part"] == part)
     return Path(file).name, documents_of(version, part)["record"][row].as_py()
 
 
@@ -132,7 +133,7 @@ def test_the_benchmark_items_of_pile_messy_are_found_and_nothing_else(messy: Ver
 
 def texts_by_id(version: Version) -> dict[bytes, str]:
     texts: dict[bytes, str] = {}
-    for item in version.manifest.to_json()["inputs"]:
+    for item in manifests.content(version)["inputs"]:
         table = documents_of(version, item["part"])
         texts.update(zip(table["document_id"].to_pylist(), table["text"].to_pylist(), strict=True))
     return texts
@@ -181,7 +182,7 @@ def test_pile_sample_keeps_its_documents(ray_cluster: None, real_data: Path, tmp
     # No benchmark item is in the sample.
     assert total("decontaminate", "documents_dropped") == 0
     kept = total("tokenize", "documents_out")
-    assert kept == sum(line["documents"] for line in version.manifest.to_json()["shards"])
+    assert kept == sum(line["documents"] for line in manifests.content(version)["shards"])
     assert kept >= 4580
     assert version.manifest.to_json()["tokenizer"]["vocab_size"] == 50277
     assert len(version.manifest.to_json()["sources"]) == 12
@@ -192,7 +193,7 @@ def test_the_three_samples_together(ray_cluster: None, real_data: Path, truth: P
     """pile_messy was made of documents of pile_sample, so that most of them meet their original here."""
     version = build(tmp_path, real_data, "pile_messy", "pile_sample", "pile_sample_sharealike")
     Ledger.from_json(version.manifest.to_json()["ledger"]).check()
-    sets = {item["part"]: Path(item["file"]).parent.name for item in version.manifest.to_json()["inputs"]}
+    sets = {item["part"]: Path(item["file"]).parent.name for item in manifests.content(version)["inputs"]}
     fates: dict[tuple[str, tuple[str, int]], str] = {}
     for stage in ("quality", "duplicates", "edits"):
         for row in dropped(version, stage):

@@ -19,7 +19,7 @@ from pipelines.corpus.versions.verify import Damage, open_versions, read_shard, 
 from pipelines.corpus.views.export import ExportedPair, export
 from pipelines.runtime.executor import InProcess
 from pipelines.runtime.progress import silent
-from tests.helpers import builds
+from tests.helpers import builds, manifests
 from tests.helpers.builds import config, documents, refresh, run, version_bytes, write
 from tests.helpers.indexed import read_indexed
 
@@ -71,7 +71,7 @@ def test_damage_is_named_and_made_again(project: Config) -> None:
     versions = Path(project.storage, "corpus", "versions")
     before = {name: version_bytes(manifest.require(project.storage, name)) for name in ("v0001", "v0002")}
     first, second = (
-        manifest.require(project.storage, name).manifest.to_json() for name in ("v0001", "v0002")
+        manifests.content(manifest.require(project.storage, name)) for name in ("v0001", "v0002")
     )
     flipped = first["shards"][0]["path"]
     gone = second["shards"][-1]["path"]
@@ -100,7 +100,7 @@ def test_without_the_work_folder_only_the_needed_parts_are_tokenized(project: Co
     corpus = Path(project.storage, "corpus")
     shard = next(
         corpus / "versions" / line["path"]
-        for line in manifest.require(project.storage, "v0001").manifest.to_json()["shards"]
+        for line in manifests.content(manifest.require(project.storage, "v0001"))["shards"]
         if line["source"] == "books"
     )
     before = shard.read_bytes()
@@ -117,12 +117,12 @@ def test_without_the_work_folder_only_the_needed_parts_are_tokenized(project: Co
 def test_what_cannot_be_made_again_is_refused(project: Config) -> None:
     corpus = Path(project.storage, "corpus")
     version = manifest.require(project.storage, "v0001")
-    content = version.manifest.to_json()
+    content = manifests.content(version)
     line = content["shards"][0]
     shard = corpus / "versions" / line["path"]
     original = shard.read_bytes()
     line["digest"] = "0" * 32
-    files.write_json(version.manifest_url, content)
+    manifests.write(version.manifest_url, content)
     damage = mend(project)
     assert {item.path for item in damage} == {line["path"], "v0002/manifest.json"}
     problems = " ".join(item.problem for item in damage)
@@ -142,13 +142,13 @@ def test_what_cannot_be_made_again_is_refused(project: Config) -> None:
 
 def test_a_manifest_that_disagrees_with_itself(project: Config) -> None:
     version = manifest.require(project.storage, "v0002")
-    original = version.manifest.to_json()
+    original = manifests.content(version)
     wrong = json.loads(json.dumps(original))
     wrong["sources"]["books"]["tokens"] += 1
     wrong["config"]["shard"]["seed"] += 1
     wrong["ledger"]["web"][-1]["documents_out"] -= 1
     wrong["shards"][0]["documents"] += 1
-    files.write_json(version.manifest_url, wrong)
+    manifests.write(version.manifest_url, wrong)
     problems = " ".join(item.problem for item in check(project, "v0002"))
     assert "tokens of books are not the sum of its shards" in problems
     assert "config_hash" in problems
@@ -172,7 +172,7 @@ def own_line(content: dict[str, Any]) -> dict[str, Any]:
 def rewrite(project: Config, shard: Change | None = None, origins: Change | None = None) -> tuple[str, str]:
     """Change a shard or its origins of v0002, and mend their digests in the manifest; the paths of both."""
     version = manifest.require(project.storage, "v0002")
-    content = version.manifest.to_json()
+    content = manifests.content(version)
     line = own_line(content)
     paths = line["path"], origins_path(line["path"])
     for path, change, digest in zip(paths, (shard, origins), ("digest", "origins_digest"), strict=True):
@@ -187,7 +187,7 @@ def rewrite(project: Config, shard: Change | None = None, origins: Change | None
         else:
             files.write_parquet(url, change(files.read_parquet(url)))
         line[digest] = files.digest(url)
-    files.write_json(version.manifest_url, content)
+    manifests.write(version.manifest_url, content)
     return paths
 
 
@@ -327,9 +327,9 @@ def test_a_manifest_of_which_one_thing_was_changed(
     project: Config, change: Callable[[dict[str, Any]], Any], words: list[str]
 ) -> None:
     version = manifest.require(project.storage, "v0002")
-    content = version.manifest.to_json()
+    content = manifests.content(version)
     change(content)
-    files.write_json(version.manifest_url, content)
+    manifests.write(version.manifest_url, content)
     damage = [item for item in check(project) if "/shards/" not in item.path]
     assert {item.path for item in damage} <= {"v0002/manifest.json", "v0002/tokenizer.json"}
     found = [item for item in damage if all(word in item.problem for word in words)]
@@ -341,13 +341,21 @@ def test_every_file_that_a_manifest_names_is_read(project: Config) -> None:
     version = manifest.require(project.storage, "v0002")
     paths = {f"v0002/{path}" for path in version.manifest.files}
     paths |= {path for line in version.own_shards for path in (line.path, line.origins)}
+    tables = {"v0002/shards.parquet", "v0002/inputs.parquet"}
+    for path in tables:
+        before = Path(version.below_versions(path)).read_bytes()
+        flip(Path(version.below_versions(path)))
+        (damage,) = check(project)
+        assert damage.path == path and "its digest is" in damage.problem
+        Path(version.below_versions(path)).write_bytes(before)
+    paths -= tables
     for path in paths:
         flip(Path(version.below_versions(path)))
     assert {item.path for item in check(project)} == paths
 
 
 def test_a_shard_of_several_versions_is_read_and_named_once(project: Config) -> None:
-    line = manifest.require(project.storage, "v0001").manifest.shards[0]
+    line = manifest.require(project.storage, "v0001").shards[0]
     versions = Path(project.storage, "corpus", "versions")
     flip(versions / line.path)
     (damage,) = check(project)
@@ -375,9 +383,7 @@ def test_an_export_holds_the_documents_of_every_shard(built: Config, tmp_path: P
     assert [Path(pair.path).name for pair in pairs] == ["books-train", "web-train"]
     for pair in pairs:
         name = Path(pair.path).name.removesuffix("-train")
-        shards = [
-            shard for shard in version.manifest.shards if (shard.source, shard.split) == (name, "train")
-        ]
+        shards = [shard for shard in version.shards if (shard.source, shard.split) == (name, "train")]
         expected = [ids for shard in shards for ids in read_shard(versions, shard)["input_ids"].to_pylist()]
         sequences, first = read_indexed(pair.path)
         assert [sequence.tolist() for sequence in sequences] == expected

@@ -63,7 +63,7 @@ def test_a_refresh_that_waited_builds_on_the_version_that_was_made_meanwhile(pro
     versions = manifest.versions(mine.storage)
     assert [version.name for version in versions] == ["v0001", "v0002", "v0003"]
     assert outcome.version == versions[-1] and outcome.version.manifest.parent == "v0002"
-    names = [Path(item.file).name for item in outcome.version.manifest.inputs]
+    names = [Path(item.file).name for item in outcome.version.inputs]
     assert sorted(names) == ["0.jsonl", "0.jsonl", "1.jsonl", "2.jsonl"]
 
 

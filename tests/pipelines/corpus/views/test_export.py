@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from base import files, manifest
+from base.contents import ShardEntry
 from base.errors import UserError
-from base.manifest import ShardEntry
 from pipelines.corpus.views.export import Export, ExportedPair, export, write_pair
 from pipelines.runtime.executor import InProcess
 from tests.helpers.corpus import write_corpus
