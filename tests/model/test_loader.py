@@ -10,7 +10,7 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
-import s3fs
+import s3fs  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
