@@ -253,6 +253,7 @@ def driver() -> dict[str, Any]:
                 split=split,
                 count=max(1, round(held.tokens / SHARD_TOKENS)),
                 chunks=tuple(sorted(held.chunks)),
+                most=max(held.chunks.values()),
                 runs=held.runs,
                 parts=chunks.parts,
                 folder="s3://bucket/storage/corpus/work/shards/0123456789abcdef/routes",

@@ -28,6 +28,8 @@ from pipelines.runtime.executor import Executor, shared
 
 DIRECT_RUNS = 64
 """A source and split of at most so many runs is not routed; a chunk has so many parts at least."""
+ROUTE_TOKENS = 2**26
+"""Tokens of a route, about, at most: it is in memory twice."""
 READERS = 16
 """Files that a task reads at the same time."""
 
@@ -49,7 +51,8 @@ class Held:
     tokens: int = 0
     documents: int = 0
     runs: int = 0
-    chunks: set[int] = field(default_factory=set)
+    chunks: dict[int, int] = field(default_factory=dict)
+    """Tokens of each chunk that holds a document."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +76,7 @@ def share(parts: list[PartRuns], executor: Executor) -> Chunks:
             mine.tokens += item.tokens
             mine.documents += item.documents
             mine.runs += 1
-            mine.chunks.add(number)
+            mine.chunks[number] = mine.chunks.get(number, 0) + item.tokens
     return Chunks(parts=executor.share([executor.share(chunk) for chunk in chunks]), held=held)
 
 
@@ -87,6 +90,8 @@ class Group:
     """Shards."""
     chunks: tuple[int, ...]
     """Those that hold a document."""
+    most: int
+    """Tokens of the chunk that holds most."""
     runs: int
     parts: Any
     """As Chunks has it."""
@@ -100,8 +105,9 @@ class Group:
 
     @property
     def bits(self) -> int:
-        """The first bits of a key that name its bucket."""
-        return min(MOST_BITS, ((self.count - 1).bit_length() + 1) // 2)
+        """The first bits of a key that name its bucket: so many that a route is not too large."""
+        large = (-(-self.most // ROUTE_TOKENS) - 1).bit_length()
+        return min(MOST_BITS, max(large, ((self.count - 1).bit_length() + 1) // 2))
 
     def first_key(self, number: int) -> int:
         """The least key of a shard; that of `count` is the first beyond all keys."""

@@ -200,6 +200,7 @@ class WriteShards(Stage):
                 split=split,
                 count=max(1, min(round(held.tokens / self.settings.target_tokens), held.documents)),
                 chunks=tuple(sorted(held.chunks)),
+                most=max(held.chunks.values()),
                 runs=held.runs,
                 parts=chunks.parts,
                 folder=files.join(self._facts, "routes"),

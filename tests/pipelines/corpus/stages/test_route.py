@@ -1,5 +1,6 @@
 """Routes: a shard gets the same documents however many runs there are, and no task sees all of them."""
 
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,29 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
     return tokenizer_in(tmp_path_factory.mktemp("tokenizer"))
 
 
-def group_of(count: int, chunks: tuple[int, ...] = (0,), runs: int = 1, parts: Any = None) -> Group:
+def group_of(
+    count: int, chunks: tuple[int, ...] = (0,), runs: int = 1, parts: Any = None, most: int = 1
+) -> Group:
     return Group(
-        source="web", split="train", count=count, chunks=chunks, runs=runs, parts=parts, folder="/routes"
+        source="web",
+        split="train",
+        count=count,
+        chunks=chunks,
+        most=most,
+        runs=runs,
+        parts=parts,
+        folder="/routes",
     )
+
+
+@settings(deadline=None)
+@given(count=st.integers(1, 2**15), runs=st.integers(65, 40_000))
+def test_a_route_fits_into_memory_and_routes_are_not_too_many(count: int, runs: int) -> None:
+    """A chunk of parts of a run each holds up to 64 or the square root of all runs of 2^26 tokens."""
+    most = max(64, math.isqrt(runs)) * 2**26
+    group = group_of(count, most=most)
+    assert most / 2**group.bits <= 2**26
+    assert 2**group.bits <= max(2 * math.isqrt(count) + 2, 2 * max(64, math.isqrt(runs)))
 
 
 @settings(deadline=None)
