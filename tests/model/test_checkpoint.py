@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from base import files
@@ -506,7 +507,7 @@ def test_a_machine_downloads_what_its_ranks_read(manifest: str, tmp_path: Path, 
     broken = next(Path(checkpoint.folder(str(tmp_path / "run"), 5)).glob("state/zero_pp_rank_1_*"))
     broken.write_bytes(broken.read_bytes()[:-1] + b"?")
     assert run_processes(2, manifest, [{**same, "steps": 6}], machines) == [0, 0]
-    assert checkpoint.steps(str(tmp_path / "run")) == [6]
+    assert checkpoint.steps(str(tmp_path / "run")) == [3, 6]
 
 
 def test_one_function_reads_what_torch_has_saved() -> None:
@@ -635,6 +636,7 @@ def test_ranks_read_their_own_files_from_an_object_store(
     command, environment = stores.server("s3", stores.free_port())
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # of a server before this one
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         stores.make_bucket("s3")
