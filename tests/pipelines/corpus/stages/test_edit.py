@@ -177,6 +177,7 @@ def raw(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("became", ["text", "tokens"])
 def test_special_tokens_that_texts_spell_are_counted(raw: Path, became: str) -> None:
     texts = [
+        f"{article(7)} {QUESTION} {article(8)}",  # it is dropped, and the others keep their rows
         f"{article(1)} <|endoftext|> {article(2)}",
         f"<|endoftext|>{article(3)}<|endoftext|>",
         article(4),
@@ -184,6 +185,14 @@ def test_special_tokens_that_texts_spell_are_counted(raw: Path, became: str) -> 
     write(raw / "raw" / "0.jsonl", texts)
     version = build(corpus(raw, tokenize={"vocab_size": 320, "train_bytes": 20000, "special_tokens": became}))
     assert version.manifest.to_json()["special_tokens"] == {"web": {"<|endoftext|>": 3}}
+    tables = [
+        files.read_parquet(str(path)) for path in raw.glob("storage-1/corpus/work/tokens/*/*/*.changes")
+    ]
+    changes = [row for table in tables for row in table.to_pylist() if row["stage"] == "special_tokens"]
+    assert [(row["row"], row["reason"], row["pieces"]) for row in changes] == [
+        (1, "<|endoftext|>", 1),
+        (2, "<|endoftext|>", 2),
+    ]
     assert f"In the shards they are {became}" in Path(f"{version.url}/report.html").read_text()
     table = pa.concat_tables(
         pa.ipc.open_file(shard).read_all() for shard in Path(version.url).glob("shards/*/*.arrow")
