@@ -426,7 +426,14 @@ def _quiet(do: Callable[[], Any]) -> None:
     """Run a command with a report that takes no time, and without MLflow's warnings."""
     from pipelines.corpus.report import page
 
-    def report(found: Any, tables: Any, url: str, limits: Any = None, write: Any = files.write_bytes) -> None:
+    def report(
+        found: Any,
+        contents: Any,
+        tables: Any,
+        url: str,
+        limits: Any = None,
+        write: Any = files.write_bytes,
+    ) -> None:
         write(url, files.json_bytes(found.ledger))
 
     logging.disable(logging.WARNING)
