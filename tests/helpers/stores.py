@@ -1,9 +1,14 @@
 """Servers on this machine that speak the protocols of S3 and of Google Cloud Storage."""
 
+import os
 import socket
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import fsspec
 
@@ -33,6 +38,23 @@ def server(protocol: str, port: int) -> tuple[list[str], dict[str, str]]:
     # Which kind a bucket is, gcsfs would ask Google itself.
     kinds = {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
     return command, {**kinds, "STORAGE_EMULATOR_HOST": url, "FSSPEC_GS_TOKEN": "anon"}
+
+
+@contextmanager
+def serving(protocol: str) -> Iterator[None]:
+    """A store with an empty bucket, to which the environment leads while the block lasts."""
+    command, environment = server(protocol, free_port())
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    kind = fsspec.get_filesystem_class(protocol)
+    try:
+        with mock.patch.dict(os.environ, environment):
+            kind.clear_instance_cache()  # it leads to a store of another test
+            make_bucket(protocol)
+            yield
+    finally:
+        kind.clear_instance_cache()
+        process.terminate()
+        process.wait()
 
 
 def make_bucket(protocol: str) -> None:

@@ -1,7 +1,6 @@
 import json
 import os
 import resource
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -386,12 +385,7 @@ def test_windows_of_remote_shards_are_read_by_range(
 @pytest.mark.slow
 def test_windows_on_a_server_of_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = write_corpus(tmp_path, {"a": [[30000] * 4, [3, 7000]], "b": [[999] * 50]})
-    command, environment = stores.server("s3", stores.free_port())
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        stores.make_bucket("s3")
+    with stores.serving("s3"):
         fsspec.filesystem("s3").put(str(tmp_path / "corpus"), "bucket/corpus", recursive=True)
         remote = Loader(Corpus.open("s3://bucket/corpus/versions/v0001/manifest.json"), 1024, seed=3)
         local = Loader(Corpus.open(here), 1024, seed=3)
@@ -411,9 +405,6 @@ def test_windows_on_a_server_of_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert {method for method, _ in requests} == {"get_object"}
         assert read <= 1.2 * 120 * 1024 * 2
         assert len(requests) <= 120 + 3 + 3  # a head of each shard, windows over two shards
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def test_a_storage_that_stays_away_and_remote_damage_are_named(
