@@ -343,6 +343,11 @@ def main() -> None:
             MODEL, settings(**{k: v for k, v in run.items() if k != "run_url"}), manifest_url, run["run_url"]
         )
         train(job, transform_loss=die)
+    from torch import distributed
+
+    # Left to the end of the interpreter, threads of the group may abort the process when a peer goes first.
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
