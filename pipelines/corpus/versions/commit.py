@@ -101,10 +101,11 @@ def all_contents(
 
 def write_contents(folder: str, contents: Contents, claim: Claim) -> dict[str, str]:
     """Write the tables of what a version holds below its folder; their digests by path."""
+    tables = contents.tables()
     with files.together():
-        for path, content in contents.tables().items():
+        for path, content in tables.items():
             claim.write(files.join(folder, path), content)
-    return {path: xxhash.xxh3_128_hexdigest(content) for path, content in contents.tables().items()}
+    return {path: xxhash.xxh3_128_hexdigest(content) for path, content in tables.items()}
 
 
 def common_manifest(
